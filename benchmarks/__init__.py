@@ -1,0 +1,1 @@
+"""Benchmarks of the parts that can be measured without a language model."""

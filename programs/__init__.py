@@ -1,0 +1,1 @@
+"""Programs to optimize, each with its metric and its data."""

@@ -1,0 +1,46 @@
+"""The exceptions of this package, all in one tree.
+
+::
+
+    Exception
+    └── TrainingFreeGRPOError        base class: catch this one for anything of ours
+        ├── InfrastructureError      raise it in a tool: "this attempt met an outage, do not score it"
+        ├── FatalError               nothing can go on: wrong key, no credit, unknown model, configuration
+        └── SchemaVersionError       a saved result or library was written by a newer version
+    BaseException
+    └── RunStopped                   the run is over; stops every further LM call, also through `except Exception`
+
+Bad arguments raise `TypeError` or `ValueError`, naming the argument, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FatalError", "InfrastructureError", "RunStopped", "SchemaVersionError", "TrainingFreeGRPOError"]
+
+
+class TrainingFreeGRPOError(Exception):
+    """Base class of the errors this package raises on its own account."""
+
+
+class InfrastructureError(TrainingFreeGRPOError):
+    """An outage outside the program: a dead connection, a rate limit, a service that does not answer.
+
+    Raise it in a tool (also when the program catches it, as `dspy.ReAct` does) and the attempt is *unscored*:
+    it is tried again, and if that does not help it is counted, kept out of every mean and never learned from.
+    """
+
+
+class FatalError(TrainingFreeGRPOError):
+    """The run cannot go on: wrong key, no credit, unknown model or a configuration no retry will mend."""
+
+
+class SchemaVersionError(TrainingFreeGRPOError, ValueError):
+    """What is being loaded was written by a newer version of this package."""
+
+
+class RunStopped(BaseException):
+    """The run has been stopped; raised in place of any further LM call.
+
+    A `BaseException`, so that a program's own `except Exception` does not turn the end of the run into one more
+    wrong answer.
+    """

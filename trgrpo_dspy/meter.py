@@ -1,0 +1,137 @@
+"""What a run spends, by step, stage and model. Unknown is unknown, not zero; cached replies cost nothing."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+__all__ = ["LMCall", "Meter", "Spend", "Stage", "total_spend"]
+
+
+class Stage(str, enum.Enum):
+    """What an LM call was made for."""
+
+    ROLLOUT = "rollout"
+    """Attempts of the program at training examples, with the metric's own calls."""
+    SUMMARY = "summary"
+    COMPARISON = "comparison"
+    PROPOSALS = "proposals"
+    CONSOLIDATION = "consolidation"
+    VALIDATION = "validation"
+    """Attempts at validation examples, with the metric's own calls."""
+    EVALUATION = "evaluation"
+    """Attempts made by `evaluate` and `compare`."""
+
+
+@dataclass(frozen=True)
+class LMCall:
+    """One LM call as DSPy makes it, retries included."""
+
+    model: str
+    """The LM's model string."""
+    prompt_tokens: int = 0
+    """Billed prompt tokens; 0 for a cached reply."""
+    completion_tokens: int = 0
+    """Billed completion tokens; 0 for a cached reply."""
+    provider_cached_tokens: int = 0
+    """Prompt tokens the provider served from its own cache."""
+    cost: float | None = None
+    """US dollars; None is unknown."""
+    cached: bool = False
+    """Whether DSPy's cache answered."""
+    retries: int = 0
+    """Tries before the one that ended the call."""
+    truncated: bool = False
+    """Whether the reply was cut by length, by its finish reason."""
+    failed: bool = False
+    """Whether the call ended in an error."""
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What one stage spent with one model."""
+
+    stage: str
+    """A `Stage` value."""
+    model: str
+    """The LM's model string."""
+    calls: int = 0
+    """LM calls as DSPy makes them, cached ones included."""
+    cached: int = 0
+    """Calls answered by DSPy's cache."""
+    retries: int = 0
+    """Retries inside calls, counted apart."""
+    failed: int = 0
+    """Calls that ended in an error."""
+    truncated: int = 0
+    """Replies cut by length."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    provider_cached_tokens: int = 0
+    cost: float | None = 0.0
+    """US dollars; None as soon as one call's price is unknown."""
+
+    def plus(self, other: Spend) -> Spend:
+        """Both together, under this one's stage and model."""
+        return replace(
+            self,
+            calls=self.calls + other.calls,
+            cached=self.cached + other.cached,
+            retries=self.retries + other.retries,
+            failed=self.failed + other.failed,
+            truncated=self.truncated + other.truncated,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            provider_cached_tokens=self.provider_cached_tokens + other.provider_cached_tokens,
+            cost=None if self.cost is None or other.cost is None else self.cost + other.cost,
+        )
+
+
+class Meter:
+    """Adds up LM calls from all threads."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self._lock = threading.Lock()
+        self._spend: dict[tuple[int, str, str], Spend] = {}
+
+    def record(self, call: LMCall, stage: Stage, step: int) -> None:
+        """Add one call to a step (0: before the first step) and a stage."""
+        cost = 0.0 if call.cached or call.failed else call.cost
+        spend = Spend(
+            stage.value,
+            call.model,
+            1,
+            int(call.cached),
+            call.retries,
+            int(call.failed),
+            int(call.truncated),
+            call.prompt_tokens,
+            call.completion_tokens,
+            call.provider_cached_tokens,
+            cost,
+        )
+        with self._lock:
+            key = (step, stage.value, call.model)
+            self._spend[key] = self._spend[key].plus(spend) if key in self._spend else spend
+
+    def spend(self, step: int | None = None) -> tuple[Spend, ...]:
+        """Spend by stage and model, of one step or of the whole run, in order of stages."""
+        with self._lock:
+            rows = [row for (at, _, _), row in self._spend.items() if step is None or at == step]
+        merged: dict[tuple[str, str], Spend] = {}
+        for row in rows:
+            key = (row.stage, row.model)
+            merged[key] = merged[key].plus(row) if key in merged else row
+        order = [stage.value for stage in Stage]
+        return tuple(sorted(merged.values(), key=lambda row: (order.index(row.stage), row.model)))
+
+
+def total_spend(rows: Iterable[Spend]) -> Spend:
+    """Everything together, under stage 'total' and no model."""
+    total = Spend("total", "")
+    for row in rows:
+        total = total.plus(row)
+    return total

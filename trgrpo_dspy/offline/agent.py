@@ -1,0 +1,108 @@
+"""Steps of an agent: which tool to call with what, from the tools' own descriptions.
+
+Guarantees: a tool that is named is one of those the prompt offers; after one useful observation, or two calls, the
+agent finishes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .chance import Chance
+from .prompt import Prompt, tool_signatures
+from .text import content_words, noun_phrase, numbers, similarity
+
+__all__ = ["next_step", "submit_or_call"]
+
+_END = ("finish", "submit")
+_WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search", re.IGNORECASE)
+_FORMULA = re.compile(r"\(?-?\d[\d.,]*\)?(?:\s*[-+*/x%^]\s*\(?-?\d[\d.,]*\)?)+")
+
+
+def next_step(prompt: Prompt, chance: Chance) -> dict[str, Any]:
+    """Values for `next_thought`, `next_tool_name` and `next_tool_args`."""
+    tools = {name: (text, args) for name, text, args in tool_signatures(prompt.layout.instructions)}
+    allowed = [str(v) for v in prompt.layout.outputs["next_tool_name"].get("enum", tools)]
+    trajectory = prompt.inputs.get("trajectory", "")
+    asked = "\n".join(v for k, v in prompt.inputs.items() if k != "trajectory")
+    name = _pick_tool(allowed, tools, asked, _calls(trajectory), chance)
+    args = _arguments(tools.get(name, ("", {}))[1], asked, chance)
+    return {"next_thought": _thought(name, asked), "next_tool_name": name, "next_tool_args": args}
+
+
+def submit_or_call(prompt: Prompt, chance: Chance) -> dict[str, Any]:
+    """A value for `tool_calls`."""
+    described = prompt.inputs.get("tools", "") or prompt.layout.instructions
+    tools = {name: (text, args) for name, text, args in tool_signatures(described)}
+    told = re.sub(r"\A.*\bquestion\b", "", prompt.turns) if not prompt.text else prompt.turns
+    asked = "\n".join([v for k, v in prompt.inputs.items() if k not in ("tools", "history")] or [_first_turn(prompt)])
+    observed = re.findall(r'"value": "?(.*?)"?, "is_error": (true|false)', told)
+    calls = [text if error == "false" else "Execution error" for text, error in observed]
+    name = _pick_tool(list(tools), tools, asked, calls, chance)
+    args = _arguments(tools.get(name, ("", {}))[1], asked, chance)
+    if name in _END and calls:
+        args = {key: calls[-1] if isinstance(value, str) else value for key, value in args.items()}
+    return {"tool_calls": [{"name": name, "args": args}] if name else []}
+
+
+def _first_turn(prompt: Prompt) -> str:
+    return next(("\n".join(given.values()) for given, _ in prompt.demos if given), prompt.turns[:500])
+
+
+def _calls(trajectory: str) -> list[str]:
+    """Observations so far."""
+    return re.findall(r"observation_\d+(?: ## \]\]\n|>\n?|: )(.*)", trajectory)
+
+
+def _pick_tool(
+    allowed: list[str], tools: dict[str, tuple[str, dict[str, Any]]], asked: str, observed: list[str], chance: Chance
+) -> str:
+    """The tool to call next; ends after a useful observation or two calls."""
+    ends = [name for name in allowed if name in _END]
+    useful = [text for text in observed if "Execution error" not in text]
+    others = [name for name in allowed if name not in _END]
+    if ends and (useful or len(observed) >= 2 or not others):
+        return ends[0]
+    if not others:
+        return allowed[0] if allowed else ""
+    described = [f"{name.replace('_', ' ')} {tools.get(name, ('', {}))[0]}" for name in others]
+    return others[chance.pick([4 * similarity(asked, text) for text in described], "tool")]
+
+
+def _arguments(stated: dict[str, Any], asked: str, chance: Chance) -> dict[str, Any]:
+    found = list(numbers(asked))
+    args: dict[str, Any] = {}
+    for name, schema in stated.items():
+        schema = schema if isinstance(schema, dict) else {}
+        if "default" not in schema:
+            args[name] = _argument(name, schema, asked, found, chance)
+    return args
+
+
+def _argument(name: str, schema: dict[str, Any], asked: str, found: list[str], chance: Chance) -> Any:
+    kind = schema.get("type")
+    if schema.get("enum"):
+        scores = [4 * similarity(asked, str(v).replace("_", " ")) for v in schema["enum"]]
+        return schema["enum"][chance.pick(scores, name)]
+    if kind in ("integer", "number"):
+        value = float(found.pop(0)) if found else 0
+        return int(value) if kind == "integer" else value
+    if kind == "boolean":
+        return True
+    if kind == "array":
+        return content_words(asked)[:3]
+    if kind == "object":
+        return {}
+    if formula := re.search(_FORMULA, asked) if re.search(r"expr|formula|code|calc|equation", name) else None:
+        return formula.group()
+    if re.search(r"expr|formula|calc|equation", name):
+        return ["+", "*", "-"][chance.pick([0.5, 0.5, 0.0], name)].join(numbers(asked)[:2]) or "0"
+    return asked.strip() if _WHOLE.search(name) else noun_phrase(asked)
+
+
+def _thought(tool: str, asked: str) -> str:
+    if tool in _END:
+        return "The observations say what is needed, so I can finish."
+    words = ", ".join(f"'{w}'" for w in content_words(asked)[:3])
+    return f"The task mentions {words or 'nothing I know'}; {tool} may help with it."

@@ -1,0 +1,177 @@
+"""What a run measured and did: frozen records that round-trip through JSON. No dspy, no LM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from .errors import SchemaVersionError
+from .library import ExperienceLibrary
+from .meter import Spend, total_spend
+from .statistics import Interval, Mean
+
+__all__ = ["DetailedResults", "Measurement", "RejectedProposal", "StepResult", "Verdict"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One library, measured on the valset."""
+
+    step: int
+    """Step that made the library; 0 is the input program."""
+    library: ExperienceLibrary
+    """What the program carried."""
+    scores: tuple[float | None, ...]
+    """Mean score of each validation example over its repeats, in the valset's order; None is unscored."""
+    mean: Mean
+    """Mean over the scored examples with its own (not simultaneous) interval."""
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """Attempts by outcome."""
+
+
+@dataclass(frozen=True)
+class RejectedProposal:
+    """An edit that was not applied."""
+
+    operation: str
+    id: str
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of the run."""
+
+    step: int
+    """From 1, over all epochs."""
+    epoch: int
+    """From 1."""
+    examples: tuple[int, ...]
+    """Indices into the trainset, in order."""
+    train_mean: float | None
+    """Mean score of all scored attempts, with the library the step started from; None if nothing was scored."""
+    informative: float
+    """Share of groups that held a contrast to learn from, 0 to 1."""
+    outcomes: dict[str, int]
+    """Attempts by outcome."""
+    edits: dict[str, int]
+    """Edits that took effect, by operation."""
+    rejected: tuple[RejectedProposal, ...]
+    """Edits that did not, with reasons."""
+    lost: dict[str, int]
+    """Reflection replies that could not be used, as 'stage: reason'."""
+    library: ExperienceLibrary
+    """The library after the step."""
+    library_tokens: int
+    """Its size in tokens of 4 characters."""
+    spend: tuple[Spend, ...]
+    """Spend of the step by stage and model, its validation included."""
+    validation: Measurement | None = None
+    """The new library measured on the valset; None without a valset, or if the library did not change."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of the result."""
+
+    text: str
+    """One plain sentence."""
+    improved: bool | None
+    """Whether the gain is beyond noise; None if it was not measured."""
+    step: int
+    """Step whose library was returned; 0 is the input."""
+    gain: float | None = None
+    """Mean paired gain over the input on the valset."""
+    interval: Interval | None = None
+    """Its interval, simultaneous over all libraries that were measured."""
+    tried: int = 0
+    """Libraries that were measured, the input not counted."""
+
+
+@dataclass(frozen=True)
+class DetailedResults:
+    """Everything a run measured, did and spent."""
+
+    verdict: Verdict
+    """What may be said of the result."""
+    baseline: Measurement | None
+    """The input program on the valset; None without one."""
+    steps: tuple[StepResult, ...]
+    """In order."""
+    stop_reason: str
+    """Why the run ended: 'completed', ..."""
+    warnings: tuple[str, ...]
+    """What the user should know about data or settings, a sentence each."""
+    spend: tuple[Spend, ...]
+    """Spend of the whole run by stage and model."""
+    settings: dict[str, Any]
+    """The optimizer's arguments, as plain data."""
+    seconds: float
+    """Wall time, in seconds."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of this record."""
+
+    @property
+    def measured(self) -> tuple[Measurement, ...]:
+        """Every library that was measured, the input's first."""
+        found = [self.baseline, *(step.validation for step in self.steps)]
+        return tuple(m for m in found if m is not None)
+
+    @property
+    def total(self) -> Spend:
+        """Spend of the whole run, in one row."""
+        return total_spend(self.spend)
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` is the inverse."""
+        return _ADAPTER.dump_json(self, indent=2).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DetailedResults:
+        """Load what `to_json` wrote.
+
+        Raises:
+            SchemaVersionError: The text was written by a newer version.
+            ValueError: The text is no such record.
+        """
+        version = _VERSION.validate_json(text).get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"results of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
+            )
+        return _ADAPTER.validate_json(text)
+
+    def __str__(self) -> str:
+        """The verdict and a line a step."""
+        lines = [self.verdict.text]
+        if self.baseline is not None:
+            lines.append(f"input: validation {_percent(self.baseline.mean.value)}")
+        return "\n".join(lines + [step_line(step) for step in self.steps])
+
+
+def step_line(step: StepResult) -> str:
+    """One line that tells a step."""
+    edits = ", ".join(f"{count} {name}" for name, count in sorted(step.edits.items())) or "no edits"
+    parts = [
+        f"step {step.step} (epoch {step.epoch})",
+        f"train {_percent(step.train_mean)}",
+        f"{100 * step.informative:.0f}% of {len(step.examples)} groups informative",
+        f"{edits}, {len(step.rejected)} rejected",
+        f"library {len(step.library)} entries, {step.library_tokens} tokens",
+    ]
+    if step.validation is not None:
+        parts.append(f"validation {_percent(step.validation.mean.value)}")
+    return " | ".join(parts)
+
+
+def _percent(value: float | None) -> str:
+    return "unscored" if value is None else f"{value:.3f}"
+
+
+_ADAPTER: TypeAdapter[DetailedResults] = TypeAdapter(DetailedResults)
+_VERSION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

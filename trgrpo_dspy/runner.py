@@ -1,0 +1,203 @@
+"""One attempt: run the program on an example, capture what it did, score it, and say how it ended.
+
+`Runner.attempt` always returns a `Rollout`; the only things it raises are the end of the run (`RunStopped`,
+`FatalError`) and what is no `Exception`. This is the one place with a broad `except`: around the user's program and
+metric.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from .calls import Calls, Unit
+from .errors import FatalError
+from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
+from .rollout import Outcome, Rollout
+from .scoring import Metric, Score, adapt_metric
+from .transcript import Recorder, render_fields
+
+__all__ = ["Runner", "expected_text", "task_text"]
+
+_TRIES = 3
+"""Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
+_NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
+
+
+def task_text(example: dspy.Example, max_tokens: int = 1000) -> str:
+    """The example's inputs as bounded text."""
+    return render_fields(dict(example.inputs().items()), max_tokens)
+
+
+def expected_text(example: dspy.Example, max_tokens: int = 500) -> str:
+    """The example's labels as bounded text; empty if it has none."""
+    return render_fields(dict(example.labels().items()), max_tokens)
+
+
+@dataclass
+class _Try:
+    """What came of running the program once."""
+
+    prediction: Any = None
+    error: Exception | None = None
+
+
+class Runner:
+    """Runs attempts for one run; thread-safe."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        metric: Metric | None,
+        *,
+        failure_score: float = 0.0,
+        compare_fields: Sequence[str] | None = None,
+        transcript_tokens: int = 2000,
+    ) -> None:
+        """Prepare to run attempts.
+
+        Args:
+            calls: The gate their LM calls go through.
+            metric: The user's metric; None is the label-free mode.
+            failure_score: Score of an attempt in which the program itself failed.
+            compare_fields: Output fields the label-free mode compares; None means all but reasoning and traces.
+            transcript_tokens: Bound of a transcript, in tokens of 4 characters.
+        """
+        self.calls = calls
+        self._score = adapt_metric(metric) if metric is not None else None
+        self._failure_score = failure_score
+        self._compare_fields = tuple(compare_fields) if compare_fields is not None else None
+        self._transcript_tokens = transcript_tokens
+
+    def attempt(self, program: dspy.Module, example: dspy.Example, unit: Unit, *, index: int, attempt: int) -> Rollout:
+        """Run the program once (again where only a tool's outage was in the way) and score the answer.
+
+        Args:
+            program: A copy that is the run's own (`Calls.bind` was called on it); it may be shared by threads.
+            example: The example; the program sees `example.inputs()`, the metric all of it.
+            unit: The unit of work its LM calls belong to.
+            index: Index of the example in its set.
+            attempt: Index of the attempt within its group.
+        """
+        started = time.monotonic()
+        names = {p.stage: name for name, p in program.named_sub_modules(dspy.Predict)}
+        public = dict(program.named_predictors())
+        names.update({p.stage: name for name, p in public.items()})
+        for tries in range(1, _TRIES + 1):
+            unit.outage, unit.tool_outage = None, False
+            recorder = Recorder(names, dict(example.inputs().items()))
+            result = self._run(program, example, unit, recorder)
+            if not unit.tool_outage or tries == _TRIES:
+                break
+            self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
+        rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
+        return replace(
+            rollout,
+            transcript=recorder.text(
+                prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens
+            ),
+            tool_calls=recorder.tool_calls,
+            lm_calls=len(unit.calls),
+            prompt_tokens=sum(c.prompt_tokens for c in unit.calls),
+            completion_tokens=sum(c.completion_tokens for c in unit.calls),
+            cost=_total_cost(unit),
+            seconds=time.monotonic() - started,
+        )
+
+    def _run(self, program: dspy.Module, example: dspy.Example, unit: Unit, recorder: Recorder) -> _Try:
+        watch = _ToolWatch(unit, recorder)
+        with self.calls.context(unit, watch, trace=recorder):
+            try:
+                result = _Try(prediction=program(**example.inputs()))
+            except Exception as error:  # the program's own code: anything may come out of it
+                if dspy.settings.lm is None and "No LM is loaded" in str(error):
+                    raise FatalError(no_lm_message()) from None
+                result = _Try(error=error)
+        self.end_if_fatal(result.error)
+        if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
+            unit.outage = unit.outage or result.error
+        return result
+
+    def end_if_fatal(self, error: Exception | None) -> None:
+        """Raise `FatalError` if the gate was shut by a fatal error, or if this is one."""
+        if self.calls.fatal is not None:
+            raise FatalError(fatal_message(*self.calls.fatal))
+        if error is not None and classify(error) is Failure.FATAL:
+            raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
+
+    def _judge(self, example: dspy.Example, unit: Unit, result: _Try, blank: Rollout) -> Rollout:
+        """Score an answer, or say why there is nothing to score."""
+        if unit.outage is not None:
+            return replace(blank, outcome=Outcome.INFRASTRUCTURE, error=describe(unit.outage))
+        if result.error is not None:
+            score = self._failure_score if self._score is not None else None
+            return replace(blank, outcome=outcome_of(result.error), score=score, error=describe(result.error))
+        fields = _outputs(result.prediction)
+        rollout = replace(blank, answer=render_fields(fields, 300))
+        if self._score is None:
+            return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
+        verdict = self._measure(example, unit, result.prediction)
+        if verdict.value is None:
+            return replace(rollout, outcome=Outcome.METRIC_ERROR, error=verdict.problem)
+        return replace(rollout, score=verdict.value, feedback=verdict.feedback)
+
+    def _measure(self, example: dspy.Example, unit: Unit, prediction: Any) -> Score:
+        """Call the metric, again where an outage was in the way; a metric that raises leaves the attempt unscored."""
+        assert self._score is not None
+        problem = ""
+        for tries in range(1, _TRIES + 1):
+            with self.calls.context(unit.as_judge(), trace=None):
+                try:
+                    return self._score(example, prediction)
+                except Exception as error:  # the metric's own code: anything may come out of it
+                    failure: Exception = error
+            self.end_if_fatal(failure)
+            problem = f"the metric raised {describe(failure)}"
+            if classify(failure) is not Failure.INFRASTRUCTURE or tries == _TRIES:
+                break
+            self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
+        return Score(None, problem=problem)
+
+    def _compared(self, fields: Mapping[str, Any]) -> str:
+        names = self._compare_fields or [name for name in fields if name not in _NOT_COMPARED]
+        if missing := [name for name in names if name not in fields]:
+            raise FatalError(f"compare_fields names {missing!r}; the program's outputs are {list(fields)}")
+        text = render_fields({name: fields[name] for name in names}, 1000)
+        return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+
+
+class _ToolWatch(BaseCallback):
+    """Sees tool calls and their errors, also those that an agent turns into an observation."""
+
+    def __init__(self, unit: Unit, recorder: Recorder) -> None:
+        self._unit, self._recorder = unit, recorder
+        self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        arguments = inputs.get("kwargs", inputs)
+        self._open[call_id] = (str(instance.name), dict(arguments) if isinstance(arguments, Mapping) else {})
+
+    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        name, arguments = self._open.pop(call_id, ("tool", {}))
+        if exception is not None and classify(exception) is Failure.INFRASTRUCTURE:
+            self._unit.outage = self._unit.outage or exception
+            self._unit.tool_outage = True
+        self._recorder.tool_call(name, arguments, result=outputs, error=exception)
+
+
+def _outputs(prediction: Any) -> dict[str, Any]:
+    """A program's final outputs by name; what is no prediction counts as one output named 'output'."""
+    if isinstance(prediction, (dspy.Example, Mapping)):
+        return {str(name): value for name, value in prediction.items()}
+    return {} if prediction is None else {"output": prediction}
+
+
+def _total_cost(unit: Unit) -> float | None:
+    costs = [0.0 if c.cached or c.failed else c.cost for c in unit.calls]
+    return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)

@@ -1,0 +1,92 @@
+"""The user's metric, adapted: any of the forms DSPy knows, told apart once, unscored never taken for zero.
+
+A metric may take two or three arguments (`example, prediction, trace`), as DSPy calls them, or GEPA's five
+(`gold, pred, trace, pred_name, pred_trace`); it may return a bool, a number of any range, or a `dspy.Prediction` (or
+mapping) with `score` and `feedback`. It is called with `trace=None`, as `dspy.Evaluate` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+__all__ = ["Metric", "Score", "adapt_metric"]
+
+Metric = Callable[..., Any]
+"""A metric as the user writes it."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's verdict."""
+
+    value: float | None
+    """The score, finite; None if there is no verdict."""
+    feedback: str = ""
+    """What the metric said beside the score."""
+    problem: str = ""
+    """Why there is no verdict; empty if there is one."""
+
+
+def adapt_metric(metric: Metric) -> Callable[[dspy.Example, Any], Score]:
+    """Wrap a metric so that it always returns a `Score`; what it raises passes through.
+
+    Raises:
+        TypeError: The metric can't be called, or takes a number of arguments no convention has.
+    """
+    if not callable(metric):
+        raise TypeError(
+            f"metric={metric!r} must be a function metric(example, prediction, trace=None), "
+            "or None for the label-free mode"
+        )
+    extra = (None,) * (_required_arguments(metric) - 2)
+
+    def score(example: dspy.Example, prediction: Any) -> Score:
+        return read_score(metric(example, prediction, *extra))
+
+    return score
+
+
+def _required_arguments(metric: Metric) -> int:
+    """How many positional arguments the metric must be given: 2, 3 or 5."""
+    try:
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    needs_names = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    if needs_names or len(required) > 5 or (len(positional) < 2 and not takes_any):
+        raise TypeError(
+            f"metric {getattr(metric, '__name__', metric)!r} takes {len(required)} required arguments; write it as "
+            "metric(example, prediction, trace=None) or metric(gold, pred, trace, pred_name, pred_trace)"
+        )
+    return max(2, len(required))
+
+
+def read_score(value: Any) -> Score:
+    """Read what a metric returned; None, NaN and what is no number are unscored, with the reason."""
+    feedback = ""
+    if isinstance(value, (dspy.Prediction, dspy.Example, Mapping)):
+        feedback = value.get("feedback") or ""
+        value = value.get("score")
+    if value is None:
+        return Score(None, str(feedback), "the metric returned no score (None)")
+    if not isinstance(value, (bool, numbers.Real)):
+        item = getattr(value, "item", None)  # numpy and torch scalars
+        value = item() if callable(item) and getattr(value, "size", 0) == 1 else value
+    if isinstance(value, (bool, numbers.Real)):
+        number = float(value)
+        if math.isfinite(number):
+            return Score(number, str(feedback))
+        return Score(None, str(feedback), f"the metric returned {number}")
+    return Score(
+        None, str(feedback), f"the metric returned a {type(value).__name__}, not a number: {str(value)[:80]!r}"
+    )

@@ -1,0 +1,98 @@
+"""What may be said of a run: which library is returned, one honest sentence, and what the user should know.
+
+Never a program that scored below the input on the valset; on a tie the input. 'Improved' is said only where the
+interval of the gain, simultaneous over all libraries that were measured, lies above zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dspy
+
+from .result import Measurement, Verdict
+from .runner import task_text
+from .statistics import select_best
+
+__all__ = ["decide", "warnings_after", "warnings_before"]
+
+FEW_EXAMPLES = 30
+"""Validation examples below which an interval is not to be relied on."""
+
+
+def decide(baseline: Measurement | None, measured: Sequence[Measurement], *, last_step: int, seed: int = 0) -> Verdict:
+    """Choose among the libraries that were measured.
+
+    Args:
+        baseline: The input on the valset; None without one.
+        measured: The libraries made, in order.
+        last_step: The step that is returned when nothing was measured.
+        seed: Seed of the bootstrap.
+    """
+    if baseline is None:
+        return Verdict("Not measured: there was no valset, so the last library is returned.", None, last_step)
+    if baseline.mean.n == 0:
+        return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
+    if not measured:
+        return Verdict("No improvement found, the input is returned: no step changed the library.", False, 0)
+    found = select_best(baseline.scores, [m.scores for m in measured], seed=seed)
+    if found.best is None or found.gain is None or found.interval is None:
+        text = (
+            f"No improvement found, the input is returned: none of {_libraries(len(measured))} scored above it "
+            f"on {found.n} validation examples."
+        )
+        return Verdict(text, False, 0, found.gain, found.interval, len(measured))
+    step, interval = measured[found.best].step, found.interval
+    facts = (
+        f"{found.gain:+.3f} on {found.n} validation examples ({100 * interval.level:.0f}% interval "
+        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried)"
+    )
+    if found.improved:
+        text = f"Improved: {facts}; the library of step {step} is returned."
+    else:
+        text = f"Not distinguishable from noise: {facts}; step {step}, the best measured, is returned."
+    return Verdict(text, found.improved, step, found.gain, interval, len(measured))
+
+
+def _libraries(count: int) -> str:
+    return "1 library" if count == 1 else f"{count} libraries"
+
+
+def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> tuple[str, ...]:
+    """What can be said of the data before anything is spent."""
+    found = []
+    train = {task_text(example) for example in trainset}
+    if shared := sum(task_text(example) in train for example in valset):
+        found.append(
+            f"{shared} of {len(valset)} validation examples have the same inputs as training examples: the measured "
+            "gain will be too good; take them out of one of the sets."
+        )
+    if valset and len(valset) < FEW_EXAMPLES:
+        found.append(
+            f"The valset has {len(valset)} examples: too few to tell a gain of 10 points from noise; use 60 or more, "
+            "or val_repeats= where the program varies from run to run."
+        )
+    return tuple(found)
+
+
+def warnings_after(groups: int, informative: int, identical: int) -> tuple[str, ...]:
+    """What can be said of the groups once the run is over.
+
+    Args:
+        groups: Groups that were rolled out.
+        informative: Those with a contrast.
+        identical: Those whose usable attempts all came back word for word the same.
+    """
+    found = []
+    if informative == 0:
+        found.append(
+            "No group had a contrast: every example's attempts scored the same, so there was nothing to learn from. "
+            "The examples are too easy or too hard for this model, the metric is too coarse, or the attempts do not "
+            "vary; try a higher rollout_temperature, a larger group_size, other examples, or a finer metric."
+        )
+    if 2 * identical > groups:
+        found.append(
+            f"In {identical} of {groups} groups all attempts came back identical: a predictor with temperature=0, a "
+            "model that ignores the temperature, or a cache in front of it. Such attempts teach nothing and cost as much."
+        )
+    return tuple(found)
