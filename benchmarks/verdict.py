@@ -215,10 +215,7 @@ def _cells(runs: int, resamples: int, quick: bool) -> tuple[list[Gate], list[Gat
     null_sizes, sizes = ((60,), (60,)) if quick else ((20, 60, 150), (60, 150))
     nulls = [Gate(kind, n, m, runs, resamples) for kind in NULLS for n in null_sizes for m in LIBRARIES]
     effects = [
-        Gate("same tasks", n, m, runs, resamples, effect)
-        for effect in ("one", "all")
-        for n in sizes
-        for m in LIBRARIES
+        Gate("same tasks", n, m, runs, resamples, effect) for effect in ("one", "all") for n in sizes for m in LIBRARIES
     ]
     coverage_sizes = (30,) if quick else (30, 60, 150)
     return nulls, effects, [(name, n, runs) for name in SCENARIOS for n in coverage_sizes]

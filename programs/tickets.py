@@ -94,7 +94,5 @@ def _rows() -> list[dict[str, Any]]:
     import datasets  # slow to import, and only needed here
 
     with TemporaryDirectory() as cache:  # for a lock file; the home directory stays untouched
-        rows = datasets.load_dataset(
-            "json", data_files=str(DATA_FILE), split="train", streaming=True, cache_dir=cache
-        )
+        rows = datasets.load_dataset("json", data_files=str(DATA_FILE), split="train", streaming=True, cache_dir=cache)
         return list(rows)

@@ -237,7 +237,7 @@ class _Observed:
             gate.admit()
             try:
                 with _watch() as seen:
-                    reply = super().__call__(prompt, messages=messages, **kwargs)
+                    reply = super().__call__(prompt, messages=messages, **kwargs)  # type: ignore[misc]
             except BaseException as error:
                 wait = gate.wait_before_retry(self, error, tries)
                 if wait is None:
@@ -256,7 +256,7 @@ class _Observed:
             gate.admit()
             try:
                 with _watch() as seen:
-                    reply = await super().acall(prompt, messages=messages, **kwargs)
+                    reply = await super().acall(prompt, messages=messages, **kwargs)  # type: ignore[misc]
             except BaseException as error:
                 wait = gate.wait_before_retry(self, error, tries)
                 if wait is None:
@@ -275,7 +275,7 @@ class _Observed:
         if not dspy.settings.get("trgrpo_dspy_no_history", False):
             # The modules of a run live as long as the run: only the global history, which DSPy bounds, grows.
             with dspy.context(caller_modules=[], max_history_size=1):
-                super().update_history(entry)
+                super().update_history(entry)  # type: ignore[misc]
 
 
 @contextmanager
@@ -294,10 +294,10 @@ class _ObservedAdapter:
     _gate: Calls
 
     def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(self._gate.observe(lm), *args, **kwargs)
+        return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
     async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return await super().acall(self._gate.observe(lm), *args, **kwargs)
+        return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
 
 @functools.cache

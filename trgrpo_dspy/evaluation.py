@@ -56,6 +56,15 @@ class Evaluation:
         values = [pass_at_k(len(s), sum(x >= threshold for x in s), k) for s in per_example if len(s) >= k]
         return sum(values) / len(values) if values else None
 
+    def versus(self, other: Evaluation, seed: int = 0) -> Comparison:
+        """This program minus another one, paired by example; see `compare`.
+
+        Args:
+            other: The other program's evaluation on the same examples in the same order.
+            seed: Seed of the bootstrap.
+        """
+        return paired_comparison(other.scores, self.scores, seed=seed)
+
     def __str__(self) -> str:
         """The score with its interval, and what was left out."""
         text = "unscored" if self.mean.value is None else f"{self.mean.value:.3f}"
@@ -128,7 +137,7 @@ def compare(
         evaluate(program, devset, metric, k, num_threads=num_threads, failure_score=failure_score, seed=seed)
         for program in (a, b)
     )
-    return paired_comparison(first.scores, second.scores, seed=seed)
+    return second.versus(first, seed=seed)
 
 
 def evaluation_flows(

@@ -48,12 +48,22 @@ _OUTAGES = (
 # Clients a tool may use, by name: none of them has to be installed.
 _OUTAGE_NAMES = frozenset(
     {
-        "httpx.TransportError", "httpcore.NetworkError", "httpcore.TimeoutException",
-        "requests.exceptions.ConnectionError", "requests.exceptions.Timeout", "requests.exceptions.ChunkedEncodingError", "urllib3.exceptions.HTTPError",
-        "urllib.error.URLError", "aiohttp.client_exceptions.ClientConnectionError", "socket.gaierror",
-        "http.client.HTTPException", "openai.APIConnectionError", "openai.RateLimitError", "openai.InternalServerError",
+        "httpx.TransportError",
+        "httpcore.NetworkError",
+        "httpcore.TimeoutException",
+        "requests.exceptions.ConnectionError",
+        "requests.exceptions.Timeout",
+        "requests.exceptions.ChunkedEncodingError",
+        "urllib3.exceptions.HTTPError",
+        "urllib.error.URLError",
+        "http.client.HTTPException",
+        "socket.gaierror",
+        "aiohttp.client_exceptions.ClientConnectionError",
+        "openai.APIConnectionError",
+        "openai.RateLimitError",
+        "openai.InternalServerError",
     }
-)  # fmt: skip
+)
 
 
 def classify(error: BaseException) -> Failure:

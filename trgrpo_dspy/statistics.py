@@ -319,15 +319,15 @@ def _largest_statistics(
     table: _Array, mask: NDArray[np.bool_], centre: _Array, flips: _Array, seed: int, resamples: int
 ) -> tuple[_Array, _Array]:
     """Largest absolute statistic over candidates, per bootstrap resample and per sign flip."""
-    values, pairs = table.astype(np.float32), mask.astype(np.float32)
+    values, pairs, middle, roots = (part.astype(np.float32) for part in (table, mask, centre, flips))
     squares = values**2
     bootstrap, flipped = [], []
     for weights, signs in _draws(len(table), resamples, seed):
         total = weights @ pairs + 1
         mean = weights @ values / total
         variance = (weights @ squares + 1) / total - mean**2
-        bootstrap.append(np.abs((mean - centre) / np.sqrt(variance / total)).max(axis=1))
-        flipped.append(np.abs(signs @ values / flips).max(axis=1))
+        bootstrap.append(np.abs((mean - middle) / np.sqrt(variance / total)).max(axis=1))
+        flipped.append(np.abs(signs @ values / roots).max(axis=1))
     return np.concatenate(bootstrap).astype(np.float64), np.concatenate(flipped).astype(np.float64)
 
 
@@ -339,7 +339,8 @@ def _draws(n: int, resamples: int, seed: int) -> Iterator[tuple[_Single, _Single
         rows = min(block, resamples - start)
         cells = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
         weights = np.bincount(cells.ravel(), minlength=rows * n).reshape(rows, n)
-        signs = generator.integers(0, 2, size=(rows, n), dtype=np.int8) * np.float32(2) - np.float32(1)
+        octets = generator.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8)
+        signs = np.unpackbits(octets, axis=1, count=n) * np.float32(2) - np.float32(1)
         yield weights.astype(np.float32), signs
 
 

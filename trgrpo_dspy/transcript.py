@@ -131,7 +131,7 @@ def _text(value: object) -> str:
             turns = [(f"turn {i}", _turn(m)) for i, m in enumerate(value.messages, 1)]
             return "\n".join(_field(name, text) for name, text in turns)
         plain = _Plain()(value)
-        return clean(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+        return clean(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)).rstrip()
     except Exception:
         return _unprintable(value)
 
@@ -169,7 +169,7 @@ class _Plain:
             return [self(v, depth) for v in self.some(value)]
         if isinstance(value, AbstractSet):
             return sorted((self(v, depth) for v in self.some(value)), key=repr)
-        if {"__str__", "__repr__"}.isdisjoint(*(vars(t) for t in type(value).__mro__[:-1])):
+        if not any({"__str__", "__repr__"} & vars(base).keys() for base in type(value).__mro__[:-1]):
             return f"<{type(value).__name__}>"
         return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 

@@ -93,6 +93,6 @@ def warnings_after(groups: int, informative: int, identical: int) -> tuple[str, 
     if 2 * identical > groups:
         found.append(
             f"In {identical} of {groups} groups all attempts came back identical: a predictor with temperature=0, a "
-            "model that ignores the temperature, or a cache in front of it. Such attempts teach nothing and cost as much."
+            "model that ignores the temperature, or a cache in front of it. They teach nothing and cost the same."
         )
     return tuple(found)

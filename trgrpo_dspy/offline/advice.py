@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 
 from .text import content_words
 
@@ -46,7 +47,7 @@ class Advice:
     """The output field it names, if any."""
     id: str = ""
     """The id its line begins with, such as `E7`."""
-    misleading: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    misleading: dict[str, tuple[str, ...]] = default(default_factory=dict, hash=False)
     """Ids of other entries it says mislead, with the cues that do."""
 
 

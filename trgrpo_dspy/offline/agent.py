@@ -13,10 +13,15 @@ from .chance import Chance
 from .prompt import Prompt, tool_signatures
 from .text import content_words, noun_phrase, numbers, similarity
 
-__all__ = ["next_step", "submit_or_call"]
+__all__ = ["next_step", "observations", "submit_or_call"]
 
 _END = ("finish", "submit")
 _WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search", re.IGNORECASE)
+_OBSERVATION = re.compile(
+    r"(?:\[\[ ## observation_\d+ ## \]\]\n|<observation_\d+>\n?|^observation_\d+: )"
+    r"(.*?)(?=\n\n\[\[ ## |\n?</observation_|\n\n\w+_\d+: |\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 _FORMULA = re.compile(r"\(?-?\d[\d.,]*\)?(?:\s*[-+*/x%^]\s*\(?-?\d[\d.,]*\)?)+")
 
 
@@ -26,7 +31,7 @@ def next_step(prompt: Prompt, chance: Chance) -> dict[str, Any]:
     allowed = [str(v) for v in prompt.layout.outputs["next_tool_name"].get("enum", tools)]
     trajectory = prompt.inputs.get("trajectory", "")
     asked = "\n".join(v for k, v in prompt.inputs.items() if k != "trajectory")
-    name = _pick_tool(allowed, tools, asked, _calls(trajectory), chance)
+    name = _pick_tool(allowed, tools, asked, observations(trajectory), chance)
     args = _arguments(tools.get(name, ("", {}))[1], asked, chance)
     return {"next_thought": _thought(name, asked), "next_tool_name": name, "next_tool_args": args}
 
@@ -50,9 +55,9 @@ def _first_turn(prompt: Prompt) -> str:
     return next(("\n".join(given.values()) for given, _ in prompt.demos if given), prompt.turns[:500])
 
 
-def _calls(trajectory: str) -> list[str]:
-    """Observations so far."""
-    return re.findall(r"observation_\d+(?: ## \]\]\n|>\n?|: )(.*)", trajectory)
+def observations(trajectory: str) -> list[str]:
+    """What an agent's tools returned so far, in order."""
+    return [text.strip() for text in _OBSERVATION.findall(trajectory)]
 
 
 def _pick_tool(

@@ -5,10 +5,11 @@ Guarantees: never raises on a prompt that was read; a value of a closed type is 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-from .agent import next_step, submit_or_call
+from .agent import next_step, observations, submit_or_call
 from .chance import Chance
 from .judge import Verdict, judge_for
 from .prompt import Prompt
@@ -26,7 +27,7 @@ def answer(prompt: Prompt, chance: Chance) -> dict[str, Any]:
     outputs = prompt.layout.outputs
     notes: list[str] = []
     values: dict[str, Any] = {}
-    if {"next_tool_name", "next_tool_args"} <= set(outputs):
+    if {"next_tool_name", "next_tool_args"} <= set(outputs) and _stated("next_tool_name", prompt) is None:
         values.update(next_step(prompt, chance))
     for name, schema in outputs.items():
         if name not in values and not is_text(schema):
@@ -41,6 +42,11 @@ def _value(name: str, schema: Schema, prompt: Prompt, chance: Chance, notes: lis
     if allowed := choices(schema):
         return _choose(name, allowed, prompt, chance, notes)
     kind = schema.get("type")
+    if kind in ("array", "object", "tool_calls") and (stated := _stated(name, prompt)) is not None:
+        try:
+            return json.loads(stated)
+        except ValueError:
+            return stated
     if kind in ("integer", "number"):
         return _number(name, kind, prompt, chance)
     if kind == "array":
@@ -131,8 +137,8 @@ def _question(prompt: Prompt) -> str:
 
 def _candidates(prompt: Prompt) -> list[str]:
     """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or this one's."""
-    seen = re.findall(r"observation_\d+(?: ## \]\]\n|>\n?)(.*?)(?=\n\n\[\[ ## |\n?</observation|\Z)", prompt.text, re.DOTALL)
-    useful = [s.strip() for s in seen if s.strip() and not s.startswith(("Completed.", "Execution error"))]
+    seen = observations(prompt.inputs.get("trajectory", ""))
+    useful = [s for s in seen if s and not s.startswith(("Completed.", "Execution error"))]
     if useful:
         return useful[::-1]
     asked = _question(prompt)

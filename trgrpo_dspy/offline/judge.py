@@ -56,7 +56,7 @@ class Judge:
         """
         self._names = _name_weights(values)
         advice = [a for a in read_advice(instructions, values, fields) if a.field in ("", field)]
-        self._cues = _cues(advice, values)
+        self._cues = _cues(advice, values, _common(values))
         vocabulary = [word for cue in self._cues for word in cue.words]
         vocabulary += [word for name in self._names for word in name]
         self._index = WordIndex(vocabulary)
@@ -111,7 +111,12 @@ def _name_words(value: str) -> list[str]:
     return list(dict.fromkeys(tokens(spaced)))
 
 
-def _cues(advice: Sequence[Advice], values: Sequence[str]) -> list[_Cue]:
+def _common(values: Sequence[str]) -> Counter[str]:
+    """In how many names each word is, by root."""
+    return Counter(root(word) for v in values for word in set(_name_words(v)))
+
+
+def _cues(advice: Sequence[Advice], values: Sequence[str], common: Counter[str]) -> list[_Cue]:
     """Cues with their effects; a cue that speaks for several values is worth less for each."""
     position = {v.casefold(): i for i, v in enumerate(values)}
     effects: dict[tuple[str, ...], dict[int, tuple[float, str]]] = {}
@@ -121,6 +126,7 @@ def _cues(advice: Sequence[Advice], values: Sequence[str]) -> list[_Cue]:
             if not words:
                 continue
             weight = 1 - _LATER_CUES * order / len(item.cues) if item.quoted else 1.5 / math.sqrt(len(item.cues) + 1)
+            weight /= 1 + min(max(0, common[root(w)] - 1) for w in words)
             targets = effects.setdefault(words, {})
             for value, sign in [*((v, 1.0) for v in item.values), *((v, -0.5) for v in item.against)]:
                 index = position[value.casefold()]

@@ -1,0 +1,136 @@
+"""Real attempts of real models go through the whole pipeline as if they had just been rolled out.
+
+The data is `gsm8k_attempts.jsonl` (OpenAI, Cobbe et al. 2021): 138 problems whose four recorded attempts hold both
+right and wrong ones. A replaying engine hands them out; the built-in text model reflects.
+"""
+
+import json
+import os
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+import dspy
+import pytest
+
+from trgrpo_dspy import Reflector, TrainingFreeGRPO
+from trgrpo_dspy.library import count_tokens
+from trgrpo_dspy.offline import offline_lm
+
+DATA = Path(os.environ.get("TRGRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+FILE = DATA / "gsm8k_attempts.jsonl"
+
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE.name} is not in TRGRPO_DATA or beside the project")
+
+
+class ReplayEngine:
+    """Answers a question with its recorded attempts, one after the other."""
+
+    def __init__(self, attempts):
+        self.attempts = attempts
+        self.given = defaultdict(int)
+        self.lock = threading.Lock()
+
+    def complete(self, request):
+        text = request.messages[-1].parts[0].text
+        question = text.split("[[ ## question ## ]]\n")[1].split("\n\nRespond with")[0].strip()
+        with self.lock:
+            number = self.given[question]
+            self.given[question] += 1
+        reply = f"[[ ## solution ## ]]\n{self.attempts[question][number]['solution']}\n\n[[ ## completed ## ]]"
+        return dspy.lm15.Response(
+            id="replay", model=request.model, message=dspy.lm15.Message.assistant(reply), finish_reason="stop",
+            usage=dspy.lm15.Usage(input_tokens=1, output_tokens=1, total_tokens=2),
+        )  # fmt: skip
+
+
+class Watching(Reflector):
+    """Keeps what each attempt was summarized as."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def summarize(self, group, rollout):
+        summary = super().summarize(group, rollout)
+        self.seen.append((group, rollout, summary))
+        return summary
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rows = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if len({a["correct"] for a in row["attempts"]}) == 2]
+
+
+@pytest.fixture(scope="module")
+def run(rows):
+    """Compile on all groups that hold right and wrong."""
+    attempts = {row["question"].strip(): row["attempts"] for row in rows}
+    verdicts = {(q, a["solution"].strip()): a["correct"] for q, group in attempts.items() for a in group}
+
+    def metric(example, prediction, trace=None):
+        right = verdicts[example.question.strip(), prediction.solution.strip()]
+        return dspy.Prediction(score=float(right), feedback=f"The answer is {'right' if right else 'wrong'}.")
+
+    trainset = [
+        dspy.Example(question=row["question"].strip(), answer=row["answer"]).with_inputs("question") for row in rows
+    ]
+    seen = []
+    lm = dspy.LM("replay/gsm8k", engine=ReplayEngine(attempts), cache=False)
+    optimizer = TrainingFreeGRPO(
+        metric=metric,
+        group_size=4,
+        num_epochs=1,
+        reflection_lm=offline_lm(seed=0),
+        reflector=Watching(seen),
+        num_threads=4,
+    )
+    with dspy.context(lm=lm):
+        compiled = optimizer.compile(dspy.Predict("question -> solution"), trainset=trainset)
+    return compiled, seen
+
+
+def test_every_group_is_informative_and_nothing_is_lost(rows, run):
+    compiled, seen = run
+    steps = compiled.detailed_results.steps
+    assert len(rows) == sum(len(step.examples) for step in steps) == 138
+    assert all(step.informative == 1.0 and step.lost == {} for step in steps)
+    assert sum(sum(step.outcomes.values()) for step in steps) == 4 * 138 == len(seen)
+    assert {name for step in steps for name in step.outcomes} == {"completed"}
+
+
+def test_attempts_are_told_whole(run):
+    _, seen = run
+    for _, rollout, _ in seen:
+        assert rollout.transcript
+        assert count_tokens(rollout.transcript) <= 2000
+
+
+def test_every_summary_quotes_its_own_attempt_and_is_bounded(run):
+    _, seen = run
+    for group, rollout, summary in seen:
+        assert count_tokens(summary) <= 400
+        own = {w for w in summary.split() if any(c.isdigit() for c in w)}
+        assert own, f"no figure quoted: {summary!r}"
+        others = " ".join(r.transcript for r in group.rollouts if r is not rollout)
+        text = f"{rollout.transcript} {group.task} {group.expected}"
+        strangers = {w.strip("'\".,;:!?()") for w in own} - set(text.replace("'", " ").split())
+        assert not {w for w in strangers if w in others.split() and w not in text}, "quotes another attempt"
+
+
+def test_every_summary_names_right_and_wrong_as_recorded(run):
+    _, seen = run
+    for _, rollout, summary in seen:
+        says_right, says_wrong = "right" in summary.lower(), "wrong" in summary.lower()
+        assert (says_right, says_wrong) == (rollout.score == 1.0, rollout.score == 0.0), summary
+
+
+def test_edits_are_applied_within_the_caps(run):
+    compiled, _ = run
+    assert 0 < len(compiled.experiences) <= 30
+    assert compiled.experiences.tokens <= 1500
+    assert all(len(e.text.split()) <= 32 and e.sources for e in compiled.experiences)

@@ -1,0 +1,148 @@
+"""Summaries, comparisons and lessons: what this model writes when it is shown attempts at a task.
+
+A reflection prompt is known by its output fields, as any reader would know what is asked. Lessons are sentences such
+as "When the note mentions 'frost' or 'ice', choose crew 'north', not 'south'.", written from the words of the task and
+from the answers the prompt shows.
+
+Guarantees: pure functions of the prompt; a lesson keeps the prompt's bounds; no score or label is told that the prompt
+does not give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .advice import write_sentence
+from .edits import consolidate, propose
+from .notes import Attempt, Entry, majority, read_attempts, read_entries, read_fields
+from .prompt import Prompt
+from .text import content_words, phrases, root, tokens
+
+__all__ = ["reflect"]
+
+_CUES = 12
+_SHORT = 6
+_UNFIT = "'\"`"
+
+
+def reflect(prompt: Prompt) -> dict[str, Any] | None:
+    """The reply to a reflection prompt; None if the prompt is none."""
+    outputs, inputs = set(prompt.layout.outputs), prompt.inputs
+    if outputs == {"summary"} and {"task", "attempt"} <= set(inputs):
+        return {"summary": _summary(inputs)}
+    if outputs == {"comparison", "lessons"} and "attempts" in inputs:
+        return _compare(inputs)
+    if outputs == {"edits"} and "lessons" in inputs:
+        return {"edits": propose(inputs)}
+    if outputs == {"edits"} and "proposals" in inputs:
+        return {"edits": consolidate(inputs)}
+    return None
+
+
+def _summary(inputs: dict[str, str]) -> str:
+    """What the attempt answered, and where the prompt says it was right or wrong."""
+    attempt, expected = inputs["attempt"], read_fields(inputs.get("expected", ""))
+    said = {name: value for name, value in read_fields(_unindented(attempt)).items() if value}
+    names = [name for name in expected if name in said] or list(said)[-3:]
+    words = ", ".join(f"'{w}'" for w in content_words(inputs["task"])[:5])
+    lines = [f"The task mentions {words}." if words else "The task has no words to quote."]
+    if names:
+        lines.append("The attempt answered " + ", ".join(f"{n} '{_short(said[n])}'" for n in names) + ".")
+    elif attempt:
+        lines.append(f"The attempt says: {_short(attempt, 25)}.")
+    for name in expected.keys() & set(names):
+        right = said[name].casefold() == expected[name].casefold()
+        lines.append(f"Its {name} is right." if right else f"Its {name} is wrong: '{_short(expected[name])}' was expected.")
+    if reason := next((said[n] for n in said if n in ("reasoning", "rationale", "thought")), ""):
+        lines.append(f"It reasoned: {_short(reason, 30)}")
+    if "score" in inputs:
+        lines.append(f"It scored {inputs['score']}.")
+    return " ".join(" ".join(sorted_lines(lines)).split()[:150])
+
+
+def sorted_lines(lines: list[str]) -> list[str]:
+    """Lines without repetitions, in order."""
+    return list(dict.fromkeys(lines))
+
+
+def _unindented(text: str) -> str:
+    return "\n".join(line.strip() for line in text.split("\n"))
+
+
+def _short(text: str, words: int = 8) -> str:
+    parts = text.split()
+    return " ".join(parts[:words]) + (" ..." if len(parts) > words else "")
+
+
+def _compare(inputs: dict[str, str]) -> dict[str, Any]:
+    attempts = [a for a in read_attempts(inputs["attempts"]) if a.answer]
+    expected = read_fields(inputs.get("expected", ""))
+    task = read_fields(inputs.get("task", "")) or {"task": inputs.get("task", "")}
+    entries = read_entries(inputs.get("experiences", ""))
+    limit = int(inputs.get("max_lessons", "") or 2) if inputs.get("max_lessons", "2").isdigit() else 2
+    missed = sorted(_missed(attempts, expected), key=lambda m: -m[2])[:limit]
+    subject = next(iter(task)).replace("_", " ") if len(task) == 1 else "task"
+    text = "\n".join(task.values())
+    lessons, reasons = [], []
+    for name, right, _, wrong in missed:
+        lesson = _lesson(subject, text, name, right, wrong, entries)
+        if lesson:
+            lessons.append({"text": lesson, "predictors": _predictor(name, inputs.get("predictors", ""))})
+        reasons.append(f"For {name} the better answer is '{right}', not {' or '.join(repr(w) for w in wrong[:2])}.")
+    words = ", ".join(f"'{w}'" for w in content_words(text)[:4])
+    reasons.append(f"The {subject} mentions {words}." if words else "")
+    return {"comparison": " ".join(r for r in reasons if r), "lessons": lessons}
+
+
+def _missed(attempts: Sequence[Attempt], expected: dict[str, str]) -> list[tuple[str, str, float, list[str]]]:
+    """Output fields that some attempts got wrong: name, better value, share of wrong attempts, wrong values."""
+    names = list(expected) or list(dict.fromkeys(n for a in attempts for n in a.answer))
+    best = max((a.score for a in attempts if a.score is not None), default=None)
+    found = []
+    for name in names:
+        values = [a.answer[name] for a in attempts if name in a.answer]
+        better = [a.answer[name] for a in attempts if name in a.answer and a.score == best]
+        right = expected.get(name) or majority(better)
+        wrong = [v for v in values if v.casefold() != right.casefold()]
+        if right and wrong and len(right.split()) <= _SHORT and not set(_UNFIT) & set(right):
+            ordered = sorted(set(wrong), key=lambda v: (-wrong.count(v), v))
+            found.append((name, right, len(wrong) / len(values), ordered))
+    return found
+
+
+def _lesson(subject: str, text: str, name: str, right: str, wrong: list[str], entries: Sequence[Entry]) -> str:
+    """Advice for this kind of task; says which experience misled, if one did."""
+    told = [e for e in entries if e.advice and e.advice.field in (name, "")]
+    present = {root(w) for w in tokens(text)}
+    known = {c for e in told if e.advice and right in e.advice.values for c in e.advice.cues}
+    foreign = {c for e in told if e.advice and right not in e.advice.values for c in e.advice.cues}
+    cues = _cues(text, known, foreign)
+    misled = [
+        f"{e.id} misleads by " + ", ".join(f"'{c}'" for c in hits[:3])
+        for e in told
+        if e.advice and set(e.advice.values) & set(wrong)
+        and (hits := [c for c in e.advice.cues if all(root(w) in present for w in c.split())])
+    ]
+    because = "; ".join(misled[:2])
+    instead = wrong[0] if wrong and not set(_UNFIT) & set(wrong[0]) and len(wrong[0].split()) <= _SHORT else ""
+    return write_sentence(subject, cues, name, right, instead=instead, because=because)
+
+
+def _cues(text: str, known: set[str], foreign: set[str]) -> list[str]:
+    """The most telling words and phrases of a task: long words first, those that speak for another answer last."""
+    seen: dict[str, str] = {}
+    for word in content_words(text):
+        seen.setdefault(root(word), word)
+    words = [w for w in seen.values() if not set(_UNFIT) & set(w)]
+    words.sort(key=lambda w: (w in foreign, w not in known, -len(w)))
+    pairs = [p for p in phrases(text) if not set(_UNFIT) & set(p)]
+    pairs.sort(key=lambda p: (p in foreign, p not in known, -len(p)))
+    return [*words[: _CUES - 2], *pairs[:2], *words[_CUES - 2 :]]
+
+
+def _predictor(field: str, predictors: str) -> str:
+    """The predictors that write this field, if the prompt lists any."""
+    lines = [line.partition(":") for line in predictors.split("\n") if "->" in line]
+    return ", ".join(name.strip() for name, _, rest in lines if field in tokens(rest.split("->")[-1].replace("_", "")) or
+                     f"{field}" in [part.strip(" `") for part in rest.split("->")[-1].split(",")])
