@@ -6,7 +6,8 @@
     └── TrainingFreeGRPOError        base class: catch this one for anything of ours
         ├── InfrastructureError      raise it in a tool: "this attempt met an outage, do not score it"
         ├── FatalError               nothing can go on: wrong key, no credit, unknown model, configuration
-        └── SchemaVersionError       a saved result or library was written by a newer version
+        ├── JournalError             a log_dir is in use, damaged, or holds another run
+        └── SchemaVersionError       a saved result, library or journal was written by a newer version
     BaseException
     └── RunStopped                   the run is over; stops every further LM call, also through `except Exception`
 
@@ -15,7 +16,14 @@ Bad arguments raise `TypeError` or `ValueError`, naming the argument, the value 
 
 from __future__ import annotations
 
-__all__ = ["FatalError", "InfrastructureError", "RunStopped", "SchemaVersionError", "TrainingFreeGRPOError"]
+__all__ = [
+    "FatalError",
+    "InfrastructureError",
+    "JournalError",
+    "RunStopped",
+    "SchemaVersionError",
+    "TrainingFreeGRPOError",
+]
 
 
 class TrainingFreeGRPOError(Exception):
@@ -32,6 +40,10 @@ class InfrastructureError(TrainingFreeGRPOError):
 
 class FatalError(TrainingFreeGRPOError):
     """The run cannot go on: wrong key, no credit, unknown model or a configuration no retry will mend."""
+
+
+class JournalError(TrainingFreeGRPOError):
+    """A `log_dir` can't be used: another process has it, it is damaged or full, or it holds another run."""
 
 
 class SchemaVersionError(TrainingFreeGRPOError, ValueError):
