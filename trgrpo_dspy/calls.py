@@ -86,6 +86,10 @@ class Calls:
         self._lock = threading.Lock()
         self._lms: dict[int, tuple[dspy.BaseLM, dspy.BaseLM]] = {}
 
+    def __deepcopy__(self, memo: object) -> Calls:
+        """A program that copies its observed LMs (`dspy.BestOfN` does) stays behind the same gate."""
+        return self
+
     def stop(self) -> None:
         """Refuse every further LM call."""
         self._stopped.set()
@@ -104,7 +108,6 @@ class Calls:
                 observed = lm.copy()
                 observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
                 observed._gate = self
-                observed._own_temperature = observed.kwargs.get("temperature")
                 observed._retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
                 self._lms[id(lm)] = (lm, observed)
             return self._lms[id(lm)][1]
@@ -146,8 +149,7 @@ class Calls:
         own_rollout = kwargs.get("rollout_id", lm.kwargs.get("rollout_id"))
         rollout_id = derive_seed(self.seed, *unit.key, *([] if own_rollout is None else [own_rollout]))
         changed = {**kwargs, "rollout_id": rollout_id}
-        # BestOfN and Refine set a temperature on a copy on purpose: only the LM's original one gives way.
-        keeps_own = "max_completion_tokens" in lm.kwargs or lm.kwargs.get("temperature") != lm._own_temperature
+        keeps_own = "max_completion_tokens" in lm.kwargs or lm._keeps_temperature
         if unit.temperature is not None and "temperature" not in kwargs and not keeps_own:
             changed["temperature"] = unit.temperature
         if "seed" not in kwargs and lm.kwargs.get("seed") is not None:
@@ -227,8 +229,8 @@ class _Observed:
     """Mixed into a copy's class: sends calls through the gate, reads what they report."""
 
     _gate: Calls
-    _own_temperature: float | None
     _retries: int
+    _keeps_temperature = False
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         gate, unit = self._gate, _current_unit()
@@ -267,6 +269,15 @@ class _Observed:
             else:
                 gate.succeeded(self, unit, seen, tries)
                 return reply
+
+    def copy(self, **kwargs: Any) -> Any:
+        copied = super().copy(**kwargs)  # type: ignore[misc]
+        # BestOfN and Refine set a temperature on a copy on purpose: only the LM's original one gives way.
+        copied._keeps_temperature = self._keeps_temperature or "temperature" in kwargs
+        return copied
+
+    def _warn_zero_temp_rollout(self, temperature: float | None, rollout_id: int | None) -> None:
+        """Say nothing: the rollout id is ours, not the user's."""
 
     def update_history(self, entry: dict[str, Any]) -> None:
         seen = dspy.settings.usage_tracker

@@ -7,6 +7,7 @@ examples scored for both.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -105,14 +106,15 @@ def evaluate(
         FatalError: A wrong key, no credit, an unknown model or a configuration that can't work.
     """
     check_examples("devset", devset)
-    if k < 1:
-        raise ValueError(f"k={k} must be at least 1")
+    _check_numbers(k=k, num_threads=default_threads(num_threads))
+    if metric is None:
+        raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
     calls = Calls(seed=seed)
     runner = Runner(calls, metric, failure_score=failure_score)
     with Execution(calls, default_threads(num_threads)) as execution:
-        copy = own_copy(program)
-        calls.bind(copy)
-        rollouts = execution.run(evaluation_flows(runner, copy, devset, k, Stage.EVALUATION, 0))
+        own = own_copy(program)
+        calls.bind(own)
+        rollouts = execution.run(evaluation_flows(runner, own, devset, k, Stage.EVALUATION, 0))
     return summarize_evaluation(rollouts, calls.meter.spend())
 
 
@@ -182,15 +184,21 @@ def check_examples(name: str, examples: Sequence[dspy.Example]) -> None:
             raise ValueError(f"{name}[{index}] has no inputs; say which fields are: example.with_inputs('question')")
 
 
+def _check_numbers(**values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}={value!r} must be a whole number")
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
 def default_threads(num_threads: int | None) -> int:
     """The number of threads asked for, else DSPy's setting."""
-    return num_threads if num_threads is not None else int(dspy.settings.num_threads or 8)
+    return num_threads if num_threads is not None else max(1, int(dspy.settings.num_threads or 8))
 
 
 def own_copy(program: dspy.Module) -> dspy.Module:
     """A deep copy that shares the LMs: a copied LM would drag its history along."""
-    import copy
-
     lms = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
     try:
         return copy.deepcopy(program, dict(lms))

@@ -18,7 +18,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
@@ -94,8 +94,10 @@ class _Running(Generic[T]):
     """A flow under way."""
 
     flow: Flow[T]
-    results: list[Any] = field(default_factory=list)
+    results: list[Any] | None = None
+    """Results of its last batch; None before the first."""
     missing: int = 0
+    """Results still out; -1 when it has ended."""
     value: T | None = None
 
 
@@ -127,7 +129,8 @@ class Execution:
         with _Bars() as bars:
             try:
                 self._drive(running, bars)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: whatever is in flight pays for nothing more
+                self.calls.stop()
                 for state in running:
                     state.flow.close()
                 raise
@@ -144,7 +147,7 @@ class Execution:
             state = running[index]
             while state.missing == 0:
                 try:
-                    tasks = state.flow.send(state.results) if state.results or state.missing < 0 else next(state.flow)
+                    tasks = next(state.flow) if state.results is None else state.flow.send(state.results)
                 except StopIteration as stop:
                     state.value, state.missing = stop.value, -1
                     return
@@ -165,12 +168,17 @@ class Execution:
             in_flight -= 1
             bars.advance(task.stage)
             try:
-                running[index].results[slot] = future.result()
+                result = future.result()
             except BaseException as error:
                 self._end_early(in_flight, finished)
-                raise self._reason(error) from None if isinstance(error, (FatalError, RunStopped)) else error
+                if self.calls.fatal is not None and isinstance(error, (FatalError, RunStopped)):
+                    raise FatalError(fatal_message(*self.calls.fatal)) from None
+                raise
             self._proven = True
-            running[index].missing -= 1
+            state = running[index]
+            assert state.results is not None
+            state.results[slot] = result
+            state.missing -= 1
             advance(index)
 
     def _end_early(self, in_flight: int, finished: queue.SimpleQueue[Any]) -> None:
@@ -181,11 +189,6 @@ class Execution:
                 finished.get(timeout=_GRACE)
         except queue.Empty:
             pass
-
-    def _reason(self, error: BaseException) -> BaseException:
-        if self.calls.fatal is not None and isinstance(error, (FatalError, RunStopped)):
-            return FatalError(fatal_message(*self.calls.fatal))
-        return error
 
 
 class _Bars:

@@ -7,6 +7,8 @@ the attempt stays unscored; *fatal* ends the run, because no further call can su
 from __future__ import annotations
 
 import enum
+import errno
+import operator
 import re
 from collections.abc import Iterator
 
@@ -45,6 +47,8 @@ _OUTAGES = (
     ConnectionError,
     TimeoutError,
 )
+_UNCLASSIFIED = (dspy_errors.LMError, dspy_errors.LMProviderError)
+_OUTAGE_ERRNO = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
 # Clients a tool may use, by name: none of them has to be installed.
 _OUTAGE_NAMES = frozenset(
     {
@@ -58,12 +62,27 @@ _OUTAGE_NAMES = frozenset(
         "urllib.error.URLError",
         "http.client.HTTPException",
         "socket.gaierror",
+        "ssl.SSLError",
         "aiohttp.client_exceptions.ClientConnectionError",
+        "aiohttp.client_exceptions.ClientPayloadError",
         "openai.APIConnectionError",
-        "openai.RateLimitError",
-        "openai.InternalServerError",
+        # Python 3.10 has three kinds of TimeoutError.
+        "asyncio.exceptions.TimeoutError",
+        "concurrent.futures._base.TimeoutError",
     }
 )
+# Derived from the above, but what was asked for was no address: the program's own fault.
+_BAD_ADDRESS_NAMES = frozenset(
+    {"httpx.UnsupportedProtocol", "urllib3.exceptions.LocationValueError", "http.client.InvalidURL"}
+)
+# Answers of a server: the status decides, and this is where they keep it.
+_STATUS_OF = {
+    "urllib.error.HTTPError": "code",
+    "httpx.HTTPStatusError": "response.status_code",
+    "requests.exceptions.HTTPError": "response.status_code",
+    "aiohttp.client_exceptions.ClientResponseError": "status",
+    "openai.APIStatusError": "status_code",
+}
 
 
 def classify(error: BaseException) -> Failure:
@@ -73,7 +92,8 @@ def classify(error: BaseException) -> Failure:
             return Failure.PROGRAM
         if isinstance(link, _FATAL):
             return Failure.FATAL
-        if isinstance(link, _OUTAGES) or _is_client_outage(link):
+        # A provider's error of no known kind is no verdict on the program; a kind of its own is looked at above.
+        if isinstance(link, _OUTAGES) or type(link) in _UNCLASSIFIED or _is_client_outage(link):
             return Failure.INFRASTRUCTURE
     return Failure.PROGRAM
 
@@ -101,16 +121,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_client_outage(error: BaseException) -> bool:
-    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
-    if "urllib.error.HTTPError" in names:
-        return _is_outage_status(getattr(error, "code", None))
-    if names & {"httpx.HTTPStatusError", "requests.exceptions.HTTPError"}:
-        return _is_outage_status(getattr(getattr(error, "response", None), "status_code", None))
-    return bool(names & _OUTAGE_NAMES)
+    if isinstance(error, OSError) and error.errno in _OUTAGE_ERRNO:
+        return True
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
+    if path := next((_STATUS_OF[name] for name in names if name in _STATUS_OF), None):
+        return _is_outage_status(error, path)
+    return not _OUTAGE_NAMES.isdisjoint(names) and _BAD_ADDRESS_NAMES.isdisjoint(names)
 
 
-def _is_outage_status(status: object) -> bool:
+def _is_outage_status(error: BaseException, path: str) -> bool:
+    try:
+        status = operator.attrgetter(path)(error)
+    except AttributeError:  # no response came
+        return False
     return isinstance(status, int) and (status in (408, 425, 429) or status >= 500)
+
+
+_PYDANTIC_LINK = "For further information visit https://errors.pydantic.dev/"
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
@@ -118,6 +145,7 @@ def describe(error: BaseException, limit: int = 300) -> str:
     if isinstance(error, dspy_errors.AdapterParseError):
         return "AdapterParseError: the reply could not be parsed into " + ", ".join(error.signature.output_fields)
     lines = [line.strip() for line in redact(_message(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_PYDANTIC_LINK)] or lines
     text = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -129,17 +157,35 @@ def _message(error: BaseException) -> str:
         return ""
 
 
-_SECRETS = re.compile(
-    r"(?i)\b(?:sk|pk|rk|gsk|hf|xai|ghp|AIza|AKIA)[-_A-Za-z0-9*]{8,}|"
-    r"(?:bearer|basic)\s+[A-Za-z0-9._~+/=*-]{6,}|"
-    r"((?:api[-_ ]?key|token|secret|password|authorization|credential)[\w -]{0,20}?\s*[:=]\s*)['\"]?[^\s'\",;]{4,}|"
-    r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+_VALUE = r"""[^\s'",;&]"""
+_RANDOM = rf"(?:(?={_VALUE}*[0-9]){_VALUE}{{8,}}|{_VALUE}{{20,}})"  # a long word, or one with digits in it
+_IS = r"""["']?\s*[:=]\s*["']?"""
+_NAMED = r"(?:api[-_ ]?key|access[-_ ]?key|private[-_ ]?key|secret|password|passwd)"
+# Group 1 is what stays.
+_SECRETS = (
+    # Keys of known make, masked ones too: sk-..., ghp_..., AKIA..., and JSON web tokens.
+    r"()\b(?:sk|pk|rk|gsk|hf|xai|nvapi|glpat|r8|xox[a-z]|gh[a-z]|github_pat)[-_]"
+    r"(?:(?=[A-Za-z_-]*[0-9*])[-\w*]{8,}|[-\w*]{20,})",
+    r"()\b(?:AIza|AKIA|ASIA|eyJ|ya29)[-._A-Za-z0-9*]{8,}",
+    # Headers, which may name a scheme before the secret.
+    rf"(?i:(authorization{_IS}(?:(?:bearer|basic|digest|token|apikey|negotiate)\s+)?){_VALUE}+)",
+    rf"(?i:(\bbearer\s+){_RANDOM})",
+    r"(?i:(\bbasic\s+)(?=[a-z0-9+/]*[0-9+/=])[a-z0-9+/]{8,}=*)",
+    # Names with a value after ':' or '='. 'max_tokens: 4096' and 'unexpected token: foo' tell nothing.
+    rf"(?i:({_NAMED}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})",
+    rf"(?i:((?:token(?!s)|credential)[\w -]{{0,20}}?{_IS})(?!\d+(?:\.\d+)?\b){_RANDOM})",
+    rf"(?i:([?&](?:key|sig|signature|auth)=|(?:\b|_)token=)(?!\d+\b){_VALUE}+)",
+    # User and password in an address.
+    r"((?<=://))[^/\s?#'\"]+(?=@)",
 )
+_SECRET_PATTERNS = tuple(re.compile(pattern) for pattern in _SECRETS)
 
 
 def redact(text: str) -> str:
     """Blank what looks like a key, a bearer token, a password or credentials in an address."""
-    return _SECRETS.sub(lambda m: (m.group(1) or "") + "***", text)
+    for pattern in _SECRET_PATTERNS:
+        text = pattern.sub(r"\1***", text)
+    return text
 
 
 def fatal_message(error: BaseException, model: str) -> str:

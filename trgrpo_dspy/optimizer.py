@@ -29,14 +29,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError
 
 from .calls import Calls, Unit
 from .evaluation import check_examples, default_threads, evaluation_flows, own_copy, summarize_evaluation
@@ -45,12 +47,12 @@ from .failures import Failure, classify, describe
 from .instructions import read_library, teachable_predictors, write_library
 from .library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from .meter import Stage
-from .reflector import Comparison, Reflector, with_sources
+from .reflector import Comparison, Lesson, Reflector, with_sources
 from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
 from .rollout import Rollout, RolloutGroup, mean
 from .runner import Runner, expected_text, task_text
 from .schedule import Step, make_schedule
-from .scoring import Metric
+from .scoring import Metric, adapt_metric
 from .verdict import decide, warnings_after, warnings_before
 
 __all__ = ["TrainingFreeGRPO"]
@@ -92,7 +94,7 @@ class TrainingFreeGRPO(Teleprompter):
                 none keep theirs. Validation runs at the program's own temperature.
             reflection_lm: LM of the reflection steps; None is DSPy's configured LM, else the program's only one.
             reflector: The reflection steps; None is `Reflector()`.
-            experiences_per_group: Lessons at most from one group.
+            experiences_per_group: Lessons at most from one group; a `reflector` of yours has its own `max_lessons`.
             max_experiences: Entries at most in the library.
             predictors: Names of the predictors to teach, as in `program.named_predictors()`; None is all.
             compare_fields: Output fields the label-free mode compares; None is all but reasoning and traces.
@@ -112,8 +114,8 @@ class TrainingFreeGRPO(Teleprompter):
             val_repeats=(val_repeats, 1), num_threads=(num_threads, 1),
         )  # fmt: skip
         _check_settings(rollout_temperature, failure_score, seed, reflection_lm, reflector)
-        if metric is None and reflector is not None and not reflector.label_free:
-            raise ValueError("metric=None is the label-free mode: pass reflector=Reflector(label_free=True), or none")
+        _check_mode(metric, reflector, compare_fields)
+        _check_names(predictors=predictors, compare_fields=compare_fields)
         self.metric = metric
         self.group_size = group_size
         self.batch_size = batch_size
@@ -214,6 +216,7 @@ class _Record:
     groups: int = 0
     informative: int = 0
     identical: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
 class _Run:
@@ -261,6 +264,10 @@ class _Run:
             learned = self.student.__dict__.get("experiences")
             if isinstance(learned, ExperienceLibrary) and str(learned) == str(library):
                 library = learned  # the same entries, with steps and sources
+        else:
+            known = set(teachable_predictors(self.student))
+            entries = tuple(replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
+            library = replace(library, entries=entries)
         if len(library) > self.limits.max_entries:
             raise ValueError(
                 f"the starting library has {len(library)} entries, max_experiences={self.limits.max_entries}; "
@@ -275,8 +282,9 @@ class _Run:
             if s.reflector is not None
             else Reflector(label_free=s.metric is None, max_lessons=s.experiences_per_group, limits=self.limits)
         )
-        self.calls.bind(reflector)
         assert isinstance(reflector, Reflector)
+        reflector.limits = self.limits  # what consolidation is told is what is enforced
+        self.calls.bind(reflector)
         return reflector
 
     def _reflection_lm(self) -> dspy.BaseLM | None:
@@ -315,7 +323,7 @@ class _Run:
             return _Learned(group)
         if type(self.reflector).forward is not Reflector.forward:
             (whole,) = yield [self._reflection(Stage.COMPARISON, step, index, 0, self._forward, group, library)]
-            return _Learned(group, _kept(whole, (), index), _losses(whole))
+            return _Learned(group, _edits(whole, [index]), _losses(whole))
         reflector, text = self.reflector, self.predictors_text
         summaries = yield [
             self._reflection(Stage.SUMMARY, step, index, rollout.attempt, reflector.summarize, group, rollout)
@@ -325,12 +333,12 @@ class _Run:
         (compared,) = yield [
             self._reflection(Stage.COMPARISON, step, index, 0, reflector.compare, group, told, library, text)
         ]
-        lessons = compared.value.lessons if isinstance(compared.value, Comparison) else ()
+        lessons = _lessons(compared)
         if not lessons:
             return _Learned(group, (), _losses(*summaries, compared))
         propose = functools.partial(reflector.propose, source=index)
         (proposed,) = yield [self._reflection(Stage.PROPOSALS, step, index, 0, propose, lessons, library, text)]
-        return _Learned(group, _kept(proposed, (), index), _losses(*summaries, compared, proposed))
+        return _Learned(group, _edits(proposed, [index]), _losses(*summaries, compared, proposed))
 
     def _attempt(self, step: Step, index: int, attempt: int, program: dspy.Module) -> Rollout:
         unit = Unit(
@@ -344,8 +352,8 @@ class _Run:
         expected = "" if label_free else expected_text(example)
         return RolloutGroup(index, task_text(example), expected, tuple(rollouts), label_free)
 
-    def _forward(self, group: RolloutGroup, library: ExperienceLibrary) -> tuple[Edit, ...]:
-        return tuple(self.reflector(attempts=group, experiences=library, predictors=self.predictors_text).edits)
+    def _forward(self, group: RolloutGroup, library: ExperienceLibrary) -> Any:
+        return self.reflector(attempts=group, experiences=library, predictors=self.predictors_text).edits
 
     def _reflection(
         self, stage: Stage, step: Step, index: int, number: int, run: Callable[..., Any], *args: Any
@@ -361,9 +369,8 @@ class _Run:
                 value = run(*args)
             except Exception as error:  # the reflector may be the user's own
                 self.runner.end_if_fatal(error)
-                kind = "infrastructure" if classify(error) is Failure.INFRASTRUCTURE else "unusable reply"
                 logger.debug("%s of %s lost: %s", unit.stage.value, unit.key, describe(error))
-                return _Reply(lost=f"{unit.stage.value}: {'cut by length' if unit.truncated else kind}")
+                return _Reply(lost=f"{unit.stage.value}: {'cut by length' if unit.truncated else _why_lost(error)}")
         if unit.truncated:
             return _Reply(lost=f"{unit.stage.value}: cut by length")
         return _Reply(value)
@@ -377,9 +384,10 @@ class _Run:
             Stage.CONSOLIDATION, step, 0, 0, self.reflector.consolidate, proposals, library, self.predictors_text
         )
         (reply,) = self.execution.run([_single(task)])
-        if not reply.value:  # lost, or a plan with nothing in it: the proposals themselves are paid for
+        plan = _edits(reply, [source for edit in proposals for source in edit.sources])
+        if not plan:  # lost, or a plan with nothing in it: the proposals themselves are paid for
             return _Reply(tuple(proposals), reply.lost or "consolidation: empty plan")
-        return _Reply(tuple(with_sources(edit, [s for p in proposals for s in p.sources]) for edit in reply.value))
+        return _Reply(plan)
 
     def update(
         self, step: Step, groups: Sequence[_Learned], plan: _Reply, library: ExperienceLibrary
@@ -387,7 +395,7 @@ class _Run:
         """Apply the plan, measure the new library, and keep the record."""
         kept = tuple(e for learned in groups for e in learned.edits if e.operation == "KEEP")
         report = apply_edits(library, (*plan.value, *kept), step=step.index, limits=self.limits, predictors=self.names)
-        changed = str(report.library) != str(library)
+        changed = _told(report.library) != _told(library)
         validation = self.measure(step.index, report.library) if changed else None
         rollouts = [r for learned in groups for r in learned.group.rollouts]
         lost = [reason for learned in groups for reason in learned.lost] + ([plan.lost] if plan.lost else [])
@@ -416,6 +424,7 @@ class _Run:
         self.record.groups += len(groups)
         self.record.informative += sum(learned.group.informative for learned in groups)
         self.record.identical += sum(learned.group.identical for learned in groups)
+        self.record.outcomes.update(result.outcomes)
         logger.info("%s", step_line(result))
 
     def measure(self, step: int, library: ExperienceLibrary) -> Measurement | None:
@@ -438,7 +447,8 @@ class _Run:
         measured = [step.validation for step in record.steps if step.validation is not None]
         verdict = decide(record.baseline, measured, last_step=last.step, seed=self.settings.seed)
         libraries = {0: self.start, **{step.step: step.library for step in record.steps}}
-        for warning in (after := warnings_after(record.groups, record.informative, record.identical)):
+        after = warnings_after(record.groups, record.informative, record.identical, record.outcomes)
+        for warning in after:
             logger.warning("%s", warning)
         results = DetailedResults(
             verdict=verdict,
@@ -465,13 +475,39 @@ def _compiled(
     return program
 
 
+def _told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What programs are told, without where it comes from."""
+    return [(e.id, e.text, e.targets) for e in library]
+
+
 def _single(task: Task) -> Flow[Any]:
     (result,) = yield [task]
     return result
 
 
-def _kept(reply: _Reply, default: tuple[Edit, ...], source: int) -> tuple[Edit, ...]:
-    return default if reply.value is None else tuple(replace(e, sources=e.sources or (source,)) for e in reply.value)
+def _lessons(reply: _Reply) -> tuple[Lesson, ...]:
+    """The lessons of a comparison; a reflector may be the user's own."""
+    if reply.lost:
+        return ()
+    if not isinstance(reply.value, Comparison):
+        raise TypeError(f"Reflector.compare must return a Comparison, got {type(reply.value).__name__}")
+    return reply.value.lessons
+
+
+def _edits(reply: _Reply, sources: Sequence[int]) -> tuple[Edit, ...]:
+    """The edits of a reply; those without sources come from all of these."""
+    if reply.lost:
+        return ()
+    found = tuple(reply.value) if isinstance(reply.value, Iterable) else (reply.value,)
+    if wrong := [edit for edit in found if not isinstance(edit, Edit)]:
+        raise TypeError(f"the reflector must return edits, got a {type(wrong[0]).__name__}; see Edit.parse(...)")
+    return tuple(with_sources(edit, sources) for edit in found)
+
+
+def _why_lost(error: Exception) -> str:
+    if classify(error) is Failure.INFRASTRUCTURE:
+        return "infrastructure"
+    return "unusable reply" if isinstance(error, AdapterParseError) else type(error).__name__
 
 
 def _losses(*replies: _Reply) -> tuple[str, ...]:
@@ -513,6 +549,28 @@ def _check_numbers(**limits: tuple[Any, int]) -> None:
             raise ValueError(f"{name}={value} must be at least {least}{why}")
 
 
+def _check_mode(metric: Any, reflector: Reflector | None, compare_fields: Any) -> None:
+    """Refuse what the label-free mode and the others don't share."""
+    if metric is not None:
+        adapt_metric(metric)
+        if compare_fields is not None:
+            raise ValueError(
+                f"compare_fields={compare_fields!r} is for metric=None: with a metric, scores are compared"
+            )
+    elif reflector is not None and not reflector.label_free:
+        raise ValueError("metric=None is the label-free mode: pass reflector=Reflector(label_free=True), or none")
+
+
+def _check_names(**lists: Any) -> None:
+    for name, value in lists.items():
+        if value is None:
+            continue
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise TypeError(f"{name}={value!r} must be a list of names")
+        if not value:
+            raise ValueError(f"{name}=[] names nothing; pass None for all")
+
+
 def _check_settings(temperature: Any, failure_score: Any, seed: Any, lm: Any, reflector: Any) -> None:
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"rollout_temperature={temperature!r} must be a number")
@@ -520,8 +578,10 @@ def _check_settings(temperature: Any, failure_score: Any, seed: Any, lm: Any, re
         raise ValueError(
             f"rollout_temperature={temperature} must be above 0 and at most 2; at 0 all attempts of a group are alike"
         )
-    if isinstance(failure_score, bool) or not isinstance(failure_score, (int, float)) or failure_score != failure_score:
+    if isinstance(failure_score, bool) or not isinstance(failure_score, (int, float)):
         raise TypeError(f"failure_score={failure_score!r} must be a number")
+    if not math.isfinite(failure_score):
+        raise ValueError(f"failure_score={failure_score} must be finite: it counts in every mean")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed={seed!r} must be a whole number")
     if lm is not None and not isinstance(lm, dspy.BaseLM):

@@ -27,6 +27,8 @@ __all__ = ["Comparison", "Lesson", "Reflector"]
 
 _SUMMARY_TOKENS = 400
 _COMPARISON_TOKENS = 300
+_NO_LESSON = re.compile(r"\W*(?:none|null|n/?a|no (?:new )?lessons?)?\W*", re.IGNORECASE)
+"""How models write that there is none."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Reflector(dspy.Module):
             attempts="\n\n".join(self._attempt_text(i, rollout, s) for i, (rollout, s) in enumerate(told, 1)),
         )
         lessons = [Lesson(clean_entry(item.text), _names(item.predictors)) for item in _items(reply.lessons)]
-        kept = tuple(lesson for lesson in lessons if lesson.text)[: self.max_lessons]
+        kept = tuple(lesson for lesson in lessons if not _NO_LESSON.fullmatch(lesson.text))[: self.max_lessons]
         return Comparison(cut_middle(_text(reply.comparison), _COMPARISON_TOKENS), kept)
 
     def _attempt_text(self, number: int, rollout: Rollout, summary: str | None) -> str:

@@ -7,6 +7,7 @@ metric.
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ class Runner:
         watch = _ToolWatch(unit, recorder)
         with self.calls.context(unit, watch, trace=recorder):
             try:
-                result = _Try(prediction=program(**example.inputs()))
+                result = _Try(prediction=program(**_own_inputs(example)))
             except Exception as error:  # the program's own code: anything may come out of it
                 if dspy.settings.lm is None and "No LM is loaded" in str(error):
                     raise FatalError(no_lm_message()) from None
@@ -152,14 +153,18 @@ class Runner:
         assert self._score is not None
         problem = ""
         for tries in range(1, _TRIES + 1):
-            with self.calls.context(unit.as_judge(), trace=None):
+            judge, failure = unit.as_judge(), None
+            with self.calls.context(judge, trace=None):
                 try:
-                    return self._score(example, prediction)
+                    score = self._score(example, prediction)
                 except Exception as error:  # the metric's own code: anything may come out of it
-                    failure: Exception = error
+                    failure = error
             self.end_if_fatal(failure)
-            problem = f"the metric raised {describe(failure)}"
-            if classify(failure) is not Failure.INFRASTRUCTURE or tries == _TRIES:
+            if failure is None and judge.outage is None:
+                return score
+            problem = f"the metric raised {describe(failure)}" if failure else "an outage met the metric's own LM call"
+            outage = judge.outage is not None or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
+            if not outage or tries == _TRIES:
                 break
             self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
         return Score(None, problem=problem)
@@ -189,6 +194,15 @@ class _ToolWatch(BaseCallback):
             self._unit.outage = self._unit.outage or exception
             self._unit.tool_outage = True
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)
+
+
+def _own_inputs(example: dspy.Example) -> dict[str, Any]:
+    """The inputs, copied where they can be: a program may change them in place, as `dspy.ReActV2` does a history."""
+    inputs = dict(example.inputs().items())
+    try:
+        return copy.deepcopy(inputs)
+    except Exception:  # a handle, a lock: shared, as DSPy shares it
+        return inputs
 
 
 def _outputs(prediction: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -171,7 +171,7 @@ class _Plain:
             return sorted((self(v, depth) for v in self.some(value)), key=repr)
         if not any({"__str__", "__repr__"} & vars(base).keys() for base in type(value).__mro__[:-1]):
             return f"<{type(value).__name__}>"
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
+        return re.sub(r" at 0x[0-9a-fA-F]+(?=>)", "", str(value))
 
     def some(self, items: Iterable[Any]) -> Iterable[Any]:
         for item in items:
@@ -389,10 +389,7 @@ class Recorder(list[Any]):
     def _input(self, step: _Step, slot: tuple[object, ...], name: str, value: Any) -> str:
         """An input as its step tells it; empty if the reader has it already."""
         if log := _log(name, value):
-            kind, turns = log
-            told = self._untold(kind, turns, step.strand)
-            self._logs[step.strand, kind] = [_turn(turn) for turn in turns]
-            return told
+            return self._untold(*log, step.strand)
         text = _text(value)
         before, self._latest[slot] = self._latest.get(slot, ""), text
         if text in (before, self._inputs.get(name)):
@@ -406,30 +403,30 @@ class Recorder(list[Any]):
         """What a log holds that no step and no earlier state of the log has told; strand None is all."""
         steps = [step for step in self._steps if strand in (step.strand, None)]
         calls = [call for step in steps for call in step.calls]
-        self._complete(turns, calls)
-        if kind == "trajectory" and calls and all(call.observation is not None for call in calls):
+        waiting = [call for call in calls if call.observation is None]
+        if kind == "history":
+            _complete(waiting, turns)
+            named = {(call.name, call.args) for call in calls}
+            turns = [turn for turn in turns if not _is_looped(turn, named)]
+        elif calls and not waiting:
             return ""  # a tool loop's log, and all its observations have been told
         texts = [_turn(turn) for turn in turns]
         scope = (strand, None)
         states = [log for (s, k), log in self._logs.items() if k == kind and (strand is None or s in scope)]
-        start = max((_shared(state, texts) for state in states), default=0)
+        if strand is not None:
+            self._logs[strand, kind] = texts
         if kind == "history":
-            named = {(call.name, call.args) for call in calls}
-            fresh = [turn for turn in turns[start:] if not self._is_told(turn, named)]
-            return "\n".join(_field("turn", _turn(turn)) for turn in fresh)
+            told = {text for state in states for text in state}
+            fresh = [text for text, turn in zip(texts, turns, strict=True) if not self._all_told(turn)]
+            return "\n".join(_field("turn", text) for text in fresh if text not in told)
+        # Parts of a log may well be equal (two results of 5), so only the beginning two states share is known.
+        start = max((_shared(state, texts) for state in states), default=0)
         last = set(steps[-1].outputs.values()) if steps else set()
-        parts = [(_turn(turn), {_text(value).strip() for value in turn.values()}) for turn in turns[start:]]
-        return "\n".join(text for text, values in parts if not values <= last)
+        later = zip(texts[start:], turns[start:], strict=True)
+        return "\n".join(text for text, turn in later if not {_text(value) for value in turn.values()} <= last)
 
-    def _is_told(self, turn: dict[str, Any], named: set[tuple[str, str]]) -> bool:
-        calls = {(call.name, call.args) for call in _batch(turn)}
-        return calls <= named if calls else all(_text(value) in self._told for value in turn.values())
-
-    def _complete(self, turns: list[dict[str, Any]], calls: list[_Call]) -> None:
-        # An agent answers by itself for a tool that does not exist: only its history tells.
-        for done in (call for turn in turns for call in _batch(turn) if call.observation is not None):
-            if waiting := next((call for call in calls if call.matches(done)), None):
-                waiting.observation = done.observation
+    def _all_told(self, turn: dict[str, Any]) -> bool:
+        return all(_text(value) in self._told for value in turn.values())
 
     def _observe(self, call: _Call) -> None:
         strand = _strand()
@@ -451,10 +448,9 @@ class Recorder(list[Any]):
         last = next((step.outputs for step in reversed(self._steps) if step.outputs), {})
         fields = []
         for name, value in outputs.items():
-            text = _text(value)
             if log := _log(name, value):
                 told = self._untold(*log)
-            elif text == last.get(name):
+            elif (text := _text(value)) == last.get(name):
                 told = ""
             else:
                 where = self._told.get(text) if len(text) > _LONG else None
@@ -496,15 +492,25 @@ def _announced(outputs: dict[str, Any]) -> list[_Call]:
 
 
 def _batch(fields: dict[str, Any]) -> list[_Call]:
-    """The calls in fields of type `dspy.ToolCalls`, with their observations where an agent put them in."""
-    calls = []
-    for value in fields.values():
-        if isinstance(value, dspy.ToolCalls):
-            results = value.tool_call_results.tool_call_results if value.tool_call_results else []
-            told = [_text(result.value) for result in results]
-            for call, observation in zip_longest(value.tool_calls, told[: len(value.tool_calls)]):
-                calls.append(_Call(_one_line(call.name), _text(call.args or {}), observation))
-    return calls
+    """The calls in fields of type `dspy.ToolCalls`."""
+    batches = [value for value in fields.values() if isinstance(value, dspy.ToolCalls)]
+    return [_Call(_one_line(call.name), _text(call.args or {})) for batch in batches for call in batch.tool_calls]
+
+
+def _is_looped(turn: dict[str, Any], named: set[tuple[str, str]]) -> bool:
+    """Whether a turn of a history is one of a tool loop whose steps have named its calls."""
+    calls = {(call.name, call.args) for call in _batch(turn)}
+    return bool(calls) and calls <= named
+
+
+def _complete(waiting: list[_Call], turns: list[dict[str, Any]]) -> None:
+    """Fill in observations that only a history tells: an agent answers by itself for a tool it does not have."""
+    batches = [v for turn in turns for v in turn.values() if isinstance(v, dspy.ToolCalls)] if waiting else []
+    for batch in batches:
+        results = batch.tool_call_results.tool_call_results if batch.tool_call_results else []
+        for call, result in zip(_batch({"": batch}), results, strict=False):
+            if found := next((c for c in waiting if c.matches(call)), None):
+                found.observation = _text(result.value)
 
 
 def _log(name: str, value: Any) -> tuple[str, list[dict[str, Any]]] | None:

@@ -6,11 +6,12 @@ interval of the gain, simultaneous over all libraries that were measured, lies a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dspy
 
 from .result import Measurement, Verdict
+from .rollout import Outcome
 from .runner import task_text
 from .statistics import select_best
 
@@ -18,6 +19,9 @@ __all__ = ["decide", "warnings_after", "warnings_before"]
 
 FEW_EXAMPLES = 30
 """Validation examples below which an interval is not to be relied on."""
+MANY_UNSCORED = 0.2
+"""Share of unscored attempts from which the user is told."""
+_UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
 
 
 def decide(baseline: Measurement | None, measured: Sequence[Measurement], *, last_step: int, seed: int = 0) -> Verdict:
@@ -75,18 +79,26 @@ def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Exam
     return tuple(found)
 
 
-def warnings_after(groups: int, informative: int, identical: int) -> tuple[str, ...]:
+def warnings_after(groups: int, informative: int, identical: int, outcomes: Mapping[str, int]) -> tuple[str, ...]:
     """What can be said of the groups once the run is over.
 
     Args:
         groups: Groups that were rolled out.
         informative: Those with a contrast.
         identical: Those whose usable attempts all came back word for word the same.
+        outcomes: Attempts by outcome.
     """
     found = []
-    if informative == 0:
+    attempts = sum(outcomes.values())
+    lost = {name: count for name, count in outcomes.items() if name in _UNSCORED}
+    if (unscored := sum(lost.values())) > attempts * MANY_UNSCORED:
         found.append(
-            "No group had a contrast: every example's attempts scored the same, so there was nothing to learn from. "
+            f"{unscored} of {attempts} attempts have no score ({', '.join(f'{v} {k}' for k, v in lost.items())}) and "
+            "taught nothing: an LM or a tool that is down, or a metric that raises or returns no number."
+        )
+    if informative == 0 and unscored < attempts:
+        found.append(
+            "No group had a contrast: the attempts at each example came out alike, so there was nothing to learn from. "
             "The examples are too easy or too hard for this model, the metric is too coarse, or the attempts do not "
             "vary; try a higher rollout_temperature, a larger group_size, other examples, or a finer metric."
         )

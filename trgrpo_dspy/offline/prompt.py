@@ -1,4 +1,4 @@
-"""A prompt as an adapter wrote it, read back: instructions, inputs, outputs with their types, demos, the reply's format.
+"""A prompt as an adapter wrote it, read back: instructions, inputs, outputs with types, demos, format of the reply.
 
 Guarantees:
 
@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from .schema import Schema, from_type
 
-__all__ = ["Layout", "Prompt", "read", "read_layout"]
+__all__ = ["Layout", "Prompt", "read", "read_layout", "tool_signatures"]
 
 _FIELDS = re.compile(r"^\d+\. `(\w+)` \((.*?)\):(?: (.*))?$", re.MULTILINE)
 _INPUT_HEADS = ("Your input fields are:", "As input, you will be provided with:")
@@ -81,7 +82,7 @@ def read(system: str, messages: Sequence[tuple[str, str]]) -> Prompt:
         return Prompt(layout, {"text": last})
     inputs = _split_fields(_REMINDER.sub("", last), layout.inputs, layout.style)
     demos = []
-    for (role, asked), (next_role, told) in zip(messages, messages[1:], strict=False):
+    for (role, asked), (next_role, told) in pairwise(messages):
         if (role, next_role) == ("user", "assistant"):
             given = _split_fields(_REMINDER.sub("", asked), layout.inputs, layout.style)
             demos.append((given, _split_outputs(told, layout)))
@@ -152,7 +153,7 @@ def _split_fields(text: str, names: Sequence[str], style: str) -> dict[str, str]
             marks.append((name, match.start(), match.end()))
             position = match.end()
     ends = [start for _, start, _ in marks[1:]] + [len(text)]
-    return {name: text[begin:end].strip() for (name, _, begin), end in zip(marks, ends, strict=True)}
+    return {name: text[begin:end].strip() for (name, _, begin), end in zip(marks, ends, strict=False)}
 
 
 def _split_outputs(text: str, layout: Layout) -> dict[str, str]:
@@ -161,14 +162,20 @@ def _split_outputs(text: str, layout: Layout) -> dict[str, str]:
             loaded: Any = json.loads(text)
         except ValueError:
             return {}
-        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in loaded.items()} if isinstance(loaded, dict) else {}
+        return (
+            {k: v if isinstance(v, str) else json.dumps(v) for k, v in loaded.items()}
+            if isinstance(loaded, dict)
+            else {}
+        )
     values = _split_fields(text, list(layout.outputs), layout.style)
     return {k: re.sub(r"\s*\[\[ ## completed ## \]\]\s*\Z", "", v) for k, v in values.items()}
 
 
 def tool_signatures(text: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Tools described in a text: name, description, arguments, in order."""
-    found = re.findall(r"(\w+), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text)
+    found = re.findall(
+        r"(\w+), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text
+    )
     result = []
     for name, description, arguments in found:
         try:
