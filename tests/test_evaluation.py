@@ -145,7 +145,10 @@ class TestCompare:
         assert found.interval is not None and found.interval.low > 0
 
     def test_order_matters(self) -> None:
-        forth, back = compare(Fixed(10), Fixed(30), examples(60), exact), compare(Fixed(30), Fixed(10), examples(60), exact)
+        forth, back = (
+            compare(Fixed(10), Fixed(30), examples(60), exact),
+            compare(Fixed(30), Fixed(10), examples(60), exact),
+        )
         assert back.difference == pytest.approx(-forth.difference) and back.losses == 20
 
     def test_only_examples_scored_for_both(self) -> None:

@@ -17,7 +17,9 @@ MARKS = ("LABEL-MARK", "NOTE-MARK", "JUDGE-MARK", "0.73519")
 def marked(count: int) -> list[dspy.Example]:
     """Tickets whose labels can't be missed where they leak."""
     return [
-        dspy.Example(ticket=e.ticket, queue=f"LABEL-MARK {e.queue}", note="NOTE-MARK", score=0.73519).with_inputs("ticket")
+        dspy.Example(ticket=e.ticket, queue=f"LABEL-MARK {e.queue}", note="NOTE-MARK", score=0.73519).with_inputs(
+            "ticket"
+        )
         for e in examples(count)
     ]
 
@@ -73,7 +75,11 @@ def test_groups_whose_answers_differ_are_compared(lm: dspy.LM) -> None:
 
 def test_the_majority_is_learned(lm: dspy.LM) -> None:
     lm.engine.script = lambda call: (
-        {"queue": "legal" if call.chance("rare") % 5 == 0 else RIGHT[call.user.split("## ticket ## ]]\n")[1].split()[0]]}
+        {
+            "queue": "legal"
+            if call.chance("rare") % 5 == 0
+            else RIGHT[call.user.split("## ticket ## ]]\n")[1].split()[0]]
+        }
         if call.kind == "program"
         else learner(call)
     )
@@ -119,7 +125,9 @@ class TestCompareFields:
         assert step.informative == 0
 
     def test_an_unknown_field_is_named_after_one_attempt(self, lm: dspy.LM) -> None:
-        with pytest.raises(Exception, match=r"compare_fields names \['answer'\]; the program's outputs are \['queue'\]"):
+        with pytest.raises(
+            Exception, match=r"compare_fields names \['answer'\]; the program's outputs are \['queue'\]"
+        ):
             compile(dspy.Predict(Triage), compare_fields=["answer"])
         assert len(lm.engine.calls) == 1
 

@@ -282,7 +282,7 @@ def test_a_rejected_modification_leaves_room_for_the_next() -> None:
 
 def test_a_modified_entry_keeps_its_place_its_id_and_its_history() -> None:
     library = apply_edits(ExperienceLibrary(), [add("one", sources=(4,)), add("two")], step=1).library
-    library = apply_edits(library, [modify("E1", "better", sources=(2, 4))], step=3).library
+    library = apply_edits(library, [modify("E1", "better", sources=(2,))], step=3).library
     assert lines(library) == ["[E1] better", "[E2] two"]
     assert library.get("E1") == Experience("E1", "better", (), created_step=1, updated_step=3, sources=(2, 4))
     assert library.get("E7") is None

@@ -53,7 +53,7 @@ from trgrpo_dspy.offline import offline_lm
 ADVICE = ExperienceLibrary.of(*(f"When the ticket says '{word}', answer '{queue}'." for word, queue in RIGHT.items()))
 
 
-def compile(program: dspy.Module | None = None, *, train: int = 12, val: int | None = None, **options: Any) -> Any:
+def compile(program: dspy.Module | None = None, *, train: int = 8, val: int | None = None, **options: Any) -> Any:
     """Compile on `train` tickets; what is an argument of `compile` goes there."""
     given = {"metric": told, "group_size": 4, "num_epochs": 2, **options}
     there = {name: given.pop(name) for name in ("library", "teacher", "trainset", "valset") if name in given}
@@ -613,7 +613,7 @@ def test_the_same_with_any_number_of_threads(outages: bool) -> None:
     chance = random.Random(0)
 
     def script(call: Call) -> Any:
-        time.sleep(chance.random() / 500)
+        time.sleep(chance.random() / 1000)
         if outages and call.kind != "program" and int(str(call.chance("fail"))[-1]) == 0:
             return "garbage"
         if outages and call.chance("down") % 17 == 0:
@@ -626,7 +626,7 @@ def test_the_same_with_any_number_of_threads(outages: bool) -> None:
     for threads in (1, 2, 8, 32):
         lm = scripted_lm(script)
         with dspy.context(lm=lm):
-            compiled = compile(Pair(), num_threads=threads, train=10, val=10, batch_size=6)
+            compiled = compile(Pair(), num_threads=threads, train=8, val=6, batch_size=5, group_size=3)
         found[threads] = comparable(compiled.detailed_results), compiled.experiences
         assert len(compiled.experiences) > 0 or outages
     assert found[1] == found[2] == found[8] == found[32]
@@ -654,7 +654,9 @@ class Holder(dspy.Module):
 class TestNothingIsChanged:
     @pytest.mark.parametrize("failure", [None, "program", "metric", "fatal"])
     def test_program_lms_examples_and_settings(self, failure: str | None) -> None:
-        lm, own, reflection = (scripted_lm(name=f"scripted/{n}", temperature=0.1) for n in ("main", "own", "reflection"))
+        lm, own, reflection = (
+            scripted_lm(name=f"scripted/{n}", temperature=0.1) for n in ("main", "own", "reflection")
+        )
         lm.history.append({"the": "user's"})
         if failure == "fatal":
             own.engine.script = lambda call: dspy.lm15.AuthError("no") if call.number > 20 else learner(call)
@@ -672,7 +674,11 @@ class TestNothingIsChanged:
         optimizer = TrainingFreeGRPO(metric=metric, group_size=3, num_epochs=2, reflection_lm=reflection)
         with dspy.context(lm=lm, adapter=dspy.ChatAdapter(), track_usage=True):
             before = [program_state(program), *(lm_state(x) for x in (lm, own, reflection))]
-            notes, settings, params = copy.copy(program.notes["list"]), dspy.settings.copy(), dict(optimizer.get_params())
+            notes, settings, params = (
+                copy.copy(program.notes["list"]),
+                dspy.settings.copy(),
+                dict(optimizer.get_params()),
+            )
             if failure in ("metric", "fatal"):
                 with pytest.raises((KeyboardInterrupt, Exception)):
                     optimizer.compile(program, trainset=train, valset=val)

@@ -53,7 +53,10 @@ class TestSteps:
         assert call.input("experiences") == "[E1] When the ticket says 'laptop', answer 'hardware'."
         assert call.input("max_lessons") == "4" and call.input("predictors") == "a: x -> y\nb: y -> z"
         attempts = call.input("attempts")
-        assert "Attempt 1 (score 0, completed)\nAnswer: queue: legal\nFeedback: feedback 0\nSummary: first told" in attempts
+        assert (
+            "Attempt 1 (score 0, completed)\nAnswer: queue: legal\nFeedback: feedback 0\nSummary: first told"
+            in attempts
+        )
         assert "Attempt 2 (score 1, completed)" in attempts and "second told" in attempts
 
     def test_a_failure_is_told(self, lm: dspy.LM) -> None:
@@ -112,7 +115,10 @@ class TestSteps:
     def test_replies_are_bounded(self, lm: dspy.LM) -> None:
         lm.engine.script = lambda call: {"summary": "s" * 50_000, "comparison": "c" * 50_000, "lessons": []}
         assert len(Reflector().summarize(group(), rollout(0, 0.0))) <= 4 * 400
-        lm.engine.script = lambda call: {"comparison": "c" * 50_000, "lessons": [{"text": f"lesson {i}"} for i in range(9)]}
+        lm.engine.script = lambda call: {
+            "comparison": "c" * 50_000,
+            "lessons": [{"text": f"lesson {i}"} for i in range(9)],
+        }
         found = Reflector(max_lessons=3).compare(group(), ["a", "b"], NOTHING)
         assert len(found.text) <= 4 * 300 and [x.text for x in found.lessons] == ["lesson 0", "lesson 1", "lesson 2"]
 
@@ -154,12 +160,23 @@ class TestReplies:
 
     def compared(self, lm: dspy.LM, lessons: Any) -> list[tuple[str, tuple[str, ...]]]:
         text = lessons if isinstance(lessons, str) else json.dumps(lessons)
-        lm.engine.script = lambda call: f"[[ ## comparison ## ]]\nok\n\n[[ ## lessons ## ]]\n{text}\n\n[[ ## completed ## ]]"
+        lm.engine.script = lambda call: (
+            f"[[ ## comparison ## ]]\nok\n\n[[ ## lessons ## ]]\n{text}\n\n[[ ## completed ## ]]"
+        )
         found = Reflector(max_lessons=9).compare(group(), ["a", "b"], NOTHING)
         return [(lesson.text, lesson.targets) for lesson in found.lessons]
 
     def test_good_items_survive_bad_ones(self, lm: dspy.LM) -> None:
-        mixed = [{"text": "first"}, None, 7, {"lesson": "no text"}, "bare", {"text": None}, [], {"text": "last", "x": 1}]
+        mixed = [
+            {"text": "first"},
+            None,
+            7,
+            {"lesson": "no text"},
+            "bare",
+            {"text": None},
+            [],
+            {"text": "last", "x": 1},
+        ]
         assert [text for text, _ in self.compared(lm, mixed)] == ["first", "bare", "last"]
 
     @pytest.mark.parametrize(
@@ -177,13 +194,29 @@ class TestReplies:
     def test_many_shapes_are_read(self, lm: dspy.LM, reply: str) -> None:
         assert [text for text, _ in self.compared(lm, reply)] == ["the lesson"]
 
-    @pytest.mark.parametrize("reply", ["[]", "null", "", "none", "None.", "No lesson, only chance.", '["None"]', "{}", '[{"text": ""}, {"text": "   "}]', "[1, 2]"])
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            "[]",
+            "null",
+            "",
+            "none",
+            "None.",
+            "No lesson, only chance.",
+            '["None"]',
+            "{}",
+            '[{"text": ""}, {"text": "   "}]',
+            "[1, 2]",
+        ],
+    )
     def test_nothing_is_nothing(self, lm: dspy.LM, reply: str) -> None:
         assert self.compared(lm, reply) == []
 
     def test_targets(self, lm: dspy.LM) -> None:
         replies = [("a, b", ("a", "b")), ("`a`", ("a",)), ("all", ()), ("", ()), (["a", "b"], ("a", "b")), ("None", ())]
-        found = self.compared(lm, [{"text": f"lesson {i}", "predictors": given} for i, (given, _) in enumerate(replies)])
+        found = self.compared(
+            lm, [{"text": f"lesson {i}", "predictors": given} for i, (given, _) in enumerate(replies)]
+        )
         assert [targets for _, targets in found] == [expected for _, expected in replies]
 
     def test_edits(self, lm: dspy.LM) -> None:

@@ -219,7 +219,9 @@ def agent_script(call: Any) -> Any:
     """Search once, then finish."""
     searched = "observation_0" in call.user or len(call.messages) > 1
     if "tool_calls" in call.outputs:
-        step = {"name": "submit", "args": {"queue": "billing"}} if searched else {"name": "search", "args": {"query": "x"}}
+        step = (
+            {"name": "submit", "args": {"queue": "billing"}} if searched else {"name": "search", "args": {"query": "x"}}
+        )
         return {"next_thought": "on", "tool_calls": {"tool_calls": [step]}}
     name, args = ("finish", {}) if searched else ("search", {"query": "x"})
     return {

@@ -243,6 +243,11 @@ def test_what_has_been_read_can_be_read_again(replies: Any) -> None:
     assert replies.model_validate_json(once.model_dump_json()) == once
 
 
+def test_a_record_of_another_kind_is_read_by_its_fields() -> None:
+    lesson = LessonReplies.model_validate(["good"]).root[0]
+    assert [item.text for item in EditReplies.model_validate([lesson]).root] == ["good"]
+
+
 def test_proposals_come_as_text_however_they_are_written() -> None:
     reply = parse("json", EDITS, '[{"proposals": [1, "P2"]}, {"proposals": 3}, {"proposals": "P4, P5"}]')
     assert [item.proposals for item in reply.root] == ["1, P2", "3", "P4, P5"]

@@ -21,6 +21,7 @@ verdict      reflector  evaluation
 signatures   runner     fingerprint
 execution
 calls        transcript scoring    instructions
+rendering
 failures     result     journal
 library      rollout    meter      schedule     statistics budget
 errors

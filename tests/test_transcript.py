@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trgrpo_dspy.library import count_tokens
-from trgrpo_dspy.transcript import Recorder, clean, cut_middle, render_fields, render_value
+from trgrpo_dspy.rendering import clean, cut_middle, render_fields, render_value
+from trgrpo_dspy.transcript import Recorder
 
 HEADER = re.compile(r"^=== .* ===$", re.MULTILINE)
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

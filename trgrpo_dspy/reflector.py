@@ -19,9 +19,9 @@ from typing import Any
 import dspy
 
 from .library import Edit, Experience, ExperienceLibrary, LibraryLimits, clean_entry
+from .rendering import cut_middle
 from .rollout import Rollout, RolloutGroup
 from .signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
-from .transcript import cut_middle
 
 __all__ = ["Comparison", "Lesson", "Reflector"]
 

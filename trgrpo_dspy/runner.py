@@ -20,9 +20,10 @@ from dspy.utils.callback import BaseCallback
 from .calls import Calls, Unit
 from .errors import FatalError
 from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
+from .rendering import render_fields
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
-from .transcript import Recorder, render_fields
+from .transcript import Recorder
 
 __all__ = ["Runner", "expected_text", "task_text"]
 

@@ -26,18 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server = OfflineServer(**options)
     except ValueError as error:
         parser.error(str(error))
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     try:
         server.start()
     except (OSError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    with_path = f", log in {options['log']}" if options["log"] else ""
-    sys.stdout.write(
-        f"The built-in n-gram model, no large language model, listens at {server.url}{with_path}. Ctrl-C ends it.\n"
-    )
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    sys.stdout.write(f"The built-in n-gram model, no large language model, listens at {server.url} (Ctrl-C ends it)\n")
     sys.stdout.flush()
     ended.wait()
     server.stop()

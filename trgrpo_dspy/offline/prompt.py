@@ -27,10 +27,9 @@ _INPUT_HEADS = ("Your input fields are:", "As input, you will be provided with:"
 _OUTPUT_HEADS = ("Your output fields are:", "Your outputs must contain:")
 _INSTRUCTION_HEADS = ("In adhering to this structure, your objective is:", "Specific instructions:")
 _NOTE = r"\{%s\}        # note: the value you produce (.*)"
-_REMINDER = re.compile(
-    r"\n*(?:Respond with the corresponding output fields|Respond with a JSON object in the following order of fields)"
-    r"(?!.*\nRespond with (?:the corresponding|a JSON)).*\Z",
-    re.DOTALL,
+_REMINDERS = (
+    "Respond with the corresponding output fields",
+    "Respond with a JSON object in the following order of fields",
 )
 
 
@@ -80,11 +79,11 @@ def read(system: str, messages: Sequence[tuple[str, str]]) -> Prompt:
     last = messages[-1][1] if messages else ""
     if layout.style == "free":
         return Prompt(layout, {"text": last})
-    inputs = _split_fields(_REMINDER.sub("", last), layout.inputs, layout.style)
+    inputs = _split_fields(_without_reminder(last), layout.inputs, layout.style)
     demos = []
     for (role, asked), (next_role, told) in pairwise(messages):
         if (role, next_role) == ("user", "assistant"):
-            given = _split_fields(_REMINDER.sub("", asked), layout.inputs, layout.style)
+            given = _split_fields(_without_reminder(asked), layout.inputs, layout.style)
             demos.append((given, _split_outputs(told, layout)))
     return Prompt(layout, inputs, tuple(demos), "\n".join(text for _, text in messages[:-1]))
 
@@ -108,6 +107,12 @@ def read_layout(system: str) -> Layout:
         {name: text for name, _, text in (*found_inputs, *found_outputs)},
         "\n".join(line.removeprefix(" " * 8) for line in instructions.strip().split("\n")),
     )
+
+
+def _without_reminder(text: str) -> str:
+    """A user message without the last reminder of the reply's format."""
+    at = max(text.rfind(reminder) for reminder in _REMINDERS)
+    return text[:at].rstrip() if at >= 0 else text
 
 
 def _cut(text: str, heads: Iterable[str]) -> tuple[str, str]:
@@ -174,7 +179,7 @@ def _split_outputs(text: str, layout: Layout) -> dict[str, str]:
 def tool_signatures(text: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Tools described in a text: name, description, arguments, in order."""
     found = re.findall(
-        r"(\w+), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text
+        r"\b(\w{1,64}), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text
     )
     result = []
     for name, description, arguments in found:

@@ -324,7 +324,7 @@ class OfflineServer:
 
     @property
     def requests(self) -> list[ServedRequest]:
-        """The records so far, in the order in which the requests were done with. A copy."""
+        """The records so far, in the order in which the requests were done with: a copy. None is ever dropped."""
         return list(self._records)
 
     def lm(self, engine: str = "auto", **kwargs: Any) -> dspy.LM:
