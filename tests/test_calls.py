@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -14,7 +15,7 @@ from dspy.lm15 import AuthError, BillingError, RateLimitError, ServerError, Unsu
 from scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls, Unit, _finish_reason
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.runner import Runner
 
@@ -137,6 +138,15 @@ class TestWhoIsSeen:
         assert len({c.seed for c in tries}) == 3, "each try is drawn by itself"
         assert len(unit.calls) == len(used.engine.calls) + len(lm.engine.calls), "all calls are counted"
 
+    def test_an_adapter_of_no_known_kind_is_used_as_it_is(self, lm: dspy.LM) -> None:
+        def adapter(lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
+            lm("whatever")
+            return [{"queue": "legal"}]
+
+        with dspy.context(adapter=adapter):
+            prediction, unit = run(dspy.Predict(Triage))
+        assert prediction.queue == "legal" and len(unit.calls) == 1
+
     def test_the_same_lm_is_observed_once(self) -> None:
         calls, lm = Calls(), scripted_lm()
         assert calls.observe(lm) is calls.observe(lm) is calls.observe(calls.observe(lm))
@@ -169,11 +179,36 @@ class TestWhatIsRecorded:
             _, unit = run(dspy.Predict(Triage, n=n))
         assert unit.truncated and unit.calls[0].truncated
 
-    def test_a_price_that_is_known(self) -> None:
-        priced = scripted_lm(name="openai/gpt-4o-mini")
-        with dspy.context(lm=priced):
-            _, unit = run(dspy.Predict(Triage))
-        assert unit.calls[0].cost is None or unit.calls[0].cost >= 0
+    @pytest.mark.parametrize("cost", [None, 0.25])
+    def test_a_price_is_what_dspy_says(self, lm: dspy.LM, cost: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dspy.clients.costs.estimate_cost", lambda *args, **kwargs: (cost, {}))
+        _, unit = run(dspy.Predict(Triage))
+        assert unit.calls[0].cost == cost
+
+    @pytest.mark.parametrize(
+        "response, cut",
+        [
+            ({"choices": [{"finish_reason": "stop"}]}, False),
+            ({"choices": [{"finish_reason": "stop"}, {"finish_reason": "length"}]}, True),
+            (SimpleNamespace(choices=[SimpleNamespace(finish_reason="length")]), True),
+            ({"incomplete_details": {"reason": "max_output_tokens"}}, True),
+            ({"incomplete_details": {"reason": "content_filter"}}, False),
+            (({"finish_reason": "stop"}, {"finish_reason": "max_tokens"}), True),
+            ({"choices": [{"finish_reason": "MAX_TOKENS"}]}, True),
+            ({"choices": []}, False),
+            ((), False),
+            (None, False),
+        ],
+    )
+    def test_every_backends_way_of_saying_it_was_cut(self, response: Any, cut: bool) -> None:
+        assert (_finish_reason(response) == "length") == cut
+
+    def test_a_cached_reply_that_was_cut_is_still_cut(self, dspy_cache: None) -> None:
+        lm = scripted_lm(lambda call: Reply("[[ ## queue ## ]]\nlegal", "length"), cache=True)
+        with dspy.context(lm=lm):
+            units = [run(dspy.Predict(Triage))[1] for _ in range(2)]
+        assert [unit.calls[0].cached for unit in units] == [False, True]
+        assert all(unit.truncated for unit in units)
 
     def test_usage_tracking_still_works(self, lm: dspy.LM) -> None:
         with dspy.context(track_usage=True):
@@ -374,6 +409,13 @@ class TestRetries:
         with dspy.context(lm=lm), calls.context(unit):
             asyncio.run(dspy.Predict(Triage).acall(ticket="refund"))
         assert len(lm.engine.calls) == 3 and [c.retries for c in unit.calls] == [2]
+
+    def test_async_calls_that_fail_are_counted_too(self) -> None:
+        lm = scripted_lm(failing(99, ServerError("500")), num_retries=1)
+        calls, unit = Calls(backoff=0.001), rollout_unit(0, 0)
+        with dspy.context(lm=lm), calls.context(unit), pytest.raises(dspy.utils.exceptions.LMServerError):
+            asyncio.run(dspy.Predict(Triage).acall(ticket="refund"))
+        assert [(c.retries, c.failed) for c in unit.calls] == [(1, True)] and unit.outage is not None
 
     def test_retries_end_where_the_lm_says(self) -> None:
         lm = scripted_lm(failing(99, ServerError("500")), num_retries=2)

@@ -229,6 +229,19 @@ class TestFailure:
             run([single(lambda: None), single(slow), single(fails)])
         assert returned.is_set()
 
+    def test_but_the_run_does_not_wait_for_them_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trgrpo_dspy.execution._GRACE", 0.1)
+        hangs = threading.Event()
+
+        def fails() -> None:
+            raise Boom
+
+        started = time.monotonic()
+        with pytest.raises(Boom):
+            run([single(lambda: None), single(hangs.wait, 20), single(fails)])
+        assert time.monotonic() - started < 5
+        hangs.set()
+
 
 class TestContext:
     def test_context_variables_and_dspy_settings_travel(self) -> None:

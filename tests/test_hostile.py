@@ -14,7 +14,6 @@ from trgrpo_dspy import ExperienceLibrary, TrainingFreeGRPO, evaluate, read_libr
 from trgrpo_dspy.instructions import original_instructions
 from trgrpo_dspy.library import clean_entry
 
-
 ATTEMPTS = 18
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -43,12 +44,19 @@ from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.__main__ import main
 from trgrpo_dspy.offline.server import ERROR_KINDS, Faults, Latency, OfflineServer, ServedRequest
 
-# LiteLLM's service logger makes an event loop in the calling thread and never closes it.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
-
 ENGINES = ("auto", "litellm")
 QUEUES = ("access", "billing", "hardware", "legal")
 TICKETS = ("refund of the last bill", "I can't access my account", "legal question", "broken hardware", "hm")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def event_loop_of_litellm() -> Iterator[None]:
+    """LiteLLM makes an event loop in the calling thread if there is none, and never closes it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 class Triage(dspy.Signature):
