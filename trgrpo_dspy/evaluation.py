@@ -141,7 +141,14 @@ def compare(
 
 
 def evaluation_flows(
-    runner: Runner, program: dspy.Module, examples: Sequence[dspy.Example], k: int, stage: Stage, step: int
+    runner: Runner,
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    k: int,
+    stage: Stage,
+    step: int,
+    *,
+    timeout: float | None = None,
 ) -> list[Flow[tuple[Rollout, ...]]]:
     """One flow per example: its k attempts at the program's own temperature.
 
@@ -153,7 +160,8 @@ def evaluation_flows(
         for repeat in range(k):
             unit = Unit(stage, step, (stage.value, index, repeat), resample=repeat > 0)
             run = functools.partial(runner.attempt, program, examples[index], unit, index=index, attempt=repeat)
-            tasks.append(Task(stage, run))
+            late = functools.partial(runner.abandon, unit, index=index, attempt=repeat, seconds=timeout or 0.0)
+            tasks.append(Task(stage, run, timeout=timeout, on_timeout=late))
         rollouts = yield tasks
         return tuple(replace(r, transcript="") for r in rollouts)
 

@@ -142,8 +142,19 @@ def redact(text: str) -> str:
     return _SECRETS.sub(lambda m: (m.group(1) or "") + "***", text)
 
 
-def fatal_message(error: BaseException, model: str) -> str:
-    """What is wrong, with which model, and what to do; no secrets."""
+def fatal_message(error: BaseException, model: str, failed_requests: int = 0) -> str:
+    """What is wrong, with which model, and what to do; no secrets.
+
+    Args:
+        error: What the backend said last.
+        model: The LM's model string.
+        failed_requests: How many requests failed in a row, where that is why the run ends.
+    """
+    if failed_requests:
+        return (
+            f"LM {model!r}: none of {failed_requests} requests was answered. Check that the service is up and the "
+            f"address and network are right, then run again. The last error: {describe(error)}"
+        )
     advice: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
         (
             dspy_errors.LMAuthError,

@@ -87,7 +87,8 @@ class Journal:
         except filelock.Timeout:
             pid = pid_file.read_text(encoding="ascii").strip() if pid_file.exists() else "unknown"
             raise JournalError(
-                f"log_dir={str(self.directory)!r} is in use by process {pid}; wait for it, stop it, or pass another directory"
+                f"log_dir={str(self.directory)!r} is in use by process {pid}; wait for it, stop it, "
+                "or pass another directory"
             ) from None
         except OSError as error:
             lock.release()
@@ -104,21 +105,19 @@ class Journal:
             if version > SCHEMA_VERSION:
                 db.close()
                 raise SchemaVersionError(
-                    f"{path.name} in {str(self.directory)!r} is of schema {version}; this version knows up to {SCHEMA_VERSION}: "
-                    "upgrade trgrpo-dspy, or pass another log_dir"
+                    f"{path.name} in {str(self.directory)!r} is of schema {version}; this version knows up to "
+                    f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
                 )
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute(
-                "PRAGMA synchronous=NORMAL"
-            )  # a killed process loses nothing; a power cut may lose the last calls
+            db.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
             if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check found damage")
             db.executescript(_TABLES)
             db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         except sqlite3.Error as error:
             raise JournalError(
-                f"{path.name} in {str(self.directory)!r} is damaged or can't be opened ({error}). It was not touched: pass another "
-                "log_dir to start anew, or salvage its replies with the sqlite3 command line's .recover"
+                f"{path.name} in {str(self.directory)!r} is damaged or can't be opened ({error}). It was not touched: "
+                "pass another log_dir to start anew, or salvage its replies with the sqlite3 command line's .recover"
             ) from error
         return db
 
@@ -148,7 +147,10 @@ class Journal:
 
     def record(self, unit: str, request: str, occurrence: int, reply: Any, call: LMCall) -> None:
         """Commit a reply (plain data; None if the call failed) and what it cost."""
-        text = None if reply is None else json.dumps(reply, ensure_ascii=False)
+        try:
+            text = None if reply is None else json.dumps(reply, ensure_ascii=False)
+        except TypeError:  # a backend's own objects in a reply: counted, but it can't be replayed
+            text = None
         self._write(
             "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)",
             unit,
@@ -157,6 +159,12 @@ class Journal:
             text,
             json.dumps(asdict(call)),
         )
+
+    def all_calls(self) -> Iterator[LMCall]:
+        """Everything the run paid for so far."""
+        with self._guard():
+            rows = self._db.execute("SELECT call FROM calls").fetchall()
+        return (LMCall(**json.loads(row[0])) for row in rows)
 
     def calls(self, unit: str) -> list[LMCall]:
         """Everything a unit paid for."""
@@ -231,8 +239,8 @@ class Journal:
                 yield
         except sqlite3.Error as error:
             raise JournalError(
-                f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed is safe; "
-                "make room or mend the directory and run again with the same log_dir"
+                f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed "
+                "is safe; make room or mend the directory and run again with the same log_dir"
             ) from error
 
 

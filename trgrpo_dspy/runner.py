@@ -7,6 +7,7 @@ metric.
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from .calls import Calls, Unit
-from .errors import FatalError
+from .errors import FatalError, RunStopped
 from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
@@ -85,19 +86,22 @@ class Runner:
             index: Index of the example in its set.
             attempt: Index of the attempt within its group.
         """
+        known = self._recorded(unit)
+        if known is not None:
+            return known
         started = time.monotonic()
         names = {p.stage: name for name, p in program.named_sub_modules(dspy.Predict)}
-        public = dict(program.named_predictors())
-        names.update({p.stage: name for name, p in public.items()})
+        names.update({p.stage: name for name, p in program.named_predictors()})
         for tries in range(1, _TRIES + 1):
             unit.outage, unit.tool_outage = None, False
-            recorder = Recorder(names, dict(example.inputs().items()))
-            result = self._run(program, example, unit, recorder)
+            inputs = _own_inputs(example)
+            recorder = Recorder(names, inputs)
+            result = self._run(program, inputs, unit, recorder)
             if not unit.tool_outage or tries == _TRIES:
                 break
             self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
-        return replace(
+        rollout = replace(
             rollout,
             transcript=recorder.text(
                 prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens
@@ -109,25 +113,52 @@ class Runner:
             cost=_total_cost(unit),
             seconds=time.monotonic() - started,
         )
+        self._end_if_stopped(unit)
+        if self.calls.journal is not None:
+            self.calls.journal.finish(unit.id, rollout)
+        return rollout
 
-    def _run(self, program: dspy.Module, example: dspy.Example, unit: Unit, recorder: Recorder) -> _Try:
+    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float) -> Rollout:
+        """The result of an attempt that took too long: unscored; what it still does is refused and dropped."""
+        unit.abandoned.set()
+        return Rollout(
+            index, attempt, Outcome.INFRASTRUCTURE, None, error=f"no answer within rollout_timeout={seconds:g} s",
+            lm_calls=len(unit.calls), seconds=seconds,
+        )  # fmt: skip
+
+    def _recorded(self, unit: Unit) -> Rollout | None:
+        """The attempt as the journal has it, its calls counted again but not paid again."""
+        journal = self.calls.journal
+        rollout = journal.attempt(unit.id) if journal is not None else None
+        if journal is None or rollout is None:
+            return None
+        for call in [*journal.calls(unit.id), *journal.calls(unit.as_judge().id)]:
+            self.calls.meter.record(call, unit.stage, unit.step, paid=False)
+        self.calls.note_answer()
+        return rollout
+
+    def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
         watch = _ToolWatch(unit, recorder)
         with self.calls.context(unit, watch, trace=recorder):
             try:
-                result = _Try(prediction=program(**example.inputs()))
+                result = _Try(prediction=program(**inputs))
             except Exception as error:  # the program's own code: anything may come out of it
                 if dspy.settings.lm is None and "No LM is loaded" in str(error):
                     raise FatalError(no_lm_message()) from None
                 result = _Try(error=error)
+        self._end_if_stopped(unit)
         self.end_if_fatal(result.error)
         if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
             unit.outage = unit.outage or result.error
         return result
 
+    def _end_if_stopped(self, unit: Unit) -> None:
+        """What a program made of the end of the run, with a bare `except`, is no result."""
+        if self.calls.stopped or unit.abandoned.is_set():
+            raise RunStopped(self.calls.stop_reason or "this attempt was abandoned")
+
     def end_if_fatal(self, error: Exception | None) -> None:
-        """Raise `FatalError` if the gate was shut by a fatal error, or if this is one."""
-        if self.calls.fatal is not None:
-            raise FatalError(fatal_message(*self.calls.fatal))
+        """Raise `FatalError` if this error is one after which no call can succeed."""
         if error is not None and classify(error) is Failure.FATAL:
             raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
 
@@ -157,6 +188,7 @@ class Runner:
                     return self._score(example, prediction)
                 except Exception as error:  # the metric's own code: anything may come out of it
                     failure: Exception = error
+            self._end_if_stopped(unit)
             self.end_if_fatal(failure)
             problem = f"the metric raised {describe(failure)}"
             if classify(failure) is not Failure.INFRASTRUCTURE or tries == _TRIES:
@@ -189,6 +221,15 @@ class _ToolWatch(BaseCallback):
             self._unit.outage = self._unit.outage or exception
             self._unit.tool_outage = True
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)
+
+
+def _own_inputs(example: dspy.Example) -> dict[str, Any]:
+    """The example's inputs, copied: `dspy.ReActV2` appends to the history it is given."""
+    inputs = dict(example.inputs().items())
+    try:
+        return copy.deepcopy(inputs)
+    except Exception:  # an input that can't be copied is shared
+        return inputs
 
 
 def _outputs(prediction: Any) -> dict[str, Any]:
