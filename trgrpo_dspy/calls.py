@@ -19,22 +19,24 @@ import asyncio
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
+from dspy.lm15 import Request
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import is_retryable_lm_error
 
+from .confidential import remember
 from .errors import FatalError, RunStopped, TrainingFreeGRPOError
-from .failures import Failure, classify, fatal_message
+from .failures import Failure, classify, fatal_message, is_backend_failure, worth_retrying
 from .fingerprint import request_hash
-from .journal import Journal
+from .health import Health
+from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
-from .observed import Report, is_observed, observe_adapter, observe_lm, watch
+from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
 
@@ -42,12 +44,10 @@ __all__ = ["Calls", "Unit"]
 
 _UNIT = "trgrpo_dspy_unit"
 _LONGEST_WAIT = 60.0
-_HOPELESS = 8
-"""Failed requests after which a run whose backend never answered is given up."""
-_WINDOW = 40
-"""Calls over which the error rate is watched."""
-_ERROR_RATE = 0.5
-"""Share of failed calls in the window at which the run ends with the best so far."""
+BACKOFF = 1.0
+"""First wait before a retry, in seconds, where a run is not told another; it doubles and is jittered."""
+_POLL = 0.02
+"""Seconds between two looks of a call that waits for its place."""
 
 
 @dataclass
@@ -74,13 +74,19 @@ class Unit:
     """Set when the work has taken too long: its further calls are refused and its result is dropped."""
     role: str = ""
     """'judge' for the metric's own calls."""
+    basis: str = ""
+    """Hash of the library it rests on: an attempt with another library is other work."""
+    held: float = 0.0
+    """Seconds its calls were held back by the rate limit: they are no time of its own."""
+    whole: Unit | None = None
+    """The attempt that a judge's calls belong to; None is itself."""
     asked: Counter[str] = field(default_factory=Counter)
     """How often each request was made in this unit."""
 
     @property
     def id(self) -> str:
         """The unit's name in the journal, unique in a run."""
-        return "/".join([self.stage.value, str(self.step), *map(str, self.key), *([self.role] if self.role else [])])
+        return "/".join([self.stage.value, str(self.step), *map(str, self.key), *filter(None, (self.basis, self.role))])
 
     @property
     def truncated(self) -> bool:
@@ -89,7 +95,10 @@ class Unit:
 
     def as_judge(self) -> Unit:
         """The unit of the metric's own calls: same account, no sampling changes."""
-        return Unit(self.stage, self.step, self.key, calls=self.calls, abandoned=self.abandoned, role="judge")
+        return Unit(
+            self.stage, self.step, self.key,
+            calls=self.calls, abandoned=self.abandoned, role="judge", basis=self.basis, whole=self,
+        )  # fmt: skip
 
 
 class Calls:
@@ -102,7 +111,7 @@ class Calls:
         journal: Journal | None = None,
         requests_per_minute: float | None = None,
         seed: int = 0,
-        backoff: float = 1.0,
+        backoff: float | None = None,
     ) -> None:
         """Open the gate.
 
@@ -111,12 +120,12 @@ class Calls:
             journal: Where replies are kept and replayed from; None keeps none.
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
-            backoff: First wait before a retry, in seconds; it doubles and is jittered.
+            backoff: First wait before a retry, in seconds; None is `BACKOFF`.
         """
         self.meter = meter or Meter()
         self.journal = journal
         self.seed = seed
-        self.backoff = backoff
+        self.backoff = BACKOFF if backoff is None else backoff
         self.fatal: TrainingFreeGRPOError | None = None
         """Why no further call can succeed; None while one may."""
         self.stop_reason = ""
@@ -128,9 +137,9 @@ class Calls:
         self._lms: dict[int, tuple[Any, Any]] = {}
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_request = 0.0
-        self._answered = False
-        self._failed_requests = 0
-        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self._replayed = False
+        self._health = Health()
+        self._out: set[_Call] = set()
 
     def __deepcopy__(self, memo: object) -> Calls:
         """A program that copies its observed LMs (`dspy.BestOfN` does) stays behind the same gate."""
@@ -153,13 +162,36 @@ class Calls:
         return self._stopped.is_set()
 
     @property
+    def silent(self) -> bool:
+        """Whether the backend was asked and never answered: then no outage is anybody's result."""
+        return self._health.silent
+
+    @property
     def proven(self) -> bool:
-        """Whether the backend is known to answer, or has not been asked yet."""
-        return self._answered or self._failed_requests == 0
+        """Whether the backend is known to answer, or nothing needed it; the journal's replies prove nothing."""
+        return self._health.proven or not (self._health.silent or self._replayed)
+
+    def resume(self, journal: Journal) -> None:
+        """Replay from a journal, and count what it paid for: a replayed call is not counted again."""
+        self.journal = journal
+        for unit, call in journal.paid():
+            stage, step = unit.split("/")[:2]
+            self.meter.record(call, Stage(stage), int(step))
+
+    def abandon(self, unit: Unit) -> None:
+        """Refuse a unit's further calls: it has taken too long. Those that are out got no reply in time."""
+        unit.abandoned.set()
+        with self._lock:
+            late = [call for call in self._out if call.unit.abandoned is unit.abandoned]
+        for call in late:
+            error = TimeoutError("no reply within rollout_timeout")
+            self.note_request_failure(call.lm, error)
+            self.note_call_failure(call.lm, call.unit, error)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not past the end of the run."""
-        self._stopped.wait(seconds)
+        if seconds > 0:
+            self._stopped.wait(seconds)
 
     # -- copies ----------------------------------------------------------------------------------------------------
 
@@ -169,6 +201,7 @@ class Calls:
             return lm
         with self._lock:
             if id(lm) not in self._lms:
+                remember(getattr(lm, "kwargs", {}))
                 self._lms[id(lm)] = (lm, observe_lm(lm, self))
             return self._lms[id(lm)][1]
 
@@ -194,35 +227,45 @@ class Calls:
 
     def call(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """Make or replay one call."""
+        if is_watched():  # made by an LM in the middle of its own call: part of that one
+            return send(prompt, messages=messages, **kwargs)
         call = _Call(self, lm, prompt, messages, kwargs)
         if call.replayed:
             return call.reply
-        while True:
-            self.sleep(call.admit())
-            call.check()
-            try:
-                with watch() as report:
-                    reply = send(prompt, messages=messages, **call.kwargs)
-            except BaseException as error:
-                self.sleep(call.failed(error))
-            else:
-                return call.answered(reply, report)
+        try:
+            while True:
+                while wait := call.admit():
+                    self.sleep(wait)
+                try:
+                    with call.out(), watch() as report:
+                        reply = send(call.prompt, messages=messages, **call.kwargs)
+                except BaseException as error:
+                    self.sleep(call.failed(error))
+                else:
+                    return call.answered(reply, report)
+        finally:
+            call.end()
 
     async def acall(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """Make or replay one asynchronous call."""
+        if is_watched():  # made by an LM in the middle of its own call: part of that one
+            return await send(prompt, messages=messages, **kwargs)
         call = _Call(self, lm, prompt, messages, kwargs)
         if call.replayed:
             return call.reply
-        while True:
-            await asyncio.sleep(call.admit())
-            call.check()
-            try:
-                with watch() as report:
-                    reply = await send(prompt, messages=messages, **call.kwargs)
-            except BaseException as error:
-                await asyncio.sleep(call.failed(error))
-            else:
-                return call.answered(reply, report)
+        try:
+            while True:
+                while wait := call.admit():
+                    await asyncio.sleep(wait)
+                try:
+                    with call.out(), watch() as report:
+                        reply = await send(call.prompt, messages=messages, **call.kwargs)
+                except BaseException as error:
+                    await asyncio.sleep(call.failed(error))
+                else:
+                    return call.answered(reply, report)
+        finally:
+            call.end()
 
     def request(self, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
@@ -239,36 +282,33 @@ class Calls:
         return changed
 
     def pace(self) -> float:
-        """Seconds to wait for the next request's turn under the rate limit."""
-        if not self._interval:
-            return 0.0
+        """When the next request may go out under the rate limit, by the monotonic clock."""
         with self._lock:
             turn = max(time.monotonic(), self._next_request)
             self._next_request = turn + self._interval
-        return max(0.0, turn - time.monotonic())
+        return turn
 
     def wait_before_retry(self, lm: Any, error: BaseException, tries: int) -> float | None:
         """Seconds to wait before the next try, or None if the error is final."""
-        if self.stopped or tries >= lm.retries or not isinstance(error, Exception) or not is_retryable_lm_error(error):
+        if self.stopped or tries >= lm.retries or not worth_retrying(error):
             return None
         hint = getattr(error, "retry_after", None)
-        if isinstance(hint, (int, float)) and 0 <= hint <= _LONGEST_WAIT:
-            return float(hint) + random.uniform(0, self.backoff / 4)
+        if isinstance(hint, (int, float)) and hint >= 0:
+            return min(float(hint), _LONGEST_WAIT) + random.uniform(0, self.backoff / 4)
         return float(min(self.backoff * 2**tries, _LONGEST_WAIT) * random.uniform(0.5, 1.5))
 
-    def note_answer(self) -> None:
+    def note_replay(self) -> None:
+        """The journal answered."""
+        self._replayed = True
+
+    def note_answer(self, lm: Any) -> None:
         """The backend answered."""
-        with self._lock:
-            self._answered = True
-            self._recent.append(True)
+        self._health.answer(lm.model)
 
     def note_request_failure(self, lm: Any, error: BaseException) -> None:
         """A request failed; where the backend never answered, a few are enough."""
-        with self._lock:
-            self._failed_requests += 1
-            hopeless = not self._answered and self._failed_requests >= _HOPELESS
-        if hopeless:
-            self.stop("fatal", FatalError(fatal_message(error, lm.model, self._failed_requests)))
+        if failed := self._health.failure(lm.model):
+            self.stop("fatal", FatalError(fatal_message(error, lm.model, failed)))
 
     def note_call_failure(self, lm: Any, unit: Unit, error: BaseException) -> None:
         """A call failed for good: fatal, an outage, or the program's own business."""
@@ -277,10 +317,7 @@ class Calls:
             self.stop("fatal", FatalError(fatal_message(error, lm.model)))
         elif kind is Failure.INFRASTRUCTURE:
             unit.outage = unit.outage or error
-            with self._lock:
-                self._recent.append(False)
-                failing = len(self._recent) == _WINDOW and self._recent.count(False) > _ERROR_RATE * _WINDOW
-            if failing:
+            if self._health.loss():
                 self.stop("error_rate")
 
 
@@ -288,62 +325,103 @@ class _Call:
     """One LM call on its way through the gate."""
 
     def __init__(self, gate: Calls, lm: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> None:
-        self._gate, self._lm, self._unit = gate, lm, _current_unit()
-        self.kwargs = gate.request(lm, self._unit, kwargs)
+        self._gate, self.lm, self.unit = gate, lm, _current_unit()
+        self.prompt, self.kwargs = prompt, gate.request(lm, self.unit, kwargs)
+        if isinstance(asked := kwargs.get("request", prompt), Request):
+            self.prompt, self.kwargs = _typed(asked, kwargs, self.kwargs)
         self.reply: Any = None
         self.replayed = False
         self._tries, self._reserved = 0, False
-        if gate.journal is not None:
-            self._hash = request_hash(lm, prompt, messages, self.kwargs)
-            with gate._lock:
-                self._occurrence = self._unit.asked[self._hash]
-                self._unit.asked[self._hash] += 1
+        self._turn: float | None = None
+        self._hash, self._occurrence = "", 0
+        if gate.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
+            self._hash = request_hash(lm, self.prompt, messages, self.kwargs)
             self._replay(gate.journal)
 
     def _replay(self, journal: Journal) -> None:
         self.check()
-        recorded = journal.reply(self._unit.id, self._hash, self._occurrence)
-        if recorded is not None:
-            self.reply, self.replayed = decode_reply(recorded.reply), True
-            self._account(recorded.call, paid=False)
-            self._gate.note_answer()
+        asked = self.unit.asked
+        try:
+            with self._gate._lock:  # equal requests of one unit take one reply each
+                recorded = journal.reply(self.unit.id, self._hash, asked[self._hash])
+                self._occurrence = asked[self._hash] if recorded is None else recorded.occurrence
+                asked[self._hash] = self._occurrence + 1
+        except TrainingFreeGRPOError as error:  # a damaged journal must not look like the program's own failure
+            self._gate.stop("fatal", error)
+            self.check()
+        else:
+            if recorded is not None:
+                self._take(recorded)
+
+    def _take(self, recorded: Recorded) -> None:
+        self.reply, self.replayed = decode_reply(recorded.reply), True
+        call = recorded.call
+        self.unit.calls.append(call)
+        self._gate.note_replay()
+        if dspy.settings.usage_tracker is not None and not call.cached:  # the program's own, as for a fresh reply
+            usage = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
+            total = call.prompt_tokens + call.completion_tokens
+            dspy.settings.usage_tracker.add_usage(call.model, {**usage, "total_tokens": total})
 
     def check(self) -> None:
         """Refuse the call if the run is stopped or the unit abandoned."""
-        if self._gate.stopped or self._unit.abandoned.is_set():
-            self._give_back()
+        if self._gate.stopped or self.unit.abandoned.is_set():
+            self.end()
             raise RunStopped(self._gate.stop_reason or "this attempt was abandoned")
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for this call any more."""
+        return self.unit.abandoned.is_set()
+
     def admit(self) -> float:
-        """Reserve a place in the budget; seconds to wait for the request's turn."""
+        """Seconds to wait before asking again; 0 when the request may go out."""
         self.check()
+        if not self._gate._health.may_go(self.lm.model, self):
+            return _POLL
         if not self._reserved:
-            exhausted = self._gate.meter.reserve(lambda: self._gate.stopped)
-            if exhausted:
-                self._gate.stop(exhausted)
+            self._reserved, reached = self._gate.meter.reserve()
+            if reached:
+                self._gate.stop(reached)
                 self.check()
-            self._reserved = True
-        return self._gate.pace()
+            if not self._reserved:
+                return _POLL
+        if self._turn is None:
+            self._turn = self._gate.pace()
+            (self.unit.whole or self.unit).held += max(0.0, self._turn - time.monotonic())
+        return min(max(0.0, self._turn - time.monotonic()), 10 * _POLL)
+
+    @contextmanager
+    def out(self) -> Iterator[None]:
+        """While the request is out."""
+        with self._gate._lock:
+            self._gate._out.add(self)
+        try:
+            yield
+        finally:
+            with self._gate._lock:
+                self._gate._out.discard(self)
 
     def failed(self, error: BaseException) -> float:
         """Seconds to wait before the next try; raises the error if there is none."""
-        if isinstance(error, Exception) and classify(error) is Failure.INFRASTRUCTURE:
-            self._gate.note_request_failure(self._lm, error)
-        wait = self._gate.wait_before_retry(self._lm, error, self._tries)
+        if not self.over and is_backend_failure(error):
+            self._gate.note_request_failure(self.lm, error)
+        wait = self._gate.wait_before_retry(self.lm, error, self._tries)
         if wait is None:
-            self._account(LMCall(self._lm.model, retries=self._tries, failed=True))
-            self._gate.note_call_failure(self._lm, self._unit, error)
+            self._account(LMCall(self.lm.model, retries=self._tries, failed=True))
+            if not self.over:
+                self._gate.note_call_failure(self.lm, self.unit, error)
             raise error
-        self._tries += 1
+        self._tries, self._turn = self._tries + 1, None
         return wait
 
     def answered(self, reply: Any, report: Report) -> Any:
         """Commit the reply, count it, and hand it over."""
         cost = report.cost
         if cost is None:
-            cost = self._gate.meter.budget.price(self._lm.model, report.prompt_tokens, report.completion_tokens)
+            cost = self._gate.meter.budget.price(self.lm.model, report.prompt_tokens, report.completion_tokens)
         call = LMCall(
-            self._lm.model,
+            self.lm.model,
             prompt_tokens=report.prompt_tokens,
             completion_tokens=report.completion_tokens,
             provider_cached_tokens=report.provider_cached_tokens,
@@ -352,26 +430,39 @@ class _Call:
             retries=self._tries,
             truncated=report.truncated,
         )
-        self._gate.note_answer()
-        self._account(call, reply)
         if cost is None and self._gate.meter.budget.max_cost is not None:
-            self._gate.stop("fatal", FatalError(_unpriced(self._lm.model)))
+            self._gate.stop("fatal", FatalError(_unpriced(self.lm.model)))
+        if report.fresh:
+            self._gate.note_answer(self.lm)
+        self._account(call, reply)
         return reply
 
-    def _account(self, call: LMCall, reply: Any = None, *, paid: bool = True) -> None:
-        if paid and self._gate.journal is not None:
+    def _account(self, call: LMCall, reply: Any = None) -> None:
+        if self._gate.journal is not None:
+            kept = encode_reply(reply) if self._hash else None
             try:
-                self._gate.journal.record(self._unit.id, self._hash, self._occurrence, encode_reply(reply), call)
+                self._gate.journal.record(self.unit.id, self._hash, self._occurrence, kept, call)
             except TrainingFreeGRPOError as error:  # a full disk must not look like the program's own failure
                 self._gate.stop("fatal", error)
-        self._unit.calls.append(call)
-        self._gate.meter.record(call, self._unit.stage, self._unit.step, paid=paid, reserved=self._reserved)
+        self.unit.calls.append(call)
+        self._gate.meter.record(call, self.unit.stage, self.unit.step, reserved=self._reserved)
         self._reserved = False
+        self.end()
 
-    def _give_back(self) -> None:
+    def end(self) -> None:
+        """Give back what is held for this call."""
         if self._reserved:
             self._gate.meter.give_back()
             self._reserved = False
+        self._gate._health.done(self.lm.model, self)
+
+
+def _typed(request: Request, given: dict[str, Any], changed: dict[str, Any]) -> tuple[Request, dict[str, Any]]:
+    """A typed request carries its sampling itself: put in what the unit changes; what it says itself wins."""
+    ours = {name: changed[name] for name in ("temperature", "seed") if name in changed and name not in given}
+    config = {name: value for name, value in ours.items() if getattr(request.config, name) is None}
+    rest = {name: value for name, value in changed.items() if name not in ours and name != "request"}
+    return replace(request, config=replace(request.config, **config)), rest
 
 
 def _current_unit() -> Unit:

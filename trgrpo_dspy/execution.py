@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextvars
 import heapq
 import itertools
+import math
 import queue
 import threading
 import time
@@ -27,7 +28,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tqdm.auto import tqdm
 
 from .calls import Calls
-from .errors import RunStopped
+from .errors import FatalError, RunStopped, TrainingFreeGRPOError
 from .meter import Stage
 
 __all__ = ["Execution", "Executor", "Flow", "Task", "ThreadExecutor"]
@@ -49,6 +50,8 @@ class Task:
     """Stages that follow it in its flow: the longest remaining chain goes first."""
     timeout: float | None = None
     """Seconds after which it is abandoned; None is never."""
+    held: Callable[[], float] = lambda: 0.0
+    """Seconds of its time so far that do not count."""
     on_timeout: Callable[[], Any] | None = None
     """Makes the result of an abandoned task, and tells the work to stop."""
 
@@ -98,12 +101,15 @@ class ThreadExecutor:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             future, fn, args = item
+            result: Any = None
+            failure: BaseException | None = None
             try:
-                future.set_result(fn(*args))
+                result = fn(*args)
             except BaseException as error:
-                future.set_exception(error)
-            del item, future, fn, args
-            self._idle.release()
+                failure = error
+            self._idle.release()  # before the result is known: whoever submits next counts on this thread
+            future.set_exception(failure) if failure is not None else future.set_result(result)
+            del item, future, fn, args, result, failure
 
 
 @dataclass
@@ -125,7 +131,12 @@ class _InFlight:
     task: Task
     flow: int
     slot: int
-    deadline: float | None
+    started: float
+
+    @property
+    def deadline(self) -> float | None:
+        """When it is abandoned, by the monotonic clock; None is never."""
+        return None if self.task.timeout is None else self.started + self.task.timeout + self.task.held()
 
 
 class Execution:
@@ -157,18 +168,21 @@ class Execution:
             RunStopped: The run was stopped; `calls.stop_reason` says why.
         """
         running = [_Running(flow) for flow in flows]
-        driver = _Driver(self, running)
-        with _Bars() as bars:
-            try:
-                driver.drive(bars)
-            except BaseException as error:  # Ctrl-C too: whatever is in flight pays for nothing more
-                self.calls.stop("interrupted")
-                for state in running:
-                    state.flow.close()
-                if isinstance(error, RunStopped) and self.calls.fatal is not None:
-                    raise self.calls.fatal from None
+        try:
+            with _Bars() as bars:
+                _Driver(self, running).drive(bars)
+        except BaseException as error:  # Ctrl-C too: whatever is in flight pays for nothing more
+            self.calls.stop("interrupted")
+            for state in running:
+                state.flow.close()
+            failure = self.calls.fatal if isinstance(error, RunStopped) else error
+            if failure is None or not isinstance(failure, TrainingFreeGRPOError):
                 raise
-        return [state.value for state in running]  # type: ignore[misc]
+        else:
+            return [state.value for state in running]  # type: ignore[misc]
+        if isinstance(failure, FatalError):  # what it came from may quote keys and addresses
+            failure.__cause__ = failure.__context__ = None
+        raise failure
 
     @property
     def width(self) -> int:
@@ -209,6 +223,7 @@ class _Driver(Generic[T]):
         for index in range(len(self._running)):
             self._advance(index, bars)
         while self._ready or self._in_flight:
+            self._end_if_stopped()
             self._fill()
             item = self._execution.wait(self._seconds_to_wait())
             done = self._in_flight.pop(item[0], None) if item is not None else None
@@ -235,15 +250,14 @@ class _Driver(Generic[T]):
         while self._ready and len(self._in_flight) < self._execution.width:
             _, _, index, slot, task = heapq.heappop(self._ready)
             ticket = self._execution.start(task)
-            deadline = None if task.timeout is None else time.monotonic() + task.timeout
-            self._in_flight[ticket] = _InFlight(task, index, slot, deadline)
+            self._in_flight[ticket] = _InFlight(task, index, slot, time.monotonic())
 
     def _seconds_to_wait(self) -> float | None:
         """Until the next deadline or the end of the run's time; None if there is neither."""
         left = self._calls.meter.seconds_left
         if left is not None and left <= 0:
             self._calls.stop("max_seconds")
-        deadlines = [flight.deadline for flight in self._in_flight.values() if flight.deadline is not None]
+        deadlines = [deadline for flight in self._in_flight.values() if (deadline := flight.deadline) is not None]
         waits = [d - time.monotonic() for d in deadlines] + ([left] if left is not None else [])
         return max(0.0, min(waits)) if waits else None
 
@@ -264,7 +278,7 @@ class _Driver(Generic[T]):
 
     def _abandon_late(self, bars: _Bars) -> None:
         now = time.monotonic()
-        late = [t for t, flight in self._in_flight.items() if flight.deadline is not None and flight.deadline <= now]
+        late = [t for t, flight in self._in_flight.items() if (flight.deadline or math.inf) <= now]
         for ticket in late:
             flight = self._in_flight.pop(ticket)
             assert flight.task.on_timeout is not None

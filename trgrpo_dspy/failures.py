@@ -7,15 +7,20 @@ the attempt stays unscored; *fatal* ends the run, because no further call can su
 from __future__ import annotations
 
 import enum
+import errno
+import operator
 import re
 from collections.abc import Iterator
 
 from dspy.utils import exceptions as dspy_errors
 
+from .confidential import blank
 from .errors import FatalError, InfrastructureError
 from .rollout import Outcome
 
-__all__ = ["Failure", "classify", "describe", "fatal_message", "outcome_of", "redact"]
+__all__ = [
+    "Failure", "classify", "describe", "fatal_message", "is_backend_failure", "outcome_of", "redact", "worth_retrying",
+]  # fmt: skip
 
 
 class Failure(enum.Enum):
@@ -45,6 +50,8 @@ _OUTAGES = (
     ConnectionError,
     TimeoutError,
 )
+_UNCLASSIFIED = (dspy_errors.LMError, dspy_errors.LMProviderError)
+_OUTAGE_ERRNO = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
 # Clients a tool may use, by name: none of them has to be installed.
 _OUTAGE_NAMES = frozenset(
     {
@@ -58,12 +65,27 @@ _OUTAGE_NAMES = frozenset(
         "urllib.error.URLError",
         "http.client.HTTPException",
         "socket.gaierror",
+        "ssl.SSLError",
         "aiohttp.client_exceptions.ClientConnectionError",
+        "aiohttp.client_exceptions.ClientPayloadError",
         "openai.APIConnectionError",
-        "openai.RateLimitError",
-        "openai.InternalServerError",
+        # Python 3.10 has three kinds of TimeoutError.
+        "asyncio.exceptions.TimeoutError",
+        "concurrent.futures._base.TimeoutError",
     }
 )
+# Derived from the above, but what was asked for was no address: the program's own fault.
+_BAD_ADDRESS_NAMES = frozenset(
+    {"httpx.UnsupportedProtocol", "urllib3.exceptions.LocationValueError", "http.client.InvalidURL"}
+)
+# Answers of a server: the status decides, and this is where they keep it.
+_STATUS_OF = {
+    "urllib.error.HTTPError": "code",
+    "httpx.HTTPStatusError": "response.status_code",
+    "requests.exceptions.HTTPError": "response.status_code",
+    "aiohttp.client_exceptions.ClientResponseError": "status",
+    "openai.APIStatusError": "status_code",
+}
 
 
 def classify(error: BaseException) -> Failure:
@@ -73,7 +95,7 @@ def classify(error: BaseException) -> Failure:
             return Failure.PROGRAM
         if isinstance(link, _FATAL):
             return Failure.FATAL
-        if isinstance(link, _OUTAGES) or _is_client_outage(link):
+        if _is_outage(link):
             return Failure.INFRASTRUCTURE
     return Failure.PROGRAM
 
@@ -100,17 +122,29 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__
 
 
+def _is_outage(error: BaseException) -> bool:
+    # A provider's error of no known kind is no verdict on the program; a kind of its own is looked at above.
+    return isinstance(error, _OUTAGES) or type(error) in _UNCLASSIFIED or _is_client_outage(error)
+
+
 def _is_client_outage(error: BaseException) -> bool:
-    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
-    if "urllib.error.HTTPError" in names:
-        return _is_outage_status(getattr(error, "code", None))
-    if names & {"httpx.HTTPStatusError", "requests.exceptions.HTTPError"}:
-        return _is_outage_status(getattr(getattr(error, "response", None), "status_code", None))
-    return bool(names & _OUTAGE_NAMES)
+    if isinstance(error, OSError) and error.errno in _OUTAGE_ERRNO:
+        return True
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
+    if path := next((_STATUS_OF[name] for name in names if name in _STATUS_OF), None):
+        return _is_outage_status(error, path)
+    return not _OUTAGE_NAMES.isdisjoint(names) and _BAD_ADDRESS_NAMES.isdisjoint(names)
 
 
-def _is_outage_status(status: object) -> bool:
+def _is_outage_status(error: BaseException, path: str) -> bool:
+    try:
+        status = operator.attrgetter(path)(error)
+    except AttributeError:  # no response came
+        return False
     return isinstance(status, int) and (status in (408, 425, 429) or status >= 500)
+
+
+_PYDANTIC_LINK = "For further information visit https://errors.pydantic.dev/"
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
@@ -118,6 +152,7 @@ def describe(error: BaseException, limit: int = 300) -> str:
     if isinstance(error, dspy_errors.AdapterParseError):
         return "AdapterParseError: the reply could not be parsed into " + ", ".join(error.signature.output_fields)
     lines = [line.strip() for line in redact(_message(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_PYDANTIC_LINK)] or lines
     text = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -129,17 +164,55 @@ def _message(error: BaseException) -> str:
         return ""
 
 
-_SECRETS = re.compile(
-    r"(?i)\b(?:sk|pk|rk|gsk|hf|xai|ghp|AIza|AKIA)[-_A-Za-z0-9*]{8,}|"
-    r"(?:bearer|basic)\s+[A-Za-z0-9._~+/=*-]{6,}|"
-    r"((?:api[-_ ]?key|token|secret|password|authorization|credential)[\w -]{0,20}?\s*[:=]\s*)['\"]?[^\s'\",;]{4,}|"
-    r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+_VALUE = r"""[^\s'",;&]"""
+_RANDOM = rf"(?:(?={_VALUE}*[0-9]){_VALUE}{{8,}}|{_VALUE}{{20,}})"  # a long word, or one with digits in it
+_IS = r"""["']?\s*[:=]\s*["']?"""
+_NAMED = r"(?:api[-_ ]?key|access[-_ ]?key|private[-_ ]?key|secret|password|passwd)"
+# Group 1 is what stays.
+_SECRETS = (
+    # Keys of known make, masked ones too: sk-..., ghp_..., AKIA..., and JSON web tokens.
+    r"()\b(?:sk|pk|rk|gsk|hf|xai|nvapi|glpat|r8|xox[a-z]|gh[a-z]|github_pat)[-_]"
+    r"(?:(?=[A-Za-z_-]*[0-9*])[-\w*]{8,}|[-\w*]{20,})",
+    r"()\b(?:AIza|AKIA|ASIA|eyJ|ya29)[-._A-Za-z0-9*]{8,}",
+    # Headers, which may name a scheme before the secret.
+    rf"(?i:(authorization{_IS}(?:(?:bearer|basic|digest|token|apikey|negotiate)\s+)?){_VALUE}+)",
+    rf"(?i:(\bbearer\s+){_RANDOM})",
+    r"(?i:(\bbasic\s+)(?=[a-z0-9+/]*[0-9+/=])[a-z0-9+/]{8,}=*)",
+    # Names with a value after ':' or '='. 'max_tokens: 4096' and 'unexpected token: foo' tell nothing.
+    rf"(?i:({_NAMED}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})",
+    rf"(?i:((?:token(?!s)|credential)[\w -]{{0,20}}?{_IS})(?!\d+(?:\.\d+)?\b){_RANDOM})",
+    rf"(?i:([?&](?:key|sig|signature|auth)=|(?:\b|_)token=)(?!\d+\b){_VALUE}+)",
+    # User and password in an address.
+    r"((?<=://))[^/\s?#'\"]+(?=@)",
 )
+_SECRET_PATTERNS = tuple(re.compile(pattern) for pattern in _SECRETS)
 
 
 def redact(text: str) -> str:
-    """Blank what looks like a key, a bearer token, a password or credentials in an address."""
-    return _SECRETS.sub(lambda m: (m.group(1) or "") + "***", text)
+    """Blank the secrets of the LMs in use, and what looks like a key, a token, a password or an address with one."""
+    text = blank(text)
+    for pattern in _SECRET_PATTERNS:
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def is_backend_failure(error: BaseException) -> bool:
+    """Whether a request got no reply: an outage, or a refusal that every request may meet (an unknown parameter)."""
+    refused = isinstance(error, dspy_errors.LMInvalidRequestError)
+    too_long = isinstance(error, dspy_errors.ContextWindowExceededError)
+    return isinstance(error, Exception) and (classify(error) is Failure.INFRASTRUCTURE or (refused and not too_long))
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later.
+
+    What DSPy retries, a reply that is no reply (broken JSON from a proxy), and a dead connection that a custom engine
+    reports as it is; an engine's bug is none of these.
+    """
+    if not isinstance(error, Exception) or classify(error) is not Failure.INFRASTRUCTURE:
+        return False
+    bug = type(error) is dspy_errors.LMUnexpectedError
+    return not bug or any(_is_outage(link) for link in _chain(error) if link is not error)
 
 
 def fatal_message(error: BaseException, model: str, failed_requests: int = 0) -> str:
@@ -152,8 +225,9 @@ def fatal_message(error: BaseException, model: str, failed_requests: int = 0) ->
     """
     if failed_requests:
         return (
-            f"LM {model!r}: none of {failed_requests} requests was answered. Check that the service is up and the "
-            f"address and network are right, then run again. The last error: {describe(error)}"
+            f"LM {model!r}: none of {failed_requests} requests got a reply. Check that the service is up and that "
+            "address, network, timeout and parameters of the LM are right, then run again. "
+            f"The last error: {describe(error)}"
         )
     advice: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
         (

@@ -25,7 +25,8 @@ def graceful_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
     def first(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
+        # In a thread of its own: the main thread may hold the very lock that `stop` takes.
+        threading.Thread(target=stop, name="trgrpo-interrupt", daemon=True).start()
 
     signal.signal(signal.SIGINT, first)
     try:

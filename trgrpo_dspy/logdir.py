@@ -17,7 +17,7 @@ import dspy
 
 from .evaluation import own_copy
 from .instructions import write_library
-from .journal import write_atomically
+from .journal import unwritable, write_atomically
 from .library import ExperienceLibrary
 
 __all__ = ["LogDir"]
@@ -39,7 +39,10 @@ class LogDir:
     def library(self, step: int, library: ExperienceLibrary) -> None:
         """Write the library after a step."""
         folder = self._directory / "libraries"
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         write_atomically(folder / f"step_{step:03d}.json", library.to_json())
 
     def program(self, student: dspy.Module, library: ExperienceLibrary, names: Sequence[str]) -> None:
@@ -49,10 +52,12 @@ class LogDir:
         for _, predictor in program.named_sub_modules(dspy.Predict):
             predictor.lm = None
         path = self._directory / "program.json"
-        scratch = path.with_name(f".program.{os.getpid()}.json")
+        scratch = path.with_name(".program.tmp.json")
         try:
             program.save(scratch)
             os.replace(scratch, path)
+        except OSError as error:
+            raise unwritable(path, error) from error
         except (TypeError, ValueError, RuntimeError) as error:  # demos or fields that JSON can't hold
             scratch.unlink(missing_ok=True)
             logger.warning("program.json was not written: this program can't be saved as JSON (%s)", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .budget import Budget
@@ -113,7 +113,7 @@ class Meter:
     def __init__(self, budget: Budget | None = None) -> None:
         """Start at nothing; the clock of `max_seconds` starts now."""
         self.budget = budget or Budget()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._spend: dict[tuple[int, str, str], Spend] = {}
         self._ledger = _Ledger()
         self._in_flight = 0
@@ -126,40 +126,25 @@ class Meter:
             return None
         return self.budget.max_seconds - (time.monotonic() - self._started)
 
-    def charge(self, calls: Iterable[LMCall]) -> None:
-        """Count what an earlier part of this run paid towards the caps."""
-        with self._changed:
-            for call in calls:
-                self._ledger.add(call)
-
-    def reserve(self, stopped: Callable[[], bool] = lambda: False) -> str | None:
-        """Reserve a place for one call, waiting for those in flight where a place may yet be given back.
-
-        Args:
-            stopped: Ends the waiting.
+    def reserve(self) -> tuple[bool, str]:
+        """Reserve a place for one call.
 
         Returns:
-            None with the place reserved, or the name of the cap that is reached.
+            Whether there was one, and the cap that is reached. Neither: those in flight may yet give a place back.
         """
         cap = self.budget.max_lm_calls
-        with self._changed:
-            while True:
-                if reached := self._reached():
-                    return reached
-                if cap is None or self._ledger.calls + self._in_flight < cap:
-                    self._in_flight += 1
-                    return None
-                if stopped():
-                    return "stopped"
-                self._changed.wait(0.2)
+        with self._lock:
+            reached = self._reached()
+            free = not reached and (cap is None or self._ledger.calls + self._in_flight < cap)
+            self._in_flight += free
+            return free, reached
 
     def give_back(self) -> None:
         """Return a reserved place that was not used."""
-        with self._changed:
+        with self._lock:
             self._in_flight -= 1
-            self._changed.notify_all()
 
-    def _reached(self) -> str | None:
+    def _reached(self) -> str:
         budget, ledger = self.budget, self._ledger
         if budget.max_lm_calls is not None and ledger.calls >= budget.max_lm_calls:
             return "max_lm_calls"
@@ -169,16 +154,15 @@ class Meter:
             return "max_cost"
         if self.seconds_left is not None and self.seconds_left <= 0:
             return "max_seconds"
-        return None
+        return ""
 
-    def record(self, call: LMCall, stage: Stage, step: int, *, paid: bool = True, reserved: bool = False) -> None:
+    def record(self, call: LMCall, stage: Stage, step: int, *, reserved: bool = False) -> None:
         """Add one call to a step (0: before the first step) and a stage.
 
         Args:
             call: The call.
             stage: What it was for.
             step: The step it belongs to.
-            paid: Whether it counts towards the caps now; a replayed call was charged before.
             reserved: Whether a place was reserved for it, which is now taken.
         """
         cost = 0.0 if call.cached or call.failed else call.cost
@@ -195,18 +179,16 @@ class Meter:
             call.provider_cached_tokens,
             cost,
         )
-        with self._changed:
+        with self._lock:
             key = (step, stage.value, call.model)
             self._spend[key] = self._spend[key].plus(spend) if key in self._spend else spend
-            if paid:
-                self._ledger.add(call)
+            self._ledger.add(call)
             if reserved:
                 self._in_flight -= 1
-            self._changed.notify_all()
 
     def spend(self, step: int | None = None) -> tuple[Spend, ...]:
         """Spend by stage and model, of one step or of the whole run, in order of stages."""
-        with self._changed:
+        with self._lock:
             rows = [row for (at, _, _), row in self._spend.items() if step is None or at == step]
         merged: dict[tuple[str, str], Spend] = {}
         for row in rows:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import dspy
 
-__all__ = ["Gate", "Report", "is_observed", "observe_adapter", "observe_lm", "watch"]
+__all__ = ["Gate", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch"]
 
 
 class Gate(Protocol):
@@ -115,6 +115,11 @@ def watch() -> Iterator[Report]:
     no_history = bool(dspy.settings.disable_history)
     with dspy.context(usage_tracker=report, disable_history=False, **{_NO_HISTORY: no_history}):
         yield report
+
+
+def is_watched() -> bool:
+    """Whether this is inside an LM call that is watched."""
+    return isinstance(dspy.settings.usage_tracker, Report)
 
 
 class _Observed:

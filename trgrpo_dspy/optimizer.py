@@ -35,9 +35,10 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from .budget import Budget
-from .errors import RunStopped
+from .errors import InfrastructureError, RunStopped
 from .estimate import Estimate
 from .evaluation import check_examples
+from .health import TOO_MANY_LOST
 from .instructions import teachable_predictors
 from .library import ExperienceLibrary
 from .reflector import Reflector
@@ -197,7 +198,10 @@ class TrainingFreeGRPO(Teleprompter):
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
             raise ValueError(f"sample={sample!r} must be a whole number, 0 for an estimate without calls")
         with Run(self, program, list(trainset), list(valset or ()), dry=True) as run:
-            return run.trial(sample) if sample else run.estimate()
+            try:
+                return run.trial(sample) if sample else run.estimate()
+            except RunStopped as stopped:
+                raise InfrastructureError(f"the estimate was given up: {TOO_MANY_LOST}") from stopped
 
     def _check_compile(
         self, student: Any, trainset: Any, valset: Any, teacher: Any, library: ExperienceLibrary | None

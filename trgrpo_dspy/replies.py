@@ -7,6 +7,7 @@ from typing import Any
 # dspy re-exports the record types but not their (de)serialisers.
 from dspy._vendor.lm15.serde import response_from_dict, response_to_dict
 from dspy.clients.call_result import attributes
+from dspy.clients.legacy_outputs import plain
 from dspy.lm15 import Response
 
 __all__ = ["decode_reply", "encode_reply"]
@@ -18,7 +19,7 @@ def encode_reply(reply: Any) -> dict[str, Any] | None:
         return None
     if isinstance(reply, Response):
         return {"response": response_to_dict(reply, include_provider_data=True)}
-    return {"outputs": reply}
+    return {"outputs": plain(reply)}
 
 
 def decode_reply(data: dict[str, Any]) -> Any:

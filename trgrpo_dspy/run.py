@@ -138,11 +138,12 @@ class Run:
         self.warnings = warnings_before(trainset, valset)
         self.record = _Record()
         self.started = time.monotonic()
-        self.journal = None if dry or settings.log_dir is None else Journal(settings.log_dir)
-        self.files = LogDir(self.journal.directory) if self.journal is not None else None
+        self.dry = dry
+        self.log_dir = None if dry else settings.log_dir
+        self.journal: Journal | None = None
+        self.files: LogDir | None = None
         self.calls = Calls(
             Meter(None if dry else settings.budget),
-            journal=self.journal,
             requests_per_minute=settings.requests_per_minute,
             seed=settings.seed,
         )
@@ -155,11 +156,11 @@ class Run:
     def __enter__(self) -> Run:
         """Claim the journal, take over Ctrl-C."""
         with ExitStack() as stack:
-            if self.journal is not None:
-                stack.enter_context(self.journal)
-                self._resume(self.journal)
+            if self.log_dir is not None:
+                self._resume(stack.enter_context(Journal(self.log_dir)))
             stack.enter_context(self.execution)
-            stack.enter_context(graceful_interrupt(lambda: self.calls.stop("interrupted")))
+            if not self.dry:  # an estimate has nothing to save
+                stack.enter_context(graceful_interrupt(lambda: self.calls.stop("interrupted")))
             self.calls.bind(self.reflector)
             self._exit = stack.pop_all()
         for warning in self.warnings:
@@ -171,7 +172,7 @@ class Run:
         self._exit.close()
 
     def _resume(self, journal: Journal) -> None:
-        """Refuse another run's journal; count what this one paid before towards the caps."""
+        """Refuse another run's journal; replay from this one's, and count what it paid before."""
         s = self.settings
         journal.check_fingerprint(
             fingerprint(
@@ -186,9 +187,9 @@ class Run:
                 reflection_lm=self.reflection_lm,
             )
         )
-        self.calls.meter.charge(journal.all_calls())
-        if self.files is not None:
-            self.files.config(_settings_record(s))
+        self.calls.resume(journal)
+        self.journal, self.files = journal, LogDir(journal.directory)
+        self.files.config(_settings_record(s))
 
     def _starting_library(self, library: ExperienceLibrary | None) -> ExperienceLibrary:
         """What was handed in, else what the student carries, else nothing."""
@@ -240,7 +241,7 @@ class Run:
     def _group(self, step: Step, index: int, program: dspy.Module, library: ExperienceLibrary) -> Flow[Learned]:
         """One group: attempts, summaries, comparison, proposals."""
         rollouts = yield [
-            self.attempt_task(step, index, attempt, program) for attempt in range(self.settings.group_size)
+            self.attempt_task(step, index, attempt, program, library) for attempt in range(self.settings.group_size)
         ]
         group = self.as_group(index, rollouts)
         if not group.informative:
@@ -264,16 +265,22 @@ class Run:
         (proposed,) = yield [self.reflection_task(Stage.PROPOSALS, step, index, 0, propose, lessons, library, text)]
         return _learned(group, index, proposed.value, *summaries, compared, proposed)
 
-    def attempt_task(self, step: Step, index: int, attempt: int, program: dspy.Module) -> Task:
+    def attempt_task(
+        self, step: Step, index: int, attempt: int, program: dspy.Module, library: ExperienceLibrary
+    ) -> Task:
         """One attempt of a group, as work for the pool."""
         key = ("rollout", step.index, index, attempt)
-        unit = Unit(Stage.ROLLOUT, step.index, key, resample=True, temperature=self.settings.rollout_temperature)
+        unit = Unit(
+            Stage.ROLLOUT, step.index, key,
+            resample=True, temperature=self.settings.rollout_temperature, basis=library.digest,
+        )  # fmt: skip
         example, seconds = self.trainset[index], self.settings.rollout_timeout
         return Task(
             Stage.ROLLOUT,
             functools.partial(self.runner.attempt, program, example, unit, index=index, attempt=attempt),
             remaining=4,
             timeout=seconds,
+            held=functools.partial(getattr, unit, "held"),
             on_timeout=functools.partial(
                 self.runner.abandon, unit, index=index, attempt=attempt, seconds=seconds or 0.0
             ),
@@ -298,6 +305,8 @@ class Run:
 
     def _reflect(self, unit: Unit, run: Callable[..., Any], *args: Any) -> Reply:
         """Run a reflection step; what can't be used is lost and counted, never guessed at."""
+        if self.journal is not None and (known := self.journal.lost(unit.id)):
+            return Reply(lost=known)
         with self.calls.context(unit, lm=self.reflection_lm, trace=None):
             try:
                 value = run(*args)
@@ -305,10 +314,17 @@ class Run:
                 self.runner.end_if_fatal(error)
                 kind = "infrastructure" if classify(error) is Failure.INFRASTRUCTURE else "unusable reply"
                 logger.debug("%s lost: %s", unit.id, describe(error))
-                return Reply(lost=f"{unit.stage.value}: {'cut by length' if unit.truncated else kind}")
+                return self._lose(unit, "cut by length" if unit.truncated else kind)
         if unit.truncated:
             return Reply(lost=f"{unit.stage.value}: cut by length")
         return Reply(value)
+
+    def _lose(self, unit: Unit, reason: str) -> Reply:
+        """Keep that the step gave nothing: a resumed run does not try again, for what follows rests on it."""
+        reason = f"{unit.stage.value}: {reason}"
+        if self.journal is not None and not self.calls.stopped and not self.calls.silent:
+            self.journal.lose(unit.id, reason)
+        return Reply(lost=reason)
 
     def consolidate(self, step: Step, groups: Sequence[Learned], library: ExperienceLibrary) -> Reply:
         """Step 6: merge all proposals into one plan, by the LM only if there is something to merge."""
@@ -374,6 +390,7 @@ class Run:
             Stage.VALIDATION,
             step,
             timeout=self.settings.rollout_timeout,
+            basis=library.digest,
         )
         found = summarize_evaluation(self.execution.run(flows), ())
         measurement = Measurement(step, library, found.scores, found.mean, found.outcomes)
@@ -468,7 +485,7 @@ class Run:
         """
         program, step = self.program_with(self.start), Step(0, 0, ())
         places = [(index, 0) for index in range(min(sample, len(self.trainset)))] + [(0, 1)]
-        rollouts = self.execution.run([_single(self.attempt_task(step, i, a, program)) for i, a in places])
+        rollouts = self.execution.run([_single(self.attempt_task(step, i, a, program, self.start)) for i, a in places])
         group = self.as_group(0, [rollouts[0], rollouts[-1]])
         self.execution.run([self._trial_reflection(step, group)])
         attempts = len(places)

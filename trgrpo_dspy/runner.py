@@ -18,6 +18,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from .calls import Calls, Unit
+from .confidential import blank
 from .errors import FatalError, RunStopped
 from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
 from .rollout import Outcome, Rollout
@@ -101,11 +102,10 @@ class Runner:
                 break
             self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
+        told = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
         rollout = replace(
             rollout,
-            transcript=recorder.text(
-                prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens
-            ),
+            transcript=blank(told),
             tool_calls=recorder.tool_calls,
             lm_calls=len(unit.calls),
             prompt_tokens=sum(c.prompt_tokens for c in unit.calls),
@@ -114,27 +114,28 @@ class Runner:
             seconds=time.monotonic() - started,
         )
         self._end_if_stopped(unit)
-        if self.calls.journal is not None:
-            self.calls.journal.finish(unit.id, rollout)
-        return rollout
+        return self._commit(unit, rollout)
 
     def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float) -> Rollout:
         """The result of an attempt that took too long: unscored; what it still does is refused and dropped."""
-        unit.abandoned.set()
-        return Rollout(
+        self.calls.abandon(unit)
+        rollout = Rollout(
             index, attempt, Outcome.INFRASTRUCTURE, None, error=f"no answer within rollout_timeout={seconds:g} s",
             lm_calls=len(unit.calls), seconds=seconds,
         )  # fmt: skip
+        return self._commit(unit, rollout)
+
+    def _commit(self, unit: Unit, rollout: Rollout) -> Rollout:
+        """Keep the result, whatever it is: what follows rests on it. Only an outage that never ended is nobody's."""
+        if self.calls.journal is None or (rollout.outcome is Outcome.INFRASTRUCTURE and self.calls.silent):
+            return rollout
+        return self.calls.journal.finish(unit.id, rollout)
 
     def _recorded(self, unit: Unit) -> Rollout | None:
-        """The attempt as the journal has it, its calls counted again but not paid again."""
-        journal = self.calls.journal
-        rollout = journal.attempt(unit.id) if journal is not None else None
-        if journal is None or rollout is None:
-            return None
-        for call in [*journal.calls(unit.id), *journal.calls(unit.as_judge().id)]:
-            self.calls.meter.record(call, unit.stage, unit.step, paid=False)
-        self.calls.note_answer()
+        """The attempt as the journal has it; its calls were counted when the journal was opened."""
+        rollout = self.calls.journal.attempt(unit.id) if self.calls.journal is not None else None
+        if rollout is not None:
+            self.calls.note_replay()
         return rollout
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
@@ -183,15 +184,19 @@ class Runner:
         assert self._score is not None
         problem = ""
         for tries in range(1, _TRIES + 1):
-            with self.calls.context(unit.as_judge(), trace=None):
+            judge, failure = unit.as_judge(), None
+            with self.calls.context(judge, trace=None):
                 try:
-                    return self._score(example, prediction)
+                    score = self._score(example, prediction)
                 except Exception as error:  # the metric's own code: anything may come out of it
-                    failure: Exception = error
+                    failure = error
             self._end_if_stopped(unit)
             self.end_if_fatal(failure)
-            problem = f"the metric raised {describe(failure)}"
-            if classify(failure) is not Failure.INFRASTRUCTURE or tries == _TRIES:
+            if failure is None and judge.outage is None:
+                return score
+            problem = f"the metric raised {describe(failure)}" if failure else "an outage met the metric's own LM call"
+            outage = judge.outage is not None or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
+            if not outage or tries == _TRIES:
                 break
             self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
         return Score(None, problem=problem)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import dspy
 
+from .health import TOO_MANY_LOST
 from .meter import Spend
 from .result import Measurement, Verdict
 from .runner import task_text
@@ -18,7 +19,7 @@ from .statistics import select_best
 
 __all__ = ["decide", "warnings_after", "warnings_before", "with_ending"]
 
-MANY_CUT = 0.1
+MANY_CUT = 0.05
 """Share of replies cut by length in a stage from which the verdict says so."""
 FEW_EXAMPLES = 30
 """Validation examples below which an interval is not to be relied on."""
@@ -87,7 +88,7 @@ def with_ending(verdict: Verdict, stop_reason: str, spend: Sequence[Spend]) -> V
 
 _ENDINGS = {
     "interrupted": "The run was interrupted.",
-    "error_rate": "The run ended early because more than half of the recent LM calls failed.",
+    "error_rate": f"The run ended early because {TOO_MANY_LOST}.",
     **{
         cap: f"The run ended early: {cap} was reached."
         for cap in ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")

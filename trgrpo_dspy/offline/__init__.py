@@ -16,7 +16,12 @@ __all__ = ["NOTICE", "AsyncOfflineEngine", "OfflineEngine", "offline_lm"]
 
 
 def offline_lm(
-    seed: int = 0, *, temperature: float | None = None, max_tokens: int | None = None, cache: bool = False, **kwargs: Any
+    seed: int = 0,
+    *,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    cache: bool = False,
+    **kwargs: Any,
 ) -> dspy.LM:
     """A `dspy.LM` backed by the built-in model.
 

@@ -17,17 +17,24 @@ from .text import content_words
 
 __all__ = ["Advice", "read_advice", "read_sentence", "write_sentence"]
 
-QUOTED = re.compile(r"(?<![\w'])'([^'\n]+(?:'(?=\w)[^'\n]+)*)'(?!\w)|\"([^\"\n]+)\"|`([^`\n]+)`|[\u2018\u201c]([^\u2019\u201d\n]+)[\u2019\u201d]")
+QUOTED = re.compile(
+    r"(?<![\w'])'([^'\n]+(?:'(?=\w)[^'\n]+)*)'(?!\w)|\"([^\"\n]+)\"|`([^`\n]+)`"
+    r"|[\u2018\u201c]([^\u2019\u201d\n]+)[\u2019\u201d]"
+)
 _ID = re.compile(r"^\s*(?:[-*\u2022]\s*)?\[(\w+)(?: \| [^\]]*)?\]\s*")
 _VERB = re.compile(
     r"[,:]?\s*\b(?:then\s+)?(?:(?:do not|don't|never)\s+)?"
-    r"(?:choose|answer|pick|use|select|classify|label|set|assign|route|send|prefer|reply|return|output|say|go (?:for|with)|"
-    r"the (?:right |correct |best )?\w+ is|it is|it's|avoid)\b",
+    r"(?:choose|answer|pick|use|select|classify|label|set|assign|route|send|prefer|reply|return|output|say|"
+    r"go (?:for|with)|the (?:right |correct |best )?\w+ is|it is|it's|avoid)\b",
     re.IGNORECASE,
 )
 _TURN = re.compile(r"\b(?:when|whenever|if|for|where|takes|handles|means|covers|about|concerns)\b", re.IGNORECASE)
-_NEGATION = re.compile(r"\b(?:not|never|avoid|rather than|instead of|don't|isn't|no longer|nor)\b[^'\"`;]*$", re.IGNORECASE)
-_ASIDE = re.compile(r"\s*\([^()]*\)|,?\s*\b(?:although|though|even if|even when|despite)\b.*$", re.IGNORECASE | re.DOTALL)
+_NEGATION = re.compile(
+    r"\b(?:not|never|avoid|rather than|instead of|don't|isn't|no longer|nor)\b[^'\"`;]*$", re.IGNORECASE
+)
+_ASIDE = re.compile(
+    r"\s*\([^()]*\)|,?\s*\b(?:although|though|even if|even when|despite)\b.*$", re.IGNORECASE | re.DOTALL
+)
 _CONDITION = re.compile(r"^\s*(?:when|whenever|if|for|where)\b", re.IGNORECASE)
 
 
@@ -85,13 +92,22 @@ def read_sentence(sentence: str, values: Sequence[str] = (), fields: Sequence[st
         cues = quoted or [w for w in content_words(condition) if w not in skip and w not in _FRAME]
         if cues:
             found.append(
-                Advice(tuple(dict.fromkeys(c.casefold() for c in cues)), bool(quoted), good, bad,
-                       _field(core, good, fields), id, _misleading(strategy))
+                Advice(
+                    tuple(dict.fromkeys(c.casefold() for c in cues)),
+                    bool(quoted),
+                    good,
+                    bad,
+                    _field(core, good, fields),
+                    id,
+                    _misleading(strategy),
+                )
             )
     return found
 
 
-_FRAME = frozenset("mention mentions mentioned mentioning ticket message text question input task contain contains answer".split())
+_FRAMING = "answer contain contains input mention mentioned mentioning mentions message question task text ticket"
+_FRAME = frozenset(_FRAMING.split())
+"""Words that introduce a condition and are none."""
 
 
 def _halves(clause: str) -> tuple[str, str]:
@@ -120,7 +136,11 @@ def _named(strategy: str, values: Sequence[str]) -> list[tuple[str, bool]]:
         spots = _quotes(strategy)
     else:
         spots = [(v, m.start()) for v in values for m in _mentions(v, strategy)]
-        spots = [s for s in spots if not any(s[0] in o[0] and s[0] != o[0] and o[1] <= s[1] < o[1] + len(o[0]) + 2 for o in spots)]
+        spots = [
+            s
+            for s in spots
+            if not any(s[0] in o[0] and s[0] != o[0] and o[1] <= s[1] < o[1] + len(o[0]) + 2 for o in spots)
+        ]
     return [(value, bool(_NEGATION.search(strategy[:at]))) for value, at in sorted(spots, key=lambda s: s[1])]
 
 
@@ -133,7 +153,10 @@ def _mentions(value: str, text: str) -> list[re.Match[str]]:
 def _field(strategy: str, good: Sequence[str], fields: Sequence[str]) -> str:
     """The output field a strategy names: a known one, else the word before the quoted answer."""
     for name in fields:
-        if re.search(rf"\b{re.escape(name)}\b", strategy, re.IGNORECASE) or name.replace("_", " ") in strategy.casefold():
+        if (
+            re.search(rf"\b{re.escape(name)}\b", strategy, re.IGNORECASE)
+            or name.replace("_", " ") in strategy.casefold()
+        ):
             return name
     before = re.search(r"\b(\w+)\s*[:=]?\s*['\"`]", strategy) if good and not fields else None
     word = before.group(1).casefold() if before else ""
@@ -149,8 +172,15 @@ def _misleading(strategy: str) -> dict[str, tuple[str, ...]]:
 
 
 def write_sentence(
-    subject: str, cues: Sequence[str], field: str, value: str, *, instead: str = "", because: str = "",
-    max_words: int = 32, max_chars: int = 190,
+    subject: str,
+    cues: Sequence[str],
+    field: str,
+    value: str,
+    *,
+    instead: str = "",
+    because: str = "",
+    max_words: int = 32,
+    max_chars: int = 190,
 ) -> str:
     """A sentence of advice with as many cues as the bounds allow, most telling first.
 

@@ -32,7 +32,7 @@ def answer(prompt: Prompt, chance: Chance) -> dict[str, Any]:
     for name, schema in outputs.items():
         if name not in values and not is_text(schema):
             values[name] = _value(name, schema, prompt, chance, notes)
-    for name, schema in outputs.items():
+    for name in outputs:
         if name not in values:
             values[name] = _text(name, prompt, chance, notes)
     return {name: values[name] for name in outputs}

@@ -21,6 +21,7 @@ from .text import root
 __all__ = ["consolidate", "propose"]
 
 _MAX_CHARS = 5900
+_MEMORY = 1.0
 _Key = tuple[str, str, tuple[str, ...]]
 _Edit = dict[str, str]
 
@@ -49,7 +50,11 @@ def _subject(text: str) -> str:
 
 
 def _learn(lesson: Entry, advice: Advice, entries: Sequence[Entry], number: str) -> _Edit:
-    own = [e for e in entries if e.advice and (e.advice.field, e.advice.values, e.targets) == (advice.field, advice.values, lesson.targets)]
+    own = [
+        e
+        for e in entries
+        if e.advice and (e.advice.field, e.advice.values, e.targets) == (advice.field, advice.values, lesson.targets)
+    ]
     known = {cue for e in own if e.advice for cue in e.advice.cues}
     new = [cue for cue in advice.cues if cue not in known]
     if own and not new:
@@ -59,8 +64,12 @@ def _learn(lesson: Entry, advice: Advice, entries: Sequence[Entry], number: str)
         text = write_sentence(_subject(entry.text), cues, advice.field, advice.values[0])
         if f"'{cues[-1]}'" in text:
             return _edit("MODIFY", entry.id, text, lesson.targets, number)
-    return _edit("ADD", text=write_sentence(_subject(lesson.text), new, advice.field, advice.values[0]),
-                 targets=lesson.targets, proposals=number)
+    return _edit(
+        "ADD",
+        text=write_sentence(_subject(lesson.text), new, advice.field, advice.values[0]),
+        targets=lesson.targets,
+        proposals=number,
+    )
 
 
 def _unlearn(id: str, cues: Sequence[str], entries: Sequence[Entry], number: str) -> list[_Edit]:
@@ -119,7 +128,7 @@ def _remember(board: _Board, entry: Entry, advice: Advice) -> None:
     board.ids.append(entry.id)
     start = len(board.support)
     for order, cue in enumerate(advice.cues):
-        board.add(cue, 1.0 + 1.0 / (1 + 0.1 * (start + order)))
+        board.add(cue, _MEMORY + 1.0 / (1 + 0.1 * (start + order)))
 
 
 def _collect(boards: dict[_Key, _Board], proposals: Sequence[Proposal], entries: dict[str, Entry]) -> list[_Edit]:

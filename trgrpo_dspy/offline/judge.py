@@ -1,5 +1,6 @@
-"""Scores the allowed values of an output against an input, from three sources in the prompt: the values' own names,
-the advice in the instructions, and the demos.
+"""Scores the allowed values of an output against an input.
+
+Three sources count, all in the prompt: the values' own names, the advice in the instructions, and the demos.
 
 Guarantees: scores depend on the prompt alone; building a judge is cached by the texts it is built from.
 """
@@ -12,13 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from .advice import Advice, read_advice
 from .text import FUNCTION_WORDS, WordIndex, is_content, root, similarity, tokens
 
 __all__ = ["Judge", "Verdict", "judge_for"]
 
-_NAME_WEIGHT = 3.0
+_NAME_WEIGHT = 5.0
 _ADVICE_WEIGHT = 2.0
 _DEMO_WEIGHT = 6.0
 _PHRASE_WEIGHT = 1.5
@@ -133,7 +135,9 @@ def _cues(advice: Sequence[Advice], values: Sequence[str], common: Counter[str])
                 if abs(sign * weight) > abs(targets.get(index, (0.0, ""))[0]):
                     targets[index] = (sign * weight, item.id)
     return [
-        _Cue(words, tuple((v, w / max(1, sum(x > 0 for x, _ in targets.values())), id) for v, (w, id) in targets.items()))
+        _Cue(
+            words, tuple((v, w / max(1, sum(x > 0 for x, _ in targets.values())), id) for v, (w, id) in targets.items())
+        )
         for words, targets in effects.items()
     ]
 
@@ -146,7 +150,6 @@ def _strength(words: tuple[str, ...], places: dict[str, list[tuple[int, float]]]
     if len(words) == 1:
         return alike
     near = all(
-        any(0 < b - a <= 3 for a, _ in places[first] for b, _ in places[second])
-        for first, second in zip(words, words[1:], strict=False)
+        any(0 < b - a <= 3 for a, _ in places[first] for b, _ in places[second]) for first, second in pairwise(words)
     )
     return _PHRASE_WEIGHT * alike if near else 0.5 * alike

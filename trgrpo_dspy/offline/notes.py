@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from .advice import Advice, read_sentence
 
-__all__ = ["Attempt", "Entry", "Proposal", "read_attempts", "read_entries", "read_fields", "read_items", "read_proposals"]
+__all__ = [
+    "Attempt",
+    "Entry",
+    "Proposal",
+    "majority",
+    "read_attempts",
+    "read_entries",
+    "read_fields",
+    "read_items",
+    "read_proposals",
+]
 
 _FIELD = re.compile(r"^(\w[\w ]{0,40}):(?: (.*))?$")
 _HEAD = re.compile(r"^Attempt (\d+) \(([^)\n]*)\)$", re.MULTILINE)
@@ -74,14 +84,14 @@ def read_attempts(text: str) -> list[Attempt]:
     """All attempts of a comparison, in order."""
     heads = list(_HEAD.finditer(text))
     ends = [h.start() for h in heads[1:]] + [len(text)]
-    return [_attempt(h.group(2), text[h.end() : end]) for h, end in zip(heads, ends, strict=True)]
+    return [_attempt(h.group(2), text[h.end() : end]) for h, end in zip(heads, ends, strict=False)]
 
 
 def _attempt(remark: str, body: str) -> Attempt:
     score = re.search(r"score (-?[\d.]+(?:e[-+]?\d+)?)", remark)
     parts = list(_PART.finditer(body))
     ends = [p.start() for p in parts[1:]] + [len(body)]
-    answer = next((body[p.end() : e] for p, e in zip(parts, ends, strict=True) if p.group(1) == "Answer"), "")
+    answer = next((body[p.end() : e] for p, e in zip(parts, ends, strict=False) if p.group(1) == "Answer"), "")
     return Attempt(float(score.group(1)) if score else None, read_fields(answer.strip()))
 
 

@@ -1,4 +1,4 @@
-"""A prompt as an adapter wrote it, read back: instructions, inputs, outputs with their types, demos, the reply's format.
+"""A prompt as an adapter wrote it, read back: instructions, inputs, outputs with types, demos, format of the reply.
 
 Guarantees:
 
@@ -15,21 +15,21 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from .schema import Schema, from_type
 
-__all__ = ["Layout", "Prompt", "read", "read_layout"]
+__all__ = ["Layout", "Prompt", "read", "read_layout", "tool_signatures"]
 
 _FIELDS = re.compile(r"^\d+\. `(\w+)` \((.*?)\):(?: (.*))?$", re.MULTILINE)
 _INPUT_HEADS = ("Your input fields are:", "As input, you will be provided with:")
 _OUTPUT_HEADS = ("Your output fields are:", "Your outputs must contain:")
 _INSTRUCTION_HEADS = ("In adhering to this structure, your objective is:", "Specific instructions:")
 _NOTE = r"\{%s\}        # note: the value you produce (.*)"
-_REMINDER = re.compile(
-    r"\n*(?:Respond with the corresponding output fields|Respond with a JSON object in the following order of fields)"
-    r"(?!.*\nRespond with (?:the corresponding|a JSON)).*\Z",
-    re.DOTALL,
+_REMINDERS = (
+    "Respond with the corresponding output fields",
+    "Respond with a JSON object in the following order of fields",
 )
 
 
@@ -79,11 +79,11 @@ def read(system: str, messages: Sequence[tuple[str, str]]) -> Prompt:
     last = messages[-1][1] if messages else ""
     if layout.style == "free":
         return Prompt(layout, {"text": last})
-    inputs = _split_fields(_REMINDER.sub("", last), layout.inputs, layout.style)
+    inputs = _split_fields(_without_reminder(last), layout.inputs, layout.style)
     demos = []
-    for (role, asked), (next_role, told) in zip(messages, messages[1:], strict=False):
+    for (role, asked), (next_role, told) in pairwise(messages):
         if (role, next_role) == ("user", "assistant"):
-            given = _split_fields(_REMINDER.sub("", asked), layout.inputs, layout.style)
+            given = _split_fields(_without_reminder(asked), layout.inputs, layout.style)
             demos.append((given, _split_outputs(told, layout)))
     return Prompt(layout, inputs, tuple(demos), "\n".join(text for _, text in messages[:-1]))
 
@@ -107,6 +107,12 @@ def read_layout(system: str) -> Layout:
         {name: text for name, _, text in (*found_inputs, *found_outputs)},
         "\n".join(line.removeprefix(" " * 8) for line in instructions.strip().split("\n")),
     )
+
+
+def _without_reminder(text: str) -> str:
+    """A user message without the last reminder of the reply's format."""
+    at = max(text.rfind(reminder) for reminder in _REMINDERS)
+    return text[:at].rstrip() if at >= 0 else text
 
 
 def _cut(text: str, heads: Iterable[str]) -> tuple[str, str]:
@@ -152,7 +158,7 @@ def _split_fields(text: str, names: Sequence[str], style: str) -> dict[str, str]
             marks.append((name, match.start(), match.end()))
             position = match.end()
     ends = [start for _, start, _ in marks[1:]] + [len(text)]
-    return {name: text[begin:end].strip() for (name, _, begin), end in zip(marks, ends, strict=True)}
+    return {name: text[begin:end].strip() for (name, _, begin), end in zip(marks, ends, strict=False)}
 
 
 def _split_outputs(text: str, layout: Layout) -> dict[str, str]:
@@ -161,14 +167,20 @@ def _split_outputs(text: str, layout: Layout) -> dict[str, str]:
             loaded: Any = json.loads(text)
         except ValueError:
             return {}
-        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in loaded.items()} if isinstance(loaded, dict) else {}
+        return (
+            {k: v if isinstance(v, str) else json.dumps(v) for k, v in loaded.items()}
+            if isinstance(loaded, dict)
+            else {}
+        )
     values = _split_fields(text, list(layout.outputs), layout.style)
     return {k: re.sub(r"\s*\[\[ ## completed ## \]\]\s*\Z", "", v) for k, v in values.items()}
 
 
 def tool_signatures(text: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Tools described in a text: name, description, arguments, in order."""
-    found = re.findall(r"(\w+), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text)
+    found = re.findall(
+        r"\b(\w{1,64}), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text
+    )
     result = []
     for name, description, arguments in found:
         try:

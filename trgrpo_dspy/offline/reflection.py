@@ -10,6 +10,7 @@ does not give.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,19 +52,16 @@ def _summary(inputs: dict[str, str]) -> str:
         lines.append("The attempt answered " + ", ".join(f"{n} '{_short(said[n])}'" for n in names) + ".")
     elif attempt:
         lines.append(f"The attempt says: {_short(attempt, 25)}.")
-    for name in expected.keys() & set(names):
+    for name in (n for n in names if n in expected):
         right = said[name].casefold() == expected[name].casefold()
-        lines.append(f"Its {name} is right." if right else f"Its {name} is wrong: '{_short(expected[name])}' was expected.")
+        lines.append(
+            f"Its {name} is right." if right else f"Its {name} is wrong: '{_short(expected[name])}' was expected."
+        )
     if reason := next((said[n] for n in said if n in ("reasoning", "rationale", "thought")), ""):
         lines.append(f"It reasoned: {_short(reason, 30)}")
     if "score" in inputs:
         lines.append(f"It scored {inputs['score']}.")
-    return " ".join(" ".join(sorted_lines(lines)).split()[:150])
-
-
-def sorted_lines(lines: list[str]) -> list[str]:
-    """Lines without repetitions, in order."""
-    return list(dict.fromkeys(lines))
+    return " ".join(" ".join(lines).split()[:150])
 
 
 def _unindented(text: str) -> str:
@@ -80,7 +78,8 @@ def _compare(inputs: dict[str, str]) -> dict[str, Any]:
     expected = read_fields(inputs.get("expected", ""))
     task = read_fields(inputs.get("task", "")) or {"task": inputs.get("task", "")}
     entries = read_entries(inputs.get("experiences", ""))
-    limit = int(inputs.get("max_lessons", "") or 2) if inputs.get("max_lessons", "2").isdigit() else 2
+    stated = inputs.get("max_lessons", "")
+    limit = int(stated) if stated.isdecimal() else 2
     missed = sorted(_missed(attempts, expected), key=lambda m: -m[2])[:limit]
     subject = next(iter(task)).replace("_", " ") if len(task) == 1 else "task"
     text = "\n".join(task.values())
@@ -117,11 +116,13 @@ def _lesson(subject: str, text: str, name: str, right: str, wrong: list[str], en
     present = {root(w) for w in tokens(text)}
     known = {c for e in told if e.advice and right in e.advice.values for c in e.advice.cues}
     foreign = {c for e in told if e.advice and right not in e.advice.values for c in e.advice.cues}
-    cues = _cues(text, known, foreign)
+    named = {root(w) for value in (right, *wrong) for w in tokens(value.replace("_", " "))}
+    cues = [c for c in _cues(text, known, foreign) if not any(root(w) in named for w in c.split())]
     misled = [
         f"{e.id} misleads by " + ", ".join(f"'{c}'" for c in hits[:3])
         for e in told
-        if e.advice and set(e.advice.values) & set(wrong)
+        if e.advice
+        and set(e.advice.values) & set(wrong)
         and (hits := [c for c in e.advice.cues if all(root(w) in present for w in c.split())])
     ]
     because = "; ".join(misled[:2])
@@ -143,6 +144,5 @@ def _cues(text: str, known: set[str], foreign: set[str]) -> list[str]:
 
 def _predictor(field: str, predictors: str) -> str:
     """The predictors that write this field, if the prompt lists any."""
-    lines = [line.partition(":") for line in predictors.split("\n") if "->" in line]
-    return ", ".join(name.strip() for name, _, rest in lines if field in tokens(rest.split("->")[-1].replace("_", "")) or
-                     f"{field}" in [part.strip(" `") for part in rest.split("->")[-1].split(",")])
+    found = re.findall(r"^([\w.\[\]]+): .*-> (.*)$", predictors, re.MULTILINE)
+    return ", ".join(name for name, outputs in found if field in outputs.split(", "))

@@ -10,11 +10,13 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 
 __all__ = [
     "FUNCTION_WORDS",
     "WordIndex",
     "content_words",
+    "is_content",
     "noun_phrase",
     "numbers",
     "phrases",
@@ -25,34 +27,35 @@ __all__ = [
     "word_similarity",
 ]
 
-FUNCTION_WORDS = frozenset(
-    """
-    a about above according across actually after again against ago all almost alone along already also although
-    always am among an and another any anybody anymore anyone anything anyway anywhere apart are aren't around as ask
-    asked asking asks at away back basically be became because become been before behind being below besides best
-    better between both but by came can can't cannot certain clearly come comes coming completely could couldn't
-    currently dear definitely did didn't different do does doesn't doing don't done down due during each either else
-    enough entirely especially etc even ever every everybody everyone everything everywhere exactly except fact far few
-    fine first for from further gave get gets getting give given gives giving go goes going gone gonna good got gotten
-    great had hadn't half happen happened happening happens hardly has hasn't have haven't having he he'd he'll he's
-    hello hence her here here's hers herself hey hi him himself his hope how how's however i i'd i'll i'm i've if in
-    indeed inside instead into is isn't it it'd it'll it's its itself just keep keeps kept kind kindly knew know known
-    knows last lately later least less let let's like likely little long look looked looking looks lot lots made mainly
-    make makes making many may maybe me mean means meant might mine more most mostly much must my myself near nearly need
-    needed needing needs neither never nevertheless next nice no nobody none nor not nothing now nowhere of off often
-    oh ok okay on once one one's ones only onto or other others otherwise ought our ours ourselves out outside over own
-    per perhaps please possible possibly probably put quite rather really recently regarding regards said same saw say
-    saying says second see seem seems seen several shall she she'd she'll she's should shouldn't show showed shown since
-    so some somebody somehow someone something sometimes somewhere soon sorry still stuff such sure take taken takes
-    taking tell than thank thanks that that's the their theirs them themselves then there there's therefore these they
-    they'd they'll they're they've thing things think this those though thought three through thus till to together told
-    too took toward towards tried try trying twice two under unless unlike until up upon us use used using usually very
-    via want wanted wanting wants was wasn't way we we'd we'll we're we've well went were weren't what what's whatever
-    when when's where where's whether which while who who's whoever whole whom whose why will wish with within without
-    won't would wouldn't yes yet you you'd you'll you're you've your yours yourself yourselves
-    """.split()
-)
-"""Words that say little about a text's subject: articles, pronouns, auxiliaries, prepositions, light verbs, manners."""
+_LISTED = """
+a able about above according across actually after again against ago all almost alone along already also although
+always am among an and another any anybody anymore anyone anything anyway anywhere apart are aren't around as asap
+ask asked asking asks assist at away back basically be became because become been before behind being believe below
+besides best better between both but by came can can't cannot certain clearly come comes coming completely could
+couldn't currently dear definitely did didn't different do does doesn't doing don't done down due during each either
+else enough entirely especially etc even ever every everybody everyone everything everywhere exactly except explain
+fact far few fine first for from further gave get gets getting give given gives giving go goes going gone gonna good
+got gotten great guess had hadn't half happen happened happening happens hardly has hasn't have haven't having he
+he'd he'll he's hello help helped helping hence her here here's hers herself hey hi him himself his hope hoping how
+how's however i i'd i'll i'm i've idea if immediately in indeed inside instead into is isn't issue issues it it'd
+it'll it's its itself just keep keeps kept kind kindly knew know known knows last lately later least less let let's
+like likely little long look looked looking looks lot lots made mainly make makes making many may maybe me mean
+means meant might mine more most mostly much must my myself near nearly need needed needing needs neither never
+nevertheless next nice no nobody none nor not nothing now nowhere of off often oh ok okay on once one one's ones
+only onto or other others otherwise ought our ours ourselves out outside over own per perhaps please possible
+possibly probably problem problems put question questions quite rather really reason reasons recently regarding
+regards said same saw say saying says second see seem seems seen several shall she she'd she'll she's should
+shouldn't show showed shown since so some somebody somehow someone something sometimes somewhere soon sorry still
+stuff such sure take taken takes taking tell than thank thanks that that's the their theirs them themselves then
+there there's therefore these they they'd they'll they're they've thing things think this those though thought three
+through thus till to together told too took toward towards tried trouble try trying twice two under understand
+unless unlike until up upon us use used using usually very via want wanted wanting wants was wasn't way we we'd
+we'll we're we've well went were weren't what what's whatever when when's where where's whether which while who
+who's whoever whole whom whose why will wish with within without won't wonder wondering would wouldn't yes yet you
+you'd you'll you're you've your yours yourself yourselves
+"""
+FUNCTION_WORDS = frozenset(_LISTED.split())
+"""Words that say little about a subject: articles, pronouns, auxiliaries, prepositions, light verbs, manners."""
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -84,7 +87,7 @@ def phrases(text: str) -> list[str]:
     found: dict[str, None] = {}
     for part in re.split(r"[.!?;:,()\n]+", text):
         words = tokens(part)
-        for a, b in zip(words, words[1:], strict=False):
+        for a, b in pairwise(words):
             if is_content(a) and is_content(b) and a != b:
                 found[f"{a} {b}"] = None
     return list(found)

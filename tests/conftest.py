@@ -1,0 +1,49 @@
+"""Shared fixtures: no cache, no network, a clean DSPy for every test."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+# Before dspy is imported: its cache is on disk and outlives code changes.
+os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="trgrpo-dspy-cache-")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import dspy
+import pytest
+from scripted import scripted_lm
+
+
+@pytest.fixture(autouse=True)
+def clean_dspy() -> Iterator[None]:
+    """No caches, and the settings of a fresh process, before and after each test."""
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    with dspy.context(lm=None, adapter=None, callbacks=[], num_threads=4):
+        yield
+
+
+@pytest.fixture
+def lm() -> dspy.LM:
+    """A scripted LM in DSPy's settings: `lm.engine.calls` holds what was asked."""
+    return scripted_lm()
+
+
+@pytest.fixture(autouse=True)
+def settings_lm(request: pytest.FixtureRequest, clean_dspy: None) -> Iterator[None]:
+    """Configure the `lm` fixture where a test asks for it."""
+    if "lm" not in request.fixturenames:
+        yield
+        return
+    with dspy.context(lm=request.getfixturevalue("lm")):
+        yield
+
+
+@pytest.fixture
+def dspy_cache() -> Iterator[None]:
+    """DSPy's cache in memory, empty."""
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+    yield
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)

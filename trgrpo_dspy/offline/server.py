@@ -1,0 +1,594 @@
+"""The offline model over HTTP: an OpenAI-compatible endpoint on loopback, with the failures real providers have.
+
+Guarantees:
+
+- A reply is the text the in-process model gives for the same messages, temperature, token limit and seed.
+- What goes wrong, and how long a reply takes, depends on the server's seed, the request's content and how often that
+  request was seen before; never on the order in which different requests arrive. So runs repeat, and a retry may
+  succeed.
+- Every chat request leaves one record, also a refused one and one whose client went away. No record or log line holds
+  a header, a key or a prompt.
+- It listens on loopback only.
+
+Needs `aiohttp`: `pip install 'trgrpo-dspy[server]'`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import json
+import math
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from statistics import NormalDist
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TextIO
+
+import dspy
+from dspy.lm15 import LM15Error, Request, Response, request_from_openai_chat
+
+from . import OfflineEngine, offline_lm
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "Latency", "OfflineServer", "ServedRequest"]
+
+ERROR_KINDS = ("429", "500", "503", "quota", "reset", "hang", "malformed")
+"""Failures the server can inject: a rate limit, two server errors, an account without credit, a connection reset, no
+reply at all, a reply whose JSON is broken."""
+
+_STATUS_ERRORS = {
+    "429": (429, "Rate limit reached for requests. Please try again later.", "requests", "rate_limit_exceeded"),
+    "500": (500, "The server had an error while processing your request.", "server_error", None),
+    "503": (503, "The engine is currently overloaded, please try again later.", "server_error", None),
+    "quota": (429, "You exceeded your current quota.", "insufficient_quota", "insufficient_quota"),
+}
+_CLIENT_GONE = 499
+_MAX_BODY = 64 * 2**20
+_WORKERS = 2
+"""Threads that compute replies; they share one interpreter lock, so more would only hand it around."""
+_STREAM_PIECE = 40
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long a reply takes, in seconds from its request."""
+
+    median: float = 0.0
+    """The fixed time, or the middle of the distribution."""
+    sigma: float = 0.0
+    """Spread of the logarithm; 0 for a fixed time."""
+    cap: float | None = None
+    """The longest time, if there is one."""
+
+    @classmethod
+    def parse(cls, text: str) -> Latency:
+        """Read `none`, `fixed:SECONDS` or `lognormal:MEDIAN,SIGMA[,CAP]`."""
+        kind, _, rest = text.partition(":")
+        try:
+            numbers = [float(part) for part in rest.split(",")] if rest else []
+        except ValueError:
+            numbers = [-1.0]
+        counts = {"none": (0,), "fixed": (1,), "lognormal": (2, 3)}.get(kind, ())
+        if len(numbers) not in counts or not all(0 <= n < float("inf") for n in numbers):
+            raise ValueError(
+                f"latency {text!r}: use none, fixed:SECONDS or lognormal:MEDIAN,SIGMA[,CAP], none negative"
+            )
+        return cls(*numbers)
+
+    def at(self, unit: float) -> float:
+        """The time at a quantile between 0 and 1."""
+        quantile = min(max(unit, 1e-12), 1 - 1e-12)
+        drawn = self.median * math.exp(self.sigma * NormalDist().inv_cdf(quantile)) if self.sigma else self.median
+        return drawn if self.cap is None else min(drawn, self.cap)
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """What will happen to one request."""
+
+    fault: str | None
+    """One of `ERROR_KINDS`, `garbage`, `truncated`, or None."""
+    latency: float
+    """Seconds until the reply."""
+    fraction: float
+    """How much of the reply is left if it is truncated."""
+    nonsense: str
+    """What is said instead if it is garbage; no adapter finds a field in it."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Decides what goes wrong. A value: the same question has the same answer."""
+
+    seed: int = 0
+    """Different seeds make different requests fail."""
+    latency: Latency = Latency()
+    """How long replies take, failures included."""
+    error_rate: float = 0.0
+    """Share of requests that fail in one of the ways of `errors`."""
+    garbage_rate: float = 0.0
+    """Share of replies that are well formed and say nothing that can be parsed."""
+    truncate_rate: float = 0.0
+    """Share of replies cut off, with finish reason `length`."""
+    errors: tuple[str, ...] = ("429", "500", "503", "reset")
+    """The ways to fail, each as likely as the others."""
+
+    def __post_init__(self) -> None:
+        rates = (self.error_rate, self.garbage_rate, self.truncate_rate)
+        if not all(0 <= rate <= 1 for rate in rates) or sum(rates) > 1 + 1e-9:
+            raise ValueError(
+                "error_rate, garbage_rate and truncate_rate must be between 0 and 1, and so must their sum"
+            )
+        unknown = [kind for kind in self.errors if kind not in ERROR_KINDS]
+        if unknown or not self.errors:
+            raise ValueError(f"unknown errors {unknown}: choose from {', '.join(ERROR_KINDS)}")
+
+    def plan(self, request: str, attempt: int) -> FaultPlan:
+        """What happens to a request, named by its hash, the `attempt`-th time it is seen."""
+        chance = random.Random(f"{self.seed}|{request}|{attempt}")
+        wait, what, kind, fraction = (chance.random() for _ in range(4))
+        fault = None
+        if what < self.error_rate:
+            fault = self.errors[int(kind * len(self.errors))]
+        elif what < self.error_rate + self.garbage_rate:
+            fault = "garbage"
+        elif what < self.error_rate + self.garbage_rate + self.truncate_rate:
+            fault = "truncated"
+        nonsense = _nonsense(chance) if fault == "garbage" else ""
+        return FaultPlan(fault, self.latency.at(wait), 0.1 + 0.7 * fraction, nonsense)
+
+
+def _nonsense(chance: random.Random) -> str:
+    """Words of no language, without any mark an adapter looks for."""
+    syllables = ("ba", "dro", "fli", "gu", "kes", "lom", "mir", "nop", "quu", "rast", "tiv", "vex", "wum", "yal", "zor")
+
+    def pick(low: int, high: int) -> int:
+        return low + int(chance.random() * (high - low))
+
+    words = ("".join(syllables[pick(0, len(syllables))] for _ in range(pick(1, 4))) for _ in range(pick(8, 40)))
+    return " ".join(words)
+
+
+@dataclass(frozen=True)
+class ServedRequest:
+    """The record of one chat request."""
+
+    time: float
+    """When it arrived, in seconds since the epoch."""
+    request: str
+    """Hash of its content: model, messages, seed and settings. Equal requests have equal hashes."""
+    attempt: int
+    """1 if the request was new, 2 if it was seen once before, and so on."""
+    model: str
+    """The model it named."""
+    seed: int | None
+    """Its seed."""
+    fault: str | None
+    """What was made to go wrong, if anything."""
+    status: int | None
+    """HTTP status; None if none was sent (`reset`, `hang`), 499 if the client left or the server stopped first."""
+    latency: float
+    """Seconds from its arrival to its reply."""
+    prompt_tokens: int
+    """Tokens of the prompt, as reported; 0 without a reply."""
+    completion_tokens: int
+    """Tokens of the reply, as reported; 0 without a reply."""
+
+
+class _Refusal(Exception):
+    """An error reply, as providers write them."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+class _Exchange:
+    """One chat request while it is served."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.began, self._clock = time.time(), time.perf_counter()
+        self.body, self.request = _parse(raw)
+        self.attempt = 0
+        self.plan = FaultPlan(None, 0.0, 1.0, "")
+        self.status: int | None = None
+        self.usage = (0, 0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since its arrival."""
+        return time.perf_counter() - self._clock
+
+    @property
+    def model(self) -> str:
+        """The model it names."""
+        return str(self.body.get("model", ""))[:200]
+
+    def record(self) -> ServedRequest:
+        """What is kept of it."""
+        seed = self.body.get("seed")
+        return ServedRequest(
+            round(self.began, 6),
+            self.request,
+            self.attempt,
+            self.model,
+            seed if isinstance(seed, int) else None,
+            self.plan.fault,
+            self.status,
+            round(self.elapsed, 6),
+            *self.usage,
+        )
+
+
+def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
+    """A body, empty if it is no JSON object, and the hash of its content.
+
+    Both spellings of the token limit hash alike, and so do streamed and whole replies.
+    """
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        return {}, blake2b(raw, digest_size=16).hexdigest()
+    body = {key: value for key, value in body.items() if value is not None}
+    content = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
+    if content.get("n") == 1:
+        del content["n"]
+    if "max_completion_tokens" in content:
+        content["max_tokens"] = content.pop("max_completion_tokens")
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return body, blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+class OfflineServer:
+    """The offline model at a loopback address, served by a thread of this process.
+
+    Used as a context manager, or by `start` and `stop`. `url` is what a client takes as its `api_base`.
+
+    Args:
+        port: Port to listen at; 0 for any free one.
+        host: A loopback address or `localhost`; anything else is refused.
+        latency: `none`, `fixed:SECONDS` or `lognormal:MEDIAN,SIGMA[,CAP]`. The model's own time counts towards it.
+        error_rate: Share of requests that fail in one of the ways of `errors`.
+        garbage_rate: Share of replies that are well formed and can't be parsed.
+        truncate_rate: Share of replies that are cut off.
+        errors: Ways to fail, of `ERROR_KINDS`, each as likely as the others.
+        hang_seconds: How long a request hangs before its connection is closed.
+        retry_after: Seconds a rate limit asks the client to wait.
+        seed: Seed of failures and latencies.
+        model_seed: Seed of the model.
+        require_key: Requests without this key get status 401.
+        strict_model: Only models named `offline` or `offline/...` are known; others get status 404.
+        log: File that gets a JSON line for each record, flushed at once; an existing file is continued.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        *,
+        latency: str = "none",
+        error_rate: float = 0.0,
+        garbage_rate: float = 0.0,
+        truncate_rate: float = 0.0,
+        errors: Sequence[str] = ("429", "500", "503", "reset"),
+        hang_seconds: float = 30.0,
+        retry_after: float = 1.0,
+        seed: int = 0,
+        model_seed: int = 0,
+        require_key: str | None = None,
+        strict_model: bool = False,
+        log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Check the arguments; nothing is opened yet."""
+        if not _is_loopback(host):
+            raise ValueError(
+                f"the offline server listens on loopback only, not on {host!r}: use 127.0.0.1, ::1 or localhost"
+            )
+        faults = Faults(seed, Latency.parse(latency), error_rate, garbage_rate, truncate_rate, tuple(errors))
+        self._host, self._port = host, port
+        self._faults, self._hang_seconds, self._retry_after = faults, hang_seconds, retry_after
+        self._model_seed, self._engine = model_seed, OfflineEngine(model_seed)
+        self._name = str(offline_lm(model_seed).model)
+        self._require_key, self._strict_model = require_key, strict_model
+        self._log_path = None if log is None else Path(log)
+        self._log: TextIO | None = None
+        self._records: list[ServedRequest] = []
+        self._seen: Counter[str] = Counter()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+
+    @property
+    def url(self) -> str:
+        """The base address, with the port that was taken."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}/v1"
+
+    @property
+    def requests(self) -> list[ServedRequest]:
+        """The records so far, in the order in which the requests were done with. A copy."""
+        return list(self._records)
+
+    def lm(self, engine: str = "auto", **kwargs: Any) -> dspy.LM:
+        """A `dspy.LM` that talks to this server, without DSPy's cache, with the model's seed as its request seed.
+
+        Args:
+            engine: `litellm`, or `auto` for DSPy's own client.
+            kwargs: Passed on to `dspy.LM`.
+        """
+        settings = {
+            "api_base": self.url,
+            "api_key": self._require_key or "offline",
+            "cache": False,
+            "seed": self._model_seed,
+            **kwargs,
+        }
+        return dspy.LM("openai/offline", engine=engine, **settings)
+
+    def start(self) -> OfflineServer:
+        """Listen. On return the server answers; a port in use or an unwritable log raises OSError."""
+        if self._thread is not None:
+            raise RuntimeError("the server runs already")
+        web = _aiohttp_web()
+        if self._log_path is not None:
+            self._log = self._log_path.open("a", encoding="utf-8")
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(web, ready), name="offline-server", daemon=True)
+        self._thread.start()
+        try:
+            ready.result()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Close all connections, also of requests under way, and end the thread. Twice does no harm."""
+        if self._loop is not None and self._ended is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._ended.set)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def __enter__(self) -> OfflineServer:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    # -- the server's thread
+
+    def _run(self, web: ModuleType, ready: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(web, ready))
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    async def _serve(self, web: ModuleType, ready: Future[None]) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/v1/models", self._models),
+                web.get("/health", self._health),
+                web.route("*", "/{path:.*}", _unknown_path),
+            ]
+        )
+        # A connection that idles is never closed from this side: the client would take it for a reset nobody asked for.
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, keepalive_timeout=86_400, shutdown_timeout=0.1
+        )
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model") as self._pool:
+            await runner.setup()
+            try:
+                await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
+                self._port = runner.addresses[0][1]
+                ready.set_result(None)
+                await self._ended.wait()
+            finally:
+                await runner.cleanup()
+
+    async def _health(self, http: web.Request) -> web.Response:
+        return _json_response({"status": "ok", "model": self._name, "requests": len(self._records)})
+
+    async def _models(self, http: web.Request) -> web.Response:
+        try:
+            self._check_key(http)
+        except _Refusal as refusal:
+            return _json_response(refusal.body, refusal.status)
+        names = ("offline", self._name)
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "trgrpo-dspy"} for name in names]
+        return _json_response({"object": "list", "data": data})
+
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        exchange = _Exchange(await http.read())
+        try:
+            response = await self._answer(http, exchange)
+        except _Refusal as refusal:
+            response = _json_response(refusal.body, refusal.status)
+            if exchange.plan.fault == "429":
+                response.headers["Retry-After"] = f"{self._retry_after:g}"
+            exchange.status = refusal.status
+        except asyncio.CancelledError:
+            exchange.status = _CLIENT_GONE
+            raise
+        except Exception:
+            exchange.status = 500
+            raise
+        finally:
+            self._keep(exchange.record())
+        return response
+
+    def _keep(self, record: ServedRequest) -> None:
+        self._records.append(record)
+        if self._log is not None:
+            self._log.write(json.dumps(asdict(record)) + "\n")
+            self._log.flush()
+
+    async def _answer(self, http: web.Request, exchange: _Exchange) -> web.StreamResponse:
+        self._seen[exchange.request] += 1
+        exchange.attempt = self._seen[exchange.request]
+        self._check_key(http)
+        asked = self._check_body(exchange)
+        plan = exchange.plan = self._faults.plan(exchange.request, exchange.attempt)
+        if plan.fault in ERROR_KINDS and plan.fault != "malformed":
+            return await self._fail(http, plan)
+        # The model works in a thread of its own, so that waiting requests go on waiting in parallel.
+        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._engine.complete, asked)
+        text, finish = _spoil(reply, plan)
+        exchange.usage = (reply.usage.input_tokens, -(-len(text) // 4))
+        await asyncio.sleep(max(0.0, plan.latency - exchange.elapsed))
+        exchange.status = 200
+        if exchange.body.get("stream"):
+            return await self._stream(http, exchange, text, finish)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "logprobs": None,
+            "finish_reason": finish,
+        }
+        body = {**self._envelope(exchange, "chat.completion"), "choices": [choice], "usage": _usage(exchange)}
+        return _json_response(body, broken=plan.fault == "malformed")
+
+    async def _fail(self, http: web.Request, plan: FaultPlan) -> web.Response:
+        await asyncio.sleep(plan.latency)
+        if plan.fault in _STATUS_ERRORS:
+            raise _Refusal(*_STATUS_ERRORS[plan.fault])
+        if plan.fault == "hang":
+            await asyncio.sleep(self._hang_seconds)
+        if http.transport is not None:
+            if plan.fault == "reset":
+                _reset_on_close(http.transport)
+            http.transport.abort()
+        return _json_response({})  # into a closed connection
+
+    async def _stream(self, http: web.Request, exchange: _Exchange, text: str, finish: str) -> web.StreamResponse:
+        """The reply as server-sent events."""
+        response: web.StreamResponse = _aiohttp_web().StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(http)
+        for event in self._events(exchange, text, finish):
+            line = json.dumps(event)
+            line = line[: len(line) // 2] if exchange.plan.fault == "malformed" else line
+            await response.write(f"data: {line}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    def _events(self, exchange: _Exchange, text: str, finish: str) -> Iterator[dict[str, Any]]:
+        head = self._envelope(exchange, "chat.completion.chunk")
+        pieces = [text[i : i + _STREAM_PIECE] for i in range(0, len(text), _STREAM_PIECE)] or [""]
+        for delta in ({"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)):
+            yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
+        options = exchange.body.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage"):
+            yield {**head, "choices": [], "usage": _usage(exchange)}
+
+    def _envelope(self, exchange: _Exchange, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{exchange.request[:24]}-{exchange.attempt}",
+            "object": kind,
+            "created": int(exchange.began),
+            "model": exchange.model,
+            "system_fingerprint": f"{self._name}: a built-in character n-gram model, not a large language model",
+        }
+
+    def _check_key(self, http: web.Request) -> None:
+        if self._require_key is None:
+            return
+        scheme, _, key = http.headers.get("Authorization", "").partition(" ")
+        known = hmac.compare_digest(key.strip().encode("utf-8", "surrogateescape"), self._require_key.encode())
+        if scheme.lower() != "bearer" or not known:
+            message = "Incorrect API key provided." if key else "You didn't provide an API key."
+            raise _Refusal(401, message, code="invalid_api_key")
+
+    def _check_body(self, exchange: _Exchange) -> Request:
+        body = exchange.body
+        if not body:
+            raise _Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
+        if self._strict_model and exchange.model != "offline" and not exchange.model.startswith("offline/"):
+            message = f"The model `{exchange.model}` does not exist or you do not have access to it."
+            raise _Refusal(404, message, code="model_not_found")
+        if body.get("n", 1) != 1:
+            raise _Refusal(400, "This server gives one choice a request: send n requests with different seeds.")
+        try:
+            return request_from_openai_chat({key: value for key, value in body.items() if key != "n"})
+        except (LM15Error, ValueError, TypeError, KeyError) as error:
+            raise _Refusal(400, f"Invalid request: {str(error)[:500]}") from error
+
+
+async def _unknown_path(http: web.Request) -> web.Response:
+    message = (
+        f"Invalid URL ({http.method} {http.path[:200]}): the server has /v1/chat/completions, /v1/models and /health."
+    )
+    refusal = _Refusal(404, message)
+    return _json_response(refusal.body, refusal.status)
+
+
+def _spoil(reply: Response, plan: FaultPlan) -> tuple[str, str]:
+    """The text and finish reason to send for a model's reply."""
+    text = reply.message.text or ""
+    if plan.fault == "garbage":
+        return plan.nonsense, "stop"
+    if plan.fault == "truncated":
+        return text[: int(len(text) * plan.fraction)], "length"
+    return text, reply.finish_reason
+
+
+def _usage(exchange: _Exchange) -> dict[str, int]:
+    prompt, completion = exchange.usage
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _json_response(body: Any, status: int = 200, *, broken: bool = False) -> web.Response:
+    text = json.dumps(body)
+    response: web.Response = _aiohttp_web().Response(
+        body=(text[: len(text) // 2] if broken else text).encode(), status=status, content_type="application/json"
+    )
+    return response
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    """Make closing send a TCP reset instead of an orderly end."""
+    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _aiohttp_web() -> ModuleType:
+    try:
+        from aiohttp import web
+    except ImportError as error:
+        raise ImportError("the offline server needs aiohttp: pip install 'trgrpo-dspy[server]'") from error
+    return web
