@@ -15,7 +15,8 @@ from dspy.lm15 import AuthError, BillingError, RateLimitError, ServerError, Unsu
 from scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.calls import Calls, Unit, _finish_reason
+from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.observed import finish_reason
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.runner import Runner
 
@@ -173,7 +174,7 @@ class TestWhatIsRecorded:
 
     @pytest.mark.parametrize("no_history", [False, True])
     @pytest.mark.parametrize("n", [1, 2])
-    def test_the_finish_reason(self, lm: dspy.LM, no_history: bool, n: int) -> None:
+    def test_thefinish_reason(self, lm: dspy.LM, no_history: bool, n: int) -> None:
         lm.engine.script = lambda call: Reply("[[ ## queue ## ]]\nlegal", "length")
         with dspy.context(disable_history=no_history):
             _, unit = run(dspy.Predict(Triage, n=n))
@@ -201,7 +202,7 @@ class TestWhatIsRecorded:
         ],
     )
     def test_every_backends_way_of_saying_it_was_cut(self, response: Any, cut: bool) -> None:
-        assert (_finish_reason(response) == "length") == cut
+        assert (finish_reason(response) == "length") == cut
 
     def test_a_cached_reply_that_was_cut_is_still_cut(self, dspy_cache: None) -> None:
         lm = scripted_lm(lambda call: Reply("[[ ## queue ## ]]\nlegal", "length"), cache=True)

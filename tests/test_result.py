@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from trgrpo_dspy.errors import SchemaVersionError
+from trgrpo_dspy.estimate import Estimate, StageEstimate
 from trgrpo_dspy.library import Edit, ExperienceLibrary, apply_edits
 from trgrpo_dspy.meter import Spend
 from trgrpo_dspy.result import DetailedResults, Measurement, RejectedProposal, StepResult, Verdict, step_line
@@ -50,10 +51,11 @@ RESULTS = DetailedResults(
     stop_reason="completed",
     warnings=("The valset has 3 examples.",),
     spend=SPEND,
+    estimate=Estimate((StageEstimate("rollout", 15, 15), StageEstimate("summary", 5, 15.5, 100.0, 20.0, None)), 3),
     settings={"group_size": 5, "rollout_temperature": 0.7, "metric": "exact", "batch_size": None, "predictors": ["a"]},
     seconds=12.5,
 )
-BARE = DetailedResults(Verdict("Not measured.", None, 2), None, (), "Ctrl-C", (), (), {}, 0.0)
+BARE = DetailedResults(Verdict("Not measured.", None, 2), None, (), "Ctrl-C", (), (), Estimate(()), {}, 0.0)
 
 
 @pytest.mark.parametrize("results", [RESULTS, BARE])

@@ -4,7 +4,16 @@
 library from one program to another.
 """
 
-from .errors import FatalError, InfrastructureError, RunStopped, SchemaVersionError, TrainingFreeGRPOError
+from .budget import Budget
+from .errors import (
+    FatalError,
+    InfrastructureError,
+    JournalError,
+    RunStopped,
+    SchemaVersionError,
+    TrainingFreeGRPOError,
+)
+from .estimate import Estimate
 from .evaluation import Evaluation, compare, evaluate
 from .instructions import attach, read_library
 from .library import Experience, ExperienceLibrary
@@ -13,12 +22,15 @@ from .reflector import Reflector
 from .result import DetailedResults
 
 __all__ = [
+    "Budget",
     "DetailedResults",
+    "Estimate",
     "Evaluation",
     "Experience",
     "ExperienceLibrary",
     "FatalError",
     "InfrastructureError",
+    "JournalError",
     "Reflector",
     "RunStopped",
     "SchemaVersionError",

@@ -1,9 +1,13 @@
 """The one gate every LM call of a run goes through.
 
-`Calls` makes *observed* copies of LMs and adapters: an observed LM asks, on every call, which unit of work it is made
-for (a `Unit`, carried in DSPy's settings, so it follows `dspy.Parallel`, `dspy.asyncify` and tools) and applies that
-unit's temperature, rollout id and seed. The gate counts the call, retries outages with jittered back-off, notices
-replies cut by length from their finish reason, and refuses every call once the run is stopped.
+An observed LM (`observed.py`) asks, on every call, which unit of work it is made for (a `Unit`, carried in DSPy's
+settings, so it follows `dspy.Parallel`, `dspy.asyncify` and tools) and applies that unit's temperature, rollout id and
+seed. The gate then
+
+- replays the reply if the journal holds it: what was paid for is not paid again;
+- reserves a place in the budget, keeps to the rate limit, and refuses every call once the run is stopped;
+- retries outages with jittered back-off, honouring `retry_after`;
+- commits the reply to the journal before the program sees it, and counts it.
 
 Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own LM, and LMs a program chooses in
 `forward` (through the adapter). Nothing the user handed in is changed: all of this happens on copies.
@@ -12,28 +16,38 @@ Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own
 from __future__ import annotations
 
 import asyncio
-import copy
-import functools
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
+from dspy.lm15 import Request
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import is_retryable_lm_error
 
-from .errors import RunStopped
-from .failures import Failure, classify
+from .confidential import remember
+from .errors import FatalError, RunStopped, TrainingFreeGRPOError
+from .failures import Failure, classify, fatal_message, is_backend_failure, worth_retrying
+from .fingerprint import request_hash
+from .health import Health
+from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
+from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
 
 __all__ = ["Calls", "Unit"]
 
 _UNIT = "trgrpo_dspy_unit"
 _LONGEST_WAIT = 60.0
+BACKOFF = 1.0
+"""First wait before a retry, in seconds, where a run is not told another; it doubles and is jittered."""
+_POLL = 0.02
+"""Seconds between two looks of a call that waits for its place."""
 
 
 @dataclass
@@ -45,7 +59,7 @@ class Unit:
     step: int = 0
     """Step it belongs to; 0 is before the first."""
     key: tuple[int | str, ...] = ()
-    """What tells it from all others of the run: seeds and rollout ids are derived from it."""
+    """What tells it from others of its stage: seeds and rollout ids are derived from it."""
     resample: bool = False
     """Whether replies must differ from those to the same request elsewhere (own rollout id and seed)."""
     temperature: float | None = None
@@ -56,6 +70,23 @@ class Unit:
     """The first infrastructure failure met, even if the program swallowed it."""
     tool_outage: bool = False
     """Whether a tool met it: then the attempt itself is worth another try."""
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set when the work has taken too long: its further calls are refused and its result is dropped."""
+    role: str = ""
+    """'judge' for the metric's own calls."""
+    basis: str = ""
+    """Hash of the library it rests on: an attempt with another library is other work."""
+    held: float = 0.0
+    """Seconds its calls were held back by the rate limit: they are no time of its own."""
+    whole: Unit | None = None
+    """The attempt that a judge's calls belong to; None is itself."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often each request was made in this unit."""
+
+    @property
+    def id(self) -> str:
+        """The unit's name in the journal, unique in a run."""
+        return "/".join([self.stage.value, str(self.step), *map(str, self.key), *filter(None, (self.basis, self.role))])
 
     @property
     def truncated(self) -> bool:
@@ -63,53 +94,115 @@ class Unit:
         return any(call.truncated for call in self.calls)
 
     def as_judge(self) -> Unit:
-        """The same unit for the metric's own calls: same account, no sampling changes."""
-        return Unit(self.stage, self.step, self.key, calls=self.calls)
+        """The unit of the metric's own calls: same account, no sampling changes."""
+        return Unit(
+            self.stage, self.step, self.key,
+            calls=self.calls, abandoned=self.abandoned, role="judge", basis=self.basis, whole=self,
+        )  # fmt: skip
 
 
 class Calls:
     """The gate of one run."""
 
-    def __init__(self, meter: Meter | None = None, *, seed: int = 0, backoff: float = 1.0) -> None:
+    def __init__(
+        self,
+        meter: Meter | None = None,
+        *,
+        journal: Journal | None = None,
+        requests_per_minute: float | None = None,
+        seed: int = 0,
+        backoff: float | None = None,
+    ) -> None:
         """Open the gate.
 
         Args:
-            meter: Where calls are added up.
+            meter: Where calls are added up, and what they may spend.
+            journal: Where replies are kept and replayed from; None keeps none.
+            requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
-            backoff: First wait before a retry, in seconds; it doubles and is jittered.
+            backoff: First wait before a retry, in seconds; None is `BACKOFF`.
         """
         self.meter = meter or Meter()
+        self.journal = journal
         self.seed = seed
-        self.backoff = backoff
-        self.fatal: tuple[BaseException, str] | None = None
+        self.backoff = BACKOFF if backoff is None else backoff
+        self.fatal: TrainingFreeGRPOError | None = None
+        """Why no further call can succeed; None while one may."""
+        self.stop_reason = ""
+        """Why the run was stopped; empty while it runs."""
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called once when the run is stopped."""
         self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._lms: dict[int, tuple[dspy.BaseLM, dspy.BaseLM]] = {}
+        self._lock = threading.RLock()
+        self._lms: dict[int, tuple[Any, Any]] = {}
+        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._next_request = 0.0
+        self._replayed = False
+        self._health = Health()
+        self._out: set[_Call] = set()
 
     def __deepcopy__(self, memo: object) -> Calls:
         """A program that copies its observed LMs (`dspy.BestOfN` does) stays behind the same gate."""
         return self
 
-    def stop(self) -> None:
-        """Refuse every further LM call."""
-        self._stopped.set()
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str = "stopped", fatal: TrainingFreeGRPOError | None = None) -> None:
+        """Refuse every further LM call; the first reason stays."""
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self.stop_reason, self.fatal = reason, fatal
+            self._stopped.set()
+        self.on_stop()
 
     @property
     def stopped(self) -> bool:
         """Whether the gate is shut."""
         return self._stopped.is_set()
 
+    @property
+    def silent(self) -> bool:
+        """Whether the backend was asked and never answered: then no outage is anybody's result."""
+        return self._health.silent
+
+    @property
+    def proven(self) -> bool:
+        """Whether the backend is known to answer, or nothing needed it; the journal's replies prove nothing."""
+        return self._health.proven or not (self._health.silent or self._replayed)
+
+    def resume(self, journal: Journal) -> None:
+        """Replay from a journal, and count what it paid for: a replayed call is not counted again."""
+        self.journal = journal
+        for unit, call in journal.paid():
+            stage, step = unit.split("/")[:2]
+            self.meter.record(call, Stage(stage), int(step))
+
+    def abandon(self, unit: Unit) -> None:
+        """Refuse a unit's further calls: it has taken too long. Those that are out got no reply in time."""
+        unit.abandoned.set()
+        with self._lock:
+            late = [call for call in self._out if call.unit.abandoned is unit.abandoned]
+        for call in late:
+            error = TimeoutError("no reply within rollout_timeout")
+            self.note_request_failure(call.lm, error)
+            self.note_call_failure(call.lm, call.unit, error)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not past the end of the run."""
+        if seconds > 0:
+            self._stopped.wait(seconds)
+
+    # -- copies ----------------------------------------------------------------------------------------------------
+
     def observe(self, lm: Any) -> Any:
         """The observed copy of an LM, one for each LM; what is no LM, or is observed already, comes back as it is."""
-        if not isinstance(lm, dspy.BaseLM) or isinstance(lm, _Observed):
+        if not isinstance(lm, dspy.BaseLM) or is_observed(lm):
             return lm
         with self._lock:
             if id(lm) not in self._lms:
-                observed = lm.copy()
-                observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
-                observed._gate = self
-                observed._retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
-                self._lms[id(lm)] = (lm, observed)
+                remember(getattr(lm, "kwargs", {}))
+                self._lms[id(lm)] = (lm, observe_lm(lm, self))
             return self._lms[id(lm)][1]
 
     def bind(self, program: dspy.Module) -> None:
@@ -123,212 +216,253 @@ class Calls:
         """DSPy settings under which every LM call belongs to the unit."""
         with dspy.context(
             lm=self.observe(settings.pop("lm", None) or dspy.settings.lm),
-            adapter=self._observe_adapter(dspy.settings.adapter or dspy.ChatAdapter()),
+            adapter=observe_adapter(dspy.settings.adapter or dspy.ChatAdapter(), self),
             callbacks=[*(dspy.settings.callbacks or []), *callbacks],
             **{_UNIT: unit},
             **settings,
         ):
             yield unit
 
-    def _observe_adapter(self, adapter: Any) -> Any:
-        """A copy of the adapter that observes whatever LM a predictor hands it, and the LM it may hold itself."""
-        if isinstance(adapter, _ObservedAdapter) or not isinstance(adapter, dspy.Adapter):
-            return adapter
-        observed = copy.copy(adapter)
-        observed.__class__ = _observed_adapter_class(type(adapter))  # type: ignore[arg-type]
-        observed._gate = self
-        for name, value in list(vars(adapter).items()):
-            if isinstance(value, dspy.BaseLM):
-                setattr(observed, name, self.observe(value))
-        return observed
+    # -- calls -----------------------------------------------------------------------------------------------------
 
-    def request(self, lm: dspy.BaseLM, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def call(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """Make or replay one call."""
+        if is_watched():  # made by an LM in the middle of its own call: part of that one
+            return send(prompt, messages=messages, **kwargs)
+        call = _Call(self, lm, prompt, messages, kwargs)
+        if call.replayed:
+            return call.reply
+        try:
+            while True:
+                while wait := call.admit():
+                    self.sleep(wait)
+                try:
+                    with call.out(), watch() as report:
+                        reply = send(call.prompt, messages=messages, **call.kwargs)
+                except BaseException as error:
+                    self.sleep(call.failed(error))
+                else:
+                    return call.answered(reply, report)
+        finally:
+            call.end()
+
+    async def acall(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """Make or replay one asynchronous call."""
+        if is_watched():  # made by an LM in the middle of its own call: part of that one
+            return await send(prompt, messages=messages, **kwargs)
+        call = _Call(self, lm, prompt, messages, kwargs)
+        if call.replayed:
+            return call.reply
+        try:
+            while True:
+                while wait := call.admit():
+                    await asyncio.sleep(wait)
+                try:
+                    with call.out(), watch() as report:
+                        reply = await send(call.prompt, messages=messages, **call.kwargs)
+                except BaseException as error:
+                    await asyncio.sleep(call.failed(error))
+                else:
+                    return call.answered(reply, report)
+        finally:
+            call.end()
+
+    def request(self, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
         if not unit.resample:
             return kwargs
         own_rollout = kwargs.get("rollout_id", lm.kwargs.get("rollout_id"))
         rollout_id = derive_seed(self.seed, *unit.key, *([] if own_rollout is None else [own_rollout]))
         changed = {**kwargs, "rollout_id": rollout_id}
-        keeps_own = "max_completion_tokens" in lm.kwargs or lm._keeps_temperature
+        keeps_own = "max_completion_tokens" in lm.kwargs or lm.keeps_temperature
         if unit.temperature is not None and "temperature" not in kwargs and not keeps_own:
             changed["temperature"] = unit.temperature
         if "seed" not in kwargs and lm.kwargs.get("seed") is not None:
             changed["seed"] = derive_seed(int(lm.kwargs["seed"]), rollout_id) % 2**31
         return changed
 
-    def admit(self) -> None:
-        """Let one call through, or raise `RunStopped`."""
-        if self.stopped:
-            raise RunStopped("the run has been stopped")
+    def pace(self) -> float:
+        """When the next request may go out under the rate limit, by the monotonic clock."""
+        with self._lock:
+            turn = max(time.monotonic(), self._next_request)
+            self._next_request = turn + self._interval
+        return turn
 
-    def failed(self, lm: dspy.BaseLM, unit: Unit, error: BaseException, retries: int) -> None:
-        """Account for a call that ended in an error; a fatal one shuts the gate."""
-        self._record(unit, LMCall(lm.model, retries=retries, failed=True))
-        kind = classify(error)
-        if kind is Failure.FATAL:
-            with self._lock:
-                self.fatal = self.fatal or (error, lm.model)
-            self.stop()
-        elif kind is Failure.INFRASTRUCTURE and unit.outage is None:
-            unit.outage = error
-
-    def wait_before_retry(self, lm: dspy.BaseLM, error: BaseException, tries: int) -> float | None:
+    def wait_before_retry(self, lm: Any, error: BaseException, tries: int) -> float | None:
         """Seconds to wait before the next try, or None if the error is final."""
-        if self.stopped or tries >= lm._retries or not isinstance(error, Exception) or not is_retryable_lm_error(error):
+        if self.stopped or tries >= lm.retries or not worth_retrying(error):
             return None
         hint = getattr(error, "retry_after", None)
-        if isinstance(hint, (int, float)) and 0 <= hint <= _LONGEST_WAIT:
-            return float(hint) + random.uniform(0, self.backoff / 4)
-        return min(self.backoff * 2**tries, _LONGEST_WAIT) * random.uniform(0.5, 1.5)
+        if isinstance(hint, (int, float)) and hint >= 0:
+            return min(float(hint), _LONGEST_WAIT) + random.uniform(0, self.backoff / 4)
+        return float(min(self.backoff * 2**tries, _LONGEST_WAIT) * random.uniform(0.5, 1.5))
 
-    def sleep(self, seconds: float) -> None:
-        """Wait for a retry, but not past the end of the run."""
-        self._stopped.wait(seconds)
+    def note_replay(self) -> None:
+        """The journal answered."""
+        self._replayed = True
 
-    def succeeded(self, lm: dspy.BaseLM, unit: Unit, seen: _Seen, retries: int) -> None:
-        """Account for a call that returned."""
-        usage = seen.usage
-        details = usage.get("prompt_tokens_details") or {}
-        self._record(
-            unit,
-            LMCall(
-                lm.model,
-                prompt_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-                completion_tokens=_count(usage, "completion_tokens", "output_tokens"),
-                provider_cached_tokens=_count(details, "cached_tokens") if isinstance(details, Mapping) else 0,
-                cost=seen.entry.get("cost") if seen.fresh else 0.0,
-                cached=not seen.fresh,
-                retries=retries,
-                truncated=_finish_reason(seen.entry.get("response")) == "length",
-            ),
+    def note_answer(self, lm: Any) -> None:
+        """The backend answered."""
+        self._health.answer(lm.model)
+
+    def note_request_failure(self, lm: Any, error: BaseException) -> None:
+        """A request failed; where the backend never answered, a few are enough."""
+        if failed := self._health.failure(lm.model):
+            self.stop("fatal", FatalError(fatal_message(error, lm.model, failed)))
+
+    def note_call_failure(self, lm: Any, unit: Unit, error: BaseException) -> None:
+        """A call failed for good: fatal, an outage, or the program's own business."""
+        kind = classify(error)
+        if kind is Failure.FATAL:
+            self.stop("fatal", FatalError(fatal_message(error, lm.model)))
+        elif kind is Failure.INFRASTRUCTURE:
+            unit.outage = unit.outage or error
+            if self._health.loss():
+                self.stop("error_rate")
+
+
+class _Call:
+    """One LM call on its way through the gate."""
+
+    def __init__(self, gate: Calls, lm: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> None:
+        self._gate, self.lm, self.unit = gate, lm, _current_unit()
+        self.prompt, self.kwargs = prompt, gate.request(lm, self.unit, kwargs)
+        if isinstance(asked := kwargs.get("request", prompt), Request):
+            self.prompt, self.kwargs = _typed(asked, kwargs, self.kwargs)
+        self.reply: Any = None
+        self.replayed = False
+        self._tries, self._reserved = 0, False
+        self._turn: float | None = None
+        self._hash, self._occurrence = "", 0
+        if gate.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
+            self._hash = request_hash(lm, self.prompt, messages, self.kwargs)
+            self._replay(gate.journal)
+
+    def _replay(self, journal: Journal) -> None:
+        self.check()
+        asked = self.unit.asked
+        try:
+            with self._gate._lock:  # equal requests of one unit take one reply each
+                recorded = journal.reply(self.unit.id, self._hash, asked[self._hash])
+                self._occurrence = asked[self._hash] if recorded is None else recorded.occurrence
+                asked[self._hash] = self._occurrence + 1
+        except TrainingFreeGRPOError as error:  # a damaged journal must not look like the program's own failure
+            self._gate.stop("fatal", error)
+            self.check()
+        else:
+            if recorded is not None:
+                self._take(recorded)
+
+    def _take(self, recorded: Recorded) -> None:
+        self.reply, self.replayed = decode_reply(recorded.reply), True
+        call = recorded.call
+        self.unit.calls.append(call)
+        self._gate.note_replay()
+        if dspy.settings.usage_tracker is not None and not call.cached:  # the program's own, as for a fresh reply
+            usage = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
+            total = call.prompt_tokens + call.completion_tokens
+            dspy.settings.usage_tracker.add_usage(call.model, {**usage, "total_tokens": total})
+
+    def check(self) -> None:
+        """Refuse the call if the run is stopped or the unit abandoned."""
+        if self._gate.stopped or self.unit.abandoned.is_set():
+            self.end()
+            raise RunStopped(self._gate.stop_reason or "this attempt was abandoned")
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for this call any more."""
+        return self.unit.abandoned.is_set()
+
+    def admit(self) -> float:
+        """Seconds to wait before asking again; 0 when the request may go out."""
+        self.check()
+        if not self._gate._health.may_go(self.lm.model, self):
+            return _POLL
+        if not self._reserved:
+            self._reserved, reached = self._gate.meter.reserve()
+            if reached:
+                self._gate.stop(reached)
+                self.check()
+            if not self._reserved:
+                return _POLL
+        if self._turn is None:
+            self._turn = self._gate.pace()
+            (self.unit.whole or self.unit).held += max(0.0, self._turn - time.monotonic())
+        return min(max(0.0, self._turn - time.monotonic()), 10 * _POLL)
+
+    @contextmanager
+    def out(self) -> Iterator[None]:
+        """While the request is out."""
+        with self._gate._lock:
+            self._gate._out.add(self)
+        try:
+            yield
+        finally:
+            with self._gate._lock:
+                self._gate._out.discard(self)
+
+    def failed(self, error: BaseException) -> float:
+        """Seconds to wait before the next try; raises the error if there is none."""
+        if not self.over and is_backend_failure(error):
+            self._gate.note_request_failure(self.lm, error)
+        wait = self._gate.wait_before_retry(self.lm, error, self._tries)
+        if wait is None:
+            self._account(LMCall(self.lm.model, retries=self._tries, failed=True))
+            if not self.over:
+                self._gate.note_call_failure(self.lm, self.unit, error)
+            raise error
+        self._tries, self._turn = self._tries + 1, None
+        return wait
+
+    def answered(self, reply: Any, report: Report) -> Any:
+        """Commit the reply, count it, and hand it over."""
+        cost = report.cost
+        if cost is None:
+            cost = self._gate.meter.budget.price(self.lm.model, report.prompt_tokens, report.completion_tokens)
+        call = LMCall(
+            self.lm.model,
+            prompt_tokens=report.prompt_tokens,
+            completion_tokens=report.completion_tokens,
+            provider_cached_tokens=report.provider_cached_tokens,
+            cost=cost,
+            cached=not report.fresh,
+            retries=self._tries,
+            truncated=report.truncated,
         )
+        if cost is None and self._gate.meter.budget.max_cost is not None:
+            self._gate.stop("fatal", FatalError(_unpriced(self.lm.model)))
+        if report.fresh:
+            self._gate.note_answer(self.lm)
+        self._account(call, reply)
+        return reply
 
-    def _record(self, unit: Unit, call: LMCall) -> None:
-        unit.calls.append(call)
-        self.meter.record(call, unit.stage, unit.step)
-
-
-class _Seen:
-    """What one LM call reported; stands in for `dspy.settings.usage_tracker` while it is under way.
-
-    DSPy tells a usage tracker of fresh replies only: that is how a cached reply is known.
-    """
-
-    def __init__(self, outer: Any) -> None:
-        self.outer, self.fresh = outer, False
-        self.usage: dict[str, Any] = {}
-        self.entry: dict[str, Any] = {}
-
-    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
-        self.fresh, self.usage = True, dict(usage or {})
-        if self.outer is not None:
-            self.outer.add_usage(model, usage)
-
-
-class _Observed:
-    """Mixed into a copy's class: sends calls through the gate, reads what they report."""
-
-    _gate: Calls
-    _retries: int
-    _keeps_temperature = False
-
-    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        gate, unit = self._gate, _current_unit()
-        kwargs, tries = gate.request(self, unit, kwargs), 0
-        while True:
-            gate.admit()
+    def _account(self, call: LMCall, reply: Any = None) -> None:
+        if self._gate.journal is not None:
+            kept = encode_reply(reply) if self._hash else None
             try:
-                with _watch() as seen:
-                    reply = super().__call__(prompt, messages=messages, **kwargs)  # type: ignore[misc]
-            except BaseException as error:
-                wait = gate.wait_before_retry(self, error, tries)
-                if wait is None:
-                    gate.failed(self, unit, error, tries)
-                    raise
-                tries += 1
-                gate.sleep(wait)
-            else:
-                gate.succeeded(self, unit, seen, tries)
-                return reply
+                self._gate.journal.record(self.unit.id, self._hash, self._occurrence, kept, call)
+            except TrainingFreeGRPOError as error:  # a full disk must not look like the program's own failure
+                self._gate.stop("fatal", error)
+        self.unit.calls.append(call)
+        self._gate.meter.record(call, self.unit.stage, self.unit.step, reserved=self._reserved)
+        self._reserved = False
+        self.end()
 
-    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        gate, unit = self._gate, _current_unit()
-        kwargs, tries = gate.request(self, unit, kwargs), 0
-        while True:
-            gate.admit()
-            try:
-                with _watch() as seen:
-                    reply = await super().acall(prompt, messages=messages, **kwargs)  # type: ignore[misc]
-            except BaseException as error:
-                wait = gate.wait_before_retry(self, error, tries)
-                if wait is None:
-                    gate.failed(self, unit, error, tries)
-                    raise
-                tries += 1
-                await asyncio.sleep(wait)
-            else:
-                gate.succeeded(self, unit, seen, tries)
-                return reply
-
-    def copy(self, **kwargs: Any) -> Any:
-        copied = super().copy(**kwargs)  # type: ignore[misc]
-        # BestOfN and Refine set a temperature on a copy on purpose: only the LM's original one gives way.
-        copied._keeps_temperature = self._keeps_temperature or "temperature" in kwargs
-        return copied
-
-    def _warn_zero_temp_rollout(self, temperature: float | None, rollout_id: int | None) -> None:
-        """Say nothing: the rollout id is ours, not the user's."""
-
-    def update_history(self, entry: dict[str, Any]) -> None:
-        seen = dspy.settings.usage_tracker
-        if isinstance(seen, _Seen):
-            seen.entry = entry
-        if not dspy.settings.get("trgrpo_dspy_no_history", False):
-            # The modules of a run live as long as the run: only the global history, which DSPy bounds, grows.
-            with dspy.context(caller_modules=[], max_history_size=1):
-                super().update_history(entry)  # type: ignore[misc]
+    def end(self) -> None:
+        """Give back what is held for this call."""
+        if self._reserved:
+            self._gate.meter.give_back()
+            self._reserved = False
+        self._gate._health.done(self.lm.model, self)
 
 
-@contextmanager
-def _watch() -> Iterator[_Seen]:
-    """Have DSPy report usage and the history entry of the next call, whatever the user's settings are."""
-    seen = _Seen(dspy.settings.usage_tracker)
-    with dspy.context(
-        usage_tracker=seen, disable_history=False, trgrpo_dspy_no_history=bool(dspy.settings.disable_history)
-    ):
-        yield seen
-
-
-class _ObservedAdapter:
-    """Mixed into an adapter's copy: the LM a predictor brings, wherever it comes from, is observed."""
-
-    _gate: Calls
-
-    def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
-
-    async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
-
-
-@functools.cache
-def _observed_class(cls: type) -> type:
-    return type(cls.__name__, (_Observed, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
-
-
-@functools.cache
-def _observed_adapter_class(cls: type) -> type:
-    # Not through Adapter.__init_subclass__: it would wrap `format` and `parse` in callbacks a second time.
-    make: Callable[..., type] = type.__new__
-    created = make(type(cls), cls.__name__, (_ObservedAdapter, _Quiet, cls), {"__module__": cls.__module__})
-    return created
-
-
-class _Quiet:
-    """Keeps `Adapter.__init_subclass__` from running for observed adapters."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Do nothing: the methods are wrapped where they were defined."""
+def _typed(request: Request, given: dict[str, Any], changed: dict[str, Any]) -> tuple[Request, dict[str, Any]]:
+    """A typed request carries its sampling itself: put in what the unit changes; what it says itself wins."""
+    ours = {name: changed[name] for name in ("temperature", "seed") if name in changed and name not in given}
+    config = {name: value for name, value in ours.items() if getattr(request.config, name) is None}
+    rest = {name: value for name, value in changed.items() if name not in ours and name != "request"}
+    return replace(request, config=replace(request.config, **config)), rest
 
 
 def _current_unit() -> Unit:
@@ -337,22 +471,9 @@ def _current_unit() -> Unit:
     return unit if isinstance(unit, Unit) else Unit(Stage.ROLLOUT)
 
 
-def _count(usage: Mapping[str, Any], *names: str) -> int:
-    return next((int(v) for v in (usage.get(name) for name in names) if isinstance(v, (int, float))), 0)
-
-
-def _finish_reason(response: Any) -> str:
-    """Why a reply ended, from what the backend said; 'length' for every way of saying that it was cut."""
-    if isinstance(response, (list, tuple)):
-        reasons = [_finish_reason(item) for item in response]
-        return "length" if "length" in reasons else (reasons[0] if reasons else "")
-    reason = _get(response, "finish_reason") or _get(_get(response, "incomplete_details"), "reason")
-    if not reason:
-        choices = _get(response, "choices") or []
-        reasons = [str(_get(choice, "finish_reason") or "") for choice in choices]
-        reason = "length" if "length" in reasons else next(iter(reasons), "")
-    return "length" if str(reason) in ("length", "max_tokens", "max_output_tokens", "MAX_TOKENS") else str(reason)
-
-
-def _get(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+def _unpriced(model: str) -> str:
+    return (
+        f"max_cost is set, but the price of LM {model!r} is unknown, so it can't be kept to. Pass its price in dollars "
+        f"per million prompt and completion tokens, Budget(max_cost=..., prices={{{model!r}: (0.15, 0.60)}}), or cap "
+        "max_tokens or max_lm_calls instead"
+    )

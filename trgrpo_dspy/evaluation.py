@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 import dspy
 
 from .calls import Calls, Unit
+from .errors import InfrastructureError, RunStopped
 from .execution import Execution, Flow, Task
+from .health import TOO_MANY_LOST
 from .meter import Spend, Stage
 from .rollout import Rollout
 from .runner import Runner
@@ -104,6 +106,7 @@ def evaluate(
     Raises:
         ValueError: An argument is out of range, or the devset is empty or without inputs.
         FatalError: A wrong key, no credit, an unknown model or a configuration that can't work.
+        InfrastructureError: More than half of the recent LM calls were lost to outages.
     """
     check_examples("devset", devset)
     _check_numbers(k=k, num_threads=default_threads(num_threads))
@@ -114,7 +117,10 @@ def evaluate(
     with Execution(calls, default_threads(num_threads)) as execution:
         own = own_copy(program)
         calls.bind(own)
-        rollouts = execution.run(evaluation_flows(runner, own, devset, k, Stage.EVALUATION, 0))
+        try:
+            rollouts = execution.run(evaluation_flows(runner, own, devset, k, Stage.EVALUATION, 0))
+        except RunStopped as stopped:
+            raise InfrastructureError(f"the evaluation was given up: {TOO_MANY_LOST}") from stopped
     return summarize_evaluation(rollouts, calls.meter.spend())
 
 
@@ -143,7 +149,15 @@ def compare(
 
 
 def evaluation_flows(
-    runner: Runner, program: dspy.Module, examples: Sequence[dspy.Example], k: int, stage: Stage, step: int
+    runner: Runner,
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    k: int,
+    stage: Stage,
+    step: int,
+    *,
+    timeout: float | None = None,
+    basis: str = "",
 ) -> list[Flow[tuple[Rollout, ...]]]:
     """One flow per example: its k attempts at the program's own temperature.
 
@@ -153,9 +167,11 @@ def evaluation_flows(
     def flow(index: int) -> Flow[tuple[Rollout, ...]]:
         tasks = []
         for repeat in range(k):
-            unit = Unit(stage, step, (stage.value, index, repeat), resample=repeat > 0)
+            unit = Unit(stage, step, (stage.value, index, repeat), resample=repeat > 0, basis=basis)
             run = functools.partial(runner.attempt, program, examples[index], unit, index=index, attempt=repeat)
-            tasks.append(Task(stage, run))
+            late = functools.partial(runner.abandon, unit, index=index, attempt=repeat, seconds=timeout or 0.0)
+            held = functools.partial(getattr, unit, "held")
+            tasks.append(Task(stage, run, timeout=timeout, held=held, on_timeout=late))
         rollouts = yield tasks
         return tuple(replace(r, transcript="") for r in rollouts)
 

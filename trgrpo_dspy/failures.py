@@ -14,10 +14,13 @@ from collections.abc import Iterator
 
 from dspy.utils import exceptions as dspy_errors
 
+from .confidential import blank
 from .errors import FatalError, InfrastructureError
 from .rollout import Outcome
 
-__all__ = ["Failure", "classify", "describe", "fatal_message", "outcome_of", "redact"]
+__all__ = [
+    "Failure", "classify", "describe", "fatal_message", "is_backend_failure", "outcome_of", "redact", "worth_retrying",
+]  # fmt: skip
 
 
 class Failure(enum.Enum):
@@ -92,8 +95,7 @@ def classify(error: BaseException) -> Failure:
             return Failure.PROGRAM
         if isinstance(link, _FATAL):
             return Failure.FATAL
-        # A provider's error of no known kind is no verdict on the program; a kind of its own is looked at above.
-        if isinstance(link, _OUTAGES) or type(link) in _UNCLASSIFIED or _is_client_outage(link):
+        if _is_outage(link):
             return Failure.INFRASTRUCTURE
     return Failure.PROGRAM
 
@@ -118,6 +120,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         link = link.__cause__
+
+
+def _is_outage(error: BaseException) -> bool:
+    # A provider's error of no known kind is no verdict on the program; a kind of its own is looked at above.
+    return isinstance(error, _OUTAGES) or type(error) in _UNCLASSIFIED or _is_client_outage(error)
 
 
 def _is_client_outage(error: BaseException) -> bool:
@@ -182,14 +189,46 @@ _SECRET_PATTERNS = tuple(re.compile(pattern) for pattern in _SECRETS)
 
 
 def redact(text: str) -> str:
-    """Blank what looks like a key, a bearer token, a password or credentials in an address."""
+    """Blank the secrets of the LMs in use, and what looks like a key, a token, a password or an address with one."""
+    text = blank(text)
     for pattern in _SECRET_PATTERNS:
         text = pattern.sub(r"\1***", text)
     return text
 
 
-def fatal_message(error: BaseException, model: str) -> str:
-    """What is wrong, with which model, and what to do; no secrets."""
+def is_backend_failure(error: BaseException) -> bool:
+    """Whether a request got no reply: an outage, or a refusal that every request may meet (an unknown parameter)."""
+    refused = isinstance(error, dspy_errors.LMInvalidRequestError)
+    too_long = isinstance(error, dspy_errors.ContextWindowExceededError)
+    return isinstance(error, Exception) and (classify(error) is Failure.INFRASTRUCTURE or (refused and not too_long))
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later.
+
+    What DSPy retries, a reply that is no reply (broken JSON from a proxy), and a dead connection that a custom engine
+    reports as it is; an engine's bug is none of these.
+    """
+    if not isinstance(error, Exception) or classify(error) is not Failure.INFRASTRUCTURE:
+        return False
+    bug = type(error) is dspy_errors.LMUnexpectedError
+    return not bug or any(_is_outage(link) for link in _chain(error) if link is not error)
+
+
+def fatal_message(error: BaseException, model: str, failed_requests: int = 0) -> str:
+    """What is wrong, with which model, and what to do; no secrets.
+
+    Args:
+        error: What the backend said last.
+        model: The LM's model string.
+        failed_requests: How many requests failed in a row, where that is why the run ends.
+    """
+    if failed_requests:
+        return (
+            f"LM {model!r}: none of {failed_requests} requests got a reply. Check that the service is up and that "
+            "address, network, timeout and parameters of the LM are right, then run again. "
+            f"The last error: {describe(error)}"
+        )
     advice: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
         (
             dspy_errors.LMAuthError,

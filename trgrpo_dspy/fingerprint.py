@@ -7,25 +7,32 @@ told by model name and sampling settings; keys, headers and addresses never ente
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from .library import ExperienceLibrary
 
 __all__ = ["fingerprint", "plain", "request_hash"]
 
 _SAMPLING = (
-    "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "n", "stop", "presence_penalty",
-    "frequency_penalty", "reasoning_effort", "logprobs", "response_format", "tools", "tool_choice", "rollout_id",
+    "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "min_p", "n", "stop",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "reasoning_effort", "reasoning",
+    "thinking", "verbosity", "logprobs", "top_logprobs", "response_format", "modalities", "tools", "tool_choice",
+    "parallel_tool_calls", "rollout_id",
 )  # fmt: skip
 """The keyword arguments of an LM that change what it says; all others may hold secrets and stay out."""
+_HASHED = ("extra_body",)
+"""The same, where a value may hold anything: told by their hash."""
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 def plain(value: Any) -> Any:
@@ -38,6 +45,10 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, (set, frozenset)):
         return sorted((plain(v) for v in value), key=str)
+    return _plain_object(value)
+
+
+def _plain_object(value: Any) -> Any:
     if isinstance(value, dspy.Example):
         return plain(dict(value.items()))
     if isinstance(value, BaseModel):
@@ -46,23 +57,26 @@ def plain(value: Any) -> Any:
         return plain(value.model_json_schema())
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, functools.partial):
         return [plain(value.func), plain(value.args), plain(value.keywords)]
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    text = repr(value)
-    return f"{type(value).__module__}.{type(value).__qualname__}" if " at 0x" in text else text
+    for content in ("tolist", "tobytes"):  # arrays and images, whose repr is cut short
+        if callable(method := getattr(value, content, None)):
+            return plain(method())
+    return _ADDRESS.sub("", repr(value))
 
 
 def request_hash(lm: dspy.BaseLM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> str:
     """Hash of all that decides a reply: model, sampling settings, and what is asked."""
-    settings = {**lm.kwargs, **kwargs}
-    asked = {k: v for k, v in kwargs.items() if k == "request"}
-    return _hash([lm.model, lm.model_type, prompt, messages, _sampling(settings), asked])
+    return _hash([lm.model, lm.model_type, prompt, messages, _sampling({**lm.kwargs, **kwargs})])
 
 
 def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
+    found = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
+    return found | {name: _hash(settings[name]) for name in _HASHED if settings.get(name)}
 
 
 def _hash(value: Any) -> str:
@@ -87,7 +101,7 @@ def fingerprint(
         **{name: plain(value) for name, value in settings.items()},
         "program": _program(program),
         "reflector": _program(reflector),
-        "starting library": _hash(str(library)),
+        "starting library": f"{len(library)} entries {library.digest}".strip(),
         "trainset": f"{len(trainset)} examples, {_hash([_example(e) for e in trainset])}",
         "valset": f"{len(valset)} examples, {_hash([_example(e) for e in valset])}",
         "metric": _metric(metric),
@@ -103,15 +117,28 @@ def _example(example: dspy.Example) -> Any:
 
 def _program(program: dspy.Module) -> dict[str, Any]:
     modules = [[name, type(m).__qualname__, _tools(m)] for name, m in program.named_sub_modules(dspy.Module)]
-    found: dict[str, Any] = {"structure": _hash(modules)}
-    for name, predictor in program.named_sub_modules(dspy.Predict):
-        state = [predictor.signature.dump_state(), _fields(predictor.signature), predictor.demos, predictor.config]
-        found[name] = f"{_hash(state)} with {_lm(predictor.lm)}"
-    return found
+    predictors = program.named_sub_modules(dspy.Predict)
+    return {"structure": _hash(modules), **{name: _predictor(predictor) for name, predictor in predictors}}
 
 
-def _fields(signature: Any) -> list[list[str]]:
-    return [[name, str(field.annotation)] for name, field in signature.fields.items()]
+def _predictor(predictor: dspy.Predict) -> dict[str, str]:
+    signature = predictor.signature
+    fields = [[name, field.json_schema_extra, _schema(field)] for name, field in signature.fields.items()]
+    return {
+        "instructions": _hash(signature.instructions),
+        "fields": f"{', '.join(signature.fields)}, {_hash(fields)}",
+        "demos": f"{len(predictor.demos)}, {_hash(predictor.demos)}",
+        "settings": _hash(_sampling(predictor.config)),
+        "LM": _lm(predictor.lm),
+    }
+
+
+def _schema(field: Any) -> Any:
+    """A field's type with all that is in it, where it has a schema."""
+    try:
+        return TypeAdapter(field.annotation).json_schema()
+    except Exception:  # any type may stand here, with any code of its own
+        return _ADDRESS.sub("", str(field.annotation))
 
 
 def _tools(module: Any) -> list[str]:
@@ -129,11 +156,17 @@ def _lm(lm: Any) -> str:
 def _metric(metric: Any) -> str:
     if metric is None:
         return "none (label-free)"
+    if isinstance(metric, dspy.Module):
+        return f"{plain(metric)}, {_source(type(metric))}, {_hash(_program(metric))}"
     target = inspect.unwrap(metric.func if isinstance(metric, functools.partial) else metric)
     if not inspect.isroutine(target) and not inspect.isclass(target):
         target = type(target)
+    arguments = f", {_hash([metric.args, metric.keywords])}" if isinstance(metric, functools.partial) else ""
+    return f"{plain(target)}, {_source(target)}{arguments}"
+
+
+def _source(target: Any) -> str:
     try:
-        source = _hash(inspect.getsource(target))
+        return _hash(inspect.getsource(target))
     except (OSError, TypeError):
-        source = "source not readable"
-    return f"{plain(metric)}, {source}"
+        return "source not readable"

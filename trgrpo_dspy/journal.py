@@ -5,6 +5,8 @@ Guarantees:
 - A reply is committed before the program that asked for it sees it, so killing the process at any moment loses at most
   the calls in flight. Resuming *replays* a run: a request that was answered in the same unit of work is answered from
   here, any other goes out.
+- What a unit of work came to is committed before anything rests on it, also that it met an outage or took too long:
+  a resumed run stands on the same results. The first result committed stays.
 - One process at a time: a second one is refused with the first one's pid. The lock dies with its process.
 - A journal of another program, data, metric or learning setting is refused with the differences named; one of a newer
   schema, or one that is damaged, is refused with what to do. Nothing is overwritten.
@@ -18,8 +20,8 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +31,33 @@ from .errors import JournalError, SchemaVersionError
 from .meter import LMCall
 from .rollout import Outcome, Rollout
 
-__all__ = ["Journal", "Recorded", "write_atomically"]
+__all__ = ["Journal", "Recorded", "unwritable", "write_atomically"]
 
 SCHEMA_VERSION = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
-    unit TEXT NOT NULL, request TEXT NOT NULL, occurrence INTEGER NOT NULL, reply TEXT, call TEXT NOT NULL,
+    unit TEXT NOT NULL, request TEXT NOT NULL, occurrence INTEGER NOT NULL, call TEXT NOT NULL, reply TEXT NOT NULL,
     PRIMARY KEY (unit, request, occurrence)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS attempts (unit TEXT PRIMARY KEY, rollout TEXT NOT NULL) WITHOUT ROWID;
+);
+CREATE TABLE IF NOT EXISTS other_calls (unit TEXT NOT NULL, call TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS attempts (unit TEXT PRIMARY KEY, rollout TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS lost (unit TEXT PRIMARY KEY, reason TEXT NOT NULL);
 """
+"""`calls`: replies that can be replayed. `other_calls`: what was spent beside them (calls that failed, replies that are
+no plain data). `attempts` and `lost`: what rollouts and reflection steps came to."""
 
 
+@dataclass(frozen=True)
 class Recorded:
     """A reply from the journal."""
 
-    __slots__ = ("call", "reply")
-
-    def __init__(self, reply: Any, call: LMCall) -> None:
-        """Hold the reply as plain data and what the call cost when it was made."""
-        self.reply = reply
-        self.call = call
+    reply: Any
+    """The reply as plain data."""
+    call: LMCall
+    """What the call cost when it was made."""
+    occurrence: int
+    """Which of the unit's equal requests it answered."""
 
 
 class Journal:
@@ -87,7 +94,8 @@ class Journal:
         except filelock.Timeout:
             pid = pid_file.read_text(encoding="ascii").strip() if pid_file.exists() else "unknown"
             raise JournalError(
-                f"log_dir={str(self.directory)!r} is in use by process {pid}; wait for it, stop it, or pass another directory"
+                f"log_dir={str(self.directory)!r} is in use by process {pid}; wait for it, stop it, "
+                "or pass another directory"
             ) from None
         except OSError as error:
             lock.release()
@@ -99,28 +107,44 @@ class Journal:
     def _open(self) -> sqlite3.Connection:
         path = self.directory / "journal.sqlite"
         try:
+            self._check(path)
             db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                db.close()
-                raise SchemaVersionError(
-                    f"{path.name} in {str(self.directory)!r} is of schema {version}; this version knows up to {SCHEMA_VERSION}: "
-                    "upgrade trgrpo-dspy, or pass another log_dir"
-                )
+        except sqlite3.Error as error:
+            raise self._unusable(path, error) from error
+        try:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute(
-                "PRAGMA synchronous=NORMAL"
-            )  # a killed process loses nothing; a power cut may lose the last calls
-            if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("quick_check found damage")
+            db.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
             db.executescript(_TABLES)
             db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         except sqlite3.Error as error:
-            raise JournalError(
-                f"{path.name} in {str(self.directory)!r} is damaged or can't be opened ({error}). It was not touched: pass another "
-                "log_dir to start anew, or salvage its replies with the sqlite3 command line's .recover"
-            ) from error
+            db.close()
+            raise self._unusable(path, error) from error
         return db
+
+    def _check(self, path: Path) -> None:
+        """Look whether the database can be used, without writing to it."""
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise SchemaVersionError(
+                    f"{path.name} in {str(self.directory)!r} is of schema {version}; this version knows up to "
+                    f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
+                )
+            if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(found)
+
+    def _unusable(self, path: Path, error: sqlite3.Error) -> JournalError:
+        if isinstance(error, sqlite3.OperationalError):
+            return JournalError(
+                f"{path.name} in {str(self.directory)!r} can't be opened or written: {error}; make room or mend the "
+                "directory, or pass another log_dir"
+            )
+        return JournalError(
+            f"{path.name} in {str(self.directory)!r} is damaged ({error}). It was not touched: pass another log_dir to "
+            "start anew, or salvage its replies with the sqlite3 command line's .recover"
+        )
 
     def close(self) -> None:
         """Close the database and give the directory back."""
@@ -140,57 +164,76 @@ class Journal:
     # -- LM calls --------------------------------------------------------------------------------------------------
 
     def reply(self, unit: str, request: str, occurrence: int) -> Recorded | None:
-        """The recorded reply to the n-th such request of a unit, or None."""
+        """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
         row = self._one(
-            "SELECT reply, call FROM calls WHERE unit=? AND request=? AND occurrence=?", unit, request, occurrence
-        )
-        return None if row is None or row[0] is None else Recorded(json.loads(row[0]), LMCall(**json.loads(row[1])))
-
-    def record(self, unit: str, request: str, occurrence: int, reply: Any, call: LMCall) -> None:
-        """Commit a reply (plain data; None if the call failed) and what it cost."""
-        text = None if reply is None else json.dumps(reply, ensure_ascii=False)
-        self._write(
-            "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)",
+            "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
+            "ORDER BY occurrence LIMIT 1",
             unit,
             request,
             occurrence,
-            text,
-            json.dumps(asdict(call)),
         )
+        return None if row is None else Recorded(self._load(row[0]), LMCall(**self._load(row[1])), row[2])
 
-    def calls(self, unit: str) -> list[LMCall]:
-        """Everything a unit paid for."""
+    def record(self, unit: str, request: str, occurrence: int, reply: Any, call: LMCall) -> None:
+        """Commit a reply (plain data; None if there is none to replay) and what it cost."""
+        try:
+            text = None if reply is None else _dump(reply)
+        except TypeError:  # a backend's own objects in a reply: counted, but it can't be replayed
+            text = None
+        if text is None:
+            self._write("INSERT INTO other_calls VALUES (?, ?)", unit, _dump(asdict(call)))
+        else:
+            values = (unit, request, occurrence, _dump(asdict(call)), text)
+            self._write("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)", *values)
+
+    def paid(self) -> list[tuple[str, LMCall]]:
+        """Every call the run made so far, with the unit it was made for."""
         with self._guard():
-            rows = self._db.execute("SELECT call FROM calls WHERE unit=?", (unit,)).fetchall()
-        return [LMCall(**json.loads(row[0])) for row in rows]
+            rows = self._db.execute(
+                "SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls"
+            ).fetchall()
+        return [(unit, LMCall(**self._load(call))) for unit, call in rows]
 
-    # -- attempts --------------------------------------------------------------------------------------------------
+    # -- what units of work came to --------------------------------------------------------------------------------
 
     def attempt(self, unit: str) -> Rollout | None:
         """A finished attempt, or None."""
         row = self._one("SELECT rollout FROM attempts WHERE unit=?", unit)
         if row is None:
             return None
-        data = json.loads(row[0])
+        data = self._load(row[0])
         known = {f.name for f in fields(Rollout)}
         return Rollout(**{**{k: v for k, v in data.items() if k in known}, "outcome": Outcome(data["outcome"])})
 
-    def finish(self, unit: str, rollout: Rollout) -> None:
-        """Commit a finished attempt with outcome, score, feedback and transcript."""
-        self._write(
-            "INSERT OR REPLACE INTO attempts VALUES (?, ?)", unit, json.dumps(asdict(rollout), ensure_ascii=False)
-        )
+    def finish(self, unit: str, rollout: Rollout) -> Rollout:
+        """Commit a finished attempt with outcome, score, feedback and transcript.
+
+        Returns:
+            What stands in the journal: an attempt that was given up may have finished a moment before.
+        """
+        if self._write("INSERT OR IGNORE INTO attempts VALUES (?, ?)", unit, _dump(asdict(rollout))):
+            return rollout
+        return self.attempt(unit) or rollout
+
+    def lost(self, unit: str) -> str:
+        """Why a reflection step gave nothing; empty if it did or has not been tried."""
+        row = self._one("SELECT reason FROM lost WHERE unit=?", unit)
+        return "" if row is None else str(row[0])
+
+    def lose(self, unit: str, reason: str) -> None:
+        """Commit that a reflection step gave nothing: what follows rests on it."""
+        self._write("INSERT OR IGNORE INTO lost VALUES (?, ?)", unit, reason)
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> Any:
         """A value of the run itself, or None."""
         row = self._one("SELECT value FROM meta WHERE key=?", key)
-        return None if row is None else json.loads(row[0])
+        return None if row is None else self._load(row[0])
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value of the run itself (plain data)."""
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, json.dumps(value, ensure_ascii=False))
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, _dump(value))
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Keep what the run is, or refuse one that differs; `num_epochs` may grow.
@@ -200,11 +243,11 @@ class Journal:
         """
         known = self.get("fingerprint")
         if known is not None:
-            plain = json.loads(json.dumps(dict(fingerprint)))
+            was, now = _flat(known), _flat(json.loads(_dump(dict(fingerprint))))
             differences = [
-                f"{name}: was {_short(known.get(name))}, is {_short(plain.get(name))}"
-                for name in sorted({*known, *plain})
-                if known.get(name) != plain.get(name) and not (name == "num_epochs" and plain[name] > known[name])
+                f"{name}: was {_short(was.get(name))}, is {_short(now.get(name))}"
+                for name in sorted({*was, *now})
+                if was.get(name) != now.get(name) and not (name == "num_epochs" and now[name] > was[name])
             ]
             if differences:
                 raise JournalError(
@@ -220,9 +263,18 @@ class Journal:
             row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
             return row
 
-    def _write(self, statement: str, *values: Any) -> None:
+    def _write(self, statement: str, *values: Any) -> int:
         with self._guard():
-            self._db.execute(statement, values)  # autocommit: durable when it returns
+            return self._db.execute(statement, values).rowcount  # autocommit: durable when it returns
+
+    def _load(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise JournalError(
+                f"the journal in {str(self.directory)!r} is damaged: an entry can't be read ({error}). "
+                "Pass another log_dir to start anew"
+            ) from error
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -231,16 +283,44 @@ class Journal:
                 yield
         except sqlite3.Error as error:
             raise JournalError(
-                f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed is safe; "
-                "make room or mend the directory and run again with the same log_dir"
+                f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed "
+                "is safe; make room or mend the directory and run again with the same log_dir"
             ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    """Write a file so that a reader sees the old text or the new, never a part.
+
+    Raises:
+        JournalError: It can't be written.
+    """
+    scratch = path.with_name(f".{path.name}.tmp")  # one process a directory: what a killed one left is overwritten
+    try:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> JournalError:
+    """The error for a file that can't be written."""
+    return JournalError(
+        f"{path.name} in {str(path.parent)!r} can't be written: {error.strerror or error}; make room or mend the "
+        "directory and run again with the same log_dir"
+    )
+
+
+def _dump(value: Any) -> str:
+    """JSON that SQLite takes: a lone surrogate in a model's reply stays an escape."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names joined, so that a difference can be told by its place."""
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found.update(_flat(item, f"{prefix}{name} ") if isinstance(item, dict) else {prefix + name: item})
+    return found
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -134,6 +135,12 @@ class ExperienceLibrary:
     def __str__(self) -> str:
         """The entries, a line each."""
         return "\n".join(e.line() for e in self.entries)
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that a program sees of it; empty if it sees nothing."""
+        seen = json.dumps([[e.id, e.text, e.targets] for e in self.entries])
+        return hashlib.sha256(seen.encode()).hexdigest()[:16] if self.entries else ""
 
     def get(self, id: str) -> Experience | None:
         """The entry with this id, or None."""

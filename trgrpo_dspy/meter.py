@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from .budget import Budget
 
 __all__ = ["LMCall", "Meter", "Spend", "Stage", "total_spend"]
 
@@ -89,16 +92,79 @@ class Spend:
         )
 
 
-class Meter:
-    """Adds up LM calls from all threads."""
+@dataclass
+class _Ledger:
+    """What was paid for, as the caps count it."""
 
-    def __init__(self) -> None:
-        """Start at nothing."""
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, call: LMCall) -> None:
+        if not call.cached:
+            self.calls += 1
+            self.tokens += call.prompt_tokens + call.completion_tokens
+            self.cost += call.cost or 0.0
+
+
+class Meter:
+    """Adds up LM calls from all threads and keeps them within a budget."""
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        """Start at nothing; the clock of `max_seconds` starts now."""
+        self.budget = budget or Budget()
         self._lock = threading.Lock()
         self._spend: dict[tuple[int, str, str], Spend] = {}
+        self._ledger = _Ledger()
+        self._in_flight = 0
+        self._started = time.monotonic()
 
-    def record(self, call: LMCall, stage: Stage, step: int) -> None:
-        """Add one call to a step (0: before the first step) and a stage."""
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until `max_seconds`; None without that cap."""
+        if self.budget.max_seconds is None:
+            return None
+        return self.budget.max_seconds - (time.monotonic() - self._started)
+
+    def reserve(self) -> tuple[bool, str]:
+        """Reserve a place for one call.
+
+        Returns:
+            Whether there was one, and the cap that is reached. Neither: those in flight may yet give a place back.
+        """
+        cap = self.budget.max_lm_calls
+        with self._lock:
+            reached = self._reached()
+            free = not reached and (cap is None or self._ledger.calls + self._in_flight < cap)
+            self._in_flight += free
+            return free, reached
+
+    def give_back(self) -> None:
+        """Return a reserved place that was not used."""
+        with self._lock:
+            self._in_flight -= 1
+
+    def _reached(self) -> str:
+        budget, ledger = self.budget, self._ledger
+        if budget.max_lm_calls is not None and ledger.calls >= budget.max_lm_calls:
+            return "max_lm_calls"
+        if budget.max_tokens is not None and ledger.tokens >= budget.max_tokens:
+            return "max_tokens"
+        if budget.max_cost is not None and ledger.cost >= budget.max_cost:
+            return "max_cost"
+        if self.seconds_left is not None and self.seconds_left <= 0:
+            return "max_seconds"
+        return ""
+
+    def record(self, call: LMCall, stage: Stage, step: int, *, reserved: bool = False) -> None:
+        """Add one call to a step (0: before the first step) and a stage.
+
+        Args:
+            call: The call.
+            stage: What it was for.
+            step: The step it belongs to.
+            reserved: Whether a place was reserved for it, which is now taken.
+        """
         cost = 0.0 if call.cached or call.failed else call.cost
         spend = Spend(
             stage.value,
@@ -116,6 +182,9 @@ class Meter:
         with self._lock:
             key = (step, stage.value, call.model)
             self._spend[key] = self._spend[key].plus(spend) if key in self._spend else spend
+            self._ledger.add(call)
+            if reserved:
+                self._in_flight -= 1
 
     def spend(self, step: int | None = None) -> tuple[Spend, ...]:
         """Spend by stage and model, of one step or of the whole run, in order of stages."""

@@ -201,7 +201,7 @@ def _edit(item: Any, sources: Sequence[int]) -> Edit:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = [part.strip(" `'\"[]()") for part in re.split(r"[,;\n]", text)]
+    names = [part.strip().strip("`'\"()") for part in re.split(r"[,;\n]", text)]
     return tuple(name for name in names if name and name.casefold() not in ("all", "none", "any", "empty"))
 
 
@@ -220,7 +220,7 @@ def _proposal_text(edit: Edit) -> str:
 
 def _origins(item: Any, proposals: Sequence[Edit]) -> list[int]:
     """The examples behind a planned edit: those of the proposals it names, else of those most like it."""
-    numbers = {int(n) for n in re.findall(r"\d+", item.proposals)}
+    numbers = {int(n) for n in re.findall(r"(?<!\d)\d{1,6}(?!\d)", item.proposals)}
     named = [p for i, p in enumerate(proposals, 1) if i in numbers]
     if not named:
         words = set(item.text.casefold().split())

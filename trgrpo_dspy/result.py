@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from .errors import SchemaVersionError
+from .estimate import Estimate
 from .library import ExperienceLibrary
 from .meter import Spend, total_spend
 from .statistics import Interval, Mean
@@ -104,11 +105,13 @@ class DetailedResults:
     steps: tuple[StepResult, ...]
     """In order."""
     stop_reason: str
-    """Why the run ended: 'completed', ..."""
+    """Why the run ended: 'completed', 'interrupted', 'error_rate', or the cap that was reached, such as 'max_cost'."""
     warnings: tuple[str, ...]
     """What the user should know about data or settings, a sentence each."""
     spend: tuple[Spend, ...]
     """Spend of the whole run by stage and model."""
+    estimate: Estimate
+    """What the run was expected to take, to stand beside `spend`."""
     settings: dict[str, Any]
     """The optimizer's arguments, as plain data."""
     seconds: float

@@ -18,9 +18,10 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from .calls import Calls, Unit
-from .errors import FatalError
+from .confidential import blank
+from .errors import FatalError, RunStopped
 from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
-from .rendering import render_fields
+from .rendering import clean, cut_middle, render_fields
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
 from .transcript import Recorder
@@ -29,6 +30,7 @@ __all__ = ["Runner", "expected_text", "task_text"]
 
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
+_FEEDBACK_TOKENS = 500
 _NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
 
 
@@ -87,23 +89,25 @@ class Runner:
             index: Index of the example in its set.
             attempt: Index of the attempt within its group.
         """
+        known = self._recorded(unit)
+        if known is not None:
+            return known
         started = time.monotonic()
         names = {p.stage: name for name, p in program.named_sub_modules(dspy.Predict)}
-        public = dict(program.named_predictors())
-        names.update({p.stage: name for name, p in public.items()})
+        names.update({p.stage: name for name, p in program.named_predictors()})
         for tries in range(1, _TRIES + 1):
             unit.outage, unit.tool_outage = None, False
-            recorder = Recorder(names, dict(example.inputs().items()))
-            result = self._run(program, example, unit, recorder)
+            inputs = _own_inputs(example)
+            recorder = Recorder(names, inputs)
+            result = self._run(program, inputs, unit, recorder)
             if not unit.tool_outage or tries == _TRIES:
                 break
             self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
-        return replace(
+        told = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
+        rollout = replace(
             rollout,
-            transcript=recorder.text(
-                prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens
-            ),
+            transcript=blank(told),
             tool_calls=recorder.tool_calls,
             lm_calls=len(unit.calls),
             prompt_tokens=sum(c.prompt_tokens for c in unit.calls),
@@ -111,43 +115,71 @@ class Runner:
             cost=_total_cost(unit),
             seconds=time.monotonic() - started,
         )
+        self._end_if_stopped(unit)
+        return self._commit(unit, rollout)
 
-    def _run(self, program: dspy.Module, example: dspy.Example, unit: Unit, recorder: Recorder) -> _Try:
+    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float) -> Rollout:
+        """The result of an attempt that took too long: unscored; what it still does is refused and dropped."""
+        self.calls.abandon(unit)
+        rollout = Rollout(
+            index, attempt, Outcome.INFRASTRUCTURE, None, error=f"no answer within rollout_timeout={seconds:g} s",
+            lm_calls=len(unit.calls), seconds=seconds,
+        )  # fmt: skip
+        return self._commit(unit, rollout)
+
+    def _commit(self, unit: Unit, rollout: Rollout) -> Rollout:
+        """Keep the result, whatever it is: what follows rests on it. Only an outage that never ended is nobody's."""
+        if self.calls.journal is None or (rollout.outcome is Outcome.INFRASTRUCTURE and self.calls.silent):
+            return rollout
+        return self.calls.journal.finish(unit.id, rollout)
+
+    def _recorded(self, unit: Unit) -> Rollout | None:
+        """The attempt as the journal has it; its calls were counted when the journal was opened."""
+        rollout = self.calls.journal.attempt(unit.id) if self.calls.journal is not None else None
+        if rollout is not None:
+            self.calls.note_replay()
+        return rollout
+
+    def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
         watch = _ToolWatch(unit, recorder)
         with self.calls.context(unit, watch, trace=recorder):
             try:
-                result = _Try(prediction=program(**_own_inputs(example)))
+                result = _Try(prediction=program(**inputs))
             except Exception as error:  # the program's own code: anything may come out of it
                 if dspy.settings.lm is None and "No LM is loaded" in str(error):
                     raise FatalError(no_lm_message()) from None
                 result = _Try(error=error)
+        self._end_if_stopped(unit)
         self.end_if_fatal(result.error)
         if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
             unit.outage = unit.outage or result.error
         return result
 
+    def _end_if_stopped(self, unit: Unit) -> None:
+        """What a program made of the end of the run, with a bare `except`, is no result."""
+        if self.calls.stopped or unit.abandoned.is_set():
+            raise RunStopped(self.calls.stop_reason or "this attempt was abandoned")
+
     def end_if_fatal(self, error: Exception | None) -> None:
-        """Raise `FatalError` if the gate was shut by a fatal error, or if this is one."""
-        if self.calls.fatal is not None:
-            raise FatalError(fatal_message(*self.calls.fatal))
+        """Raise `FatalError` if this error is one after which no call can succeed."""
         if error is not None and classify(error) is Failure.FATAL:
             raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
 
     def _judge(self, example: dspy.Example, unit: Unit, result: _Try, blank: Rollout) -> Rollout:
         """Score an answer, or say why there is nothing to score."""
         if unit.outage is not None:
-            return replace(blank, outcome=Outcome.INFRASTRUCTURE, error=describe(unit.outage))
+            return replace(blank, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(unit.outage)))
         if result.error is not None:
             score = self._failure_score if self._score is not None else None
-            return replace(blank, outcome=outcome_of(result.error), score=score, error=describe(result.error))
+            return replace(blank, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
         fields = _outputs(result.prediction)
         rollout = replace(blank, answer=render_fields(fields, 300))
         if self._score is None:
             return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
         verdict = self._measure(example, unit, result.prediction)
         if verdict.value is None:
-            return replace(rollout, outcome=Outcome.METRIC_ERROR, error=verdict.problem)
-        return replace(rollout, score=verdict.value, feedback=verdict.feedback)
+            return replace(rollout, outcome=Outcome.METRIC_ERROR, error=clean(verdict.problem))
+        return replace(rollout, score=verdict.value, feedback=cut_middle(clean(verdict.feedback), _FEEDBACK_TOKENS))
 
     def _measure(self, example: dspy.Example, unit: Unit, prediction: Any) -> Score:
         """Call the metric, again where an outage was in the way; a metric that raises leaves the attempt unscored."""
@@ -160,6 +192,7 @@ class Runner:
                     score = self._score(example, prediction)
                 except Exception as error:  # the metric's own code: anything may come out of it
                     failure = error
+            self._end_if_stopped(unit)
             self.end_if_fatal(failure)
             if failure is None and judge.outage is None:
                 return score
@@ -198,11 +231,11 @@ class _ToolWatch(BaseCallback):
 
 
 def _own_inputs(example: dspy.Example) -> dict[str, Any]:
-    """The inputs, copied where they can be: a program may change them in place, as `dspy.ReActV2` does a history."""
+    """The example's inputs, copied: `dspy.ReActV2` appends to the history it is given."""
     inputs = dict(example.inputs().items())
     try:
         return copy.deepcopy(inputs)
-    except Exception:  # a handle, a lock: shared, as DSPy shares it
+    except Exception:  # an input that can't be copied is shared
         return inputs
 
 

@@ -7,16 +7,21 @@ interval of the gain, simultaneous over all libraries that were measured, lies a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import dspy
 
+from .health import TOO_MANY_LOST
+from .meter import Spend
 from .result import Measurement, Verdict
 from .rollout import Outcome
 from .runner import task_text
 from .statistics import select_best
 
-__all__ = ["decide", "warnings_after", "warnings_before"]
+__all__ = ["decide", "warnings_after", "warnings_before", "with_ending"]
 
+MANY_CUT = 0.05
+"""Share of replies cut by length in a stage from which the verdict says so."""
 FEW_EXAMPLES = 30
 """Validation examples below which an interval is not to be relied on."""
 MANY_UNSCORED = 0.2
@@ -24,21 +29,28 @@ MANY_UNSCORED = 0.2
 _UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
 
 
-def decide(baseline: Measurement | None, measured: Sequence[Measurement], *, last_step: int, seed: int = 0) -> Verdict:
+def decide(
+    baseline: Measurement | None, measured: Sequence[Measurement], *, last_step: int, wanted: bool = True, seed: int = 0
+) -> Verdict:
     """Choose among the libraries that were measured.
 
     Args:
         baseline: The input on the valset; None without one.
         measured: The libraries made, in order.
-        last_step: The step that is returned when nothing was measured.
+        last_step: The step that is returned where nothing is measured.
+        wanted: Whether there is a valset.
         seed: Seed of the bootstrap.
     """
+    if baseline is None and wanted:
+        return Verdict("Not measured: the run ended before the input was; the input is returned.", None, 0)
     if baseline is None:
         return Verdict("Not measured: there was no valset, so the last library is returned.", None, last_step)
     if baseline.mean.n == 0:
         return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
+    measured = [m for m in measured if 2 * m.mean.n >= baseline.mean.n]  # one scored on a few examples may look good
     if not measured:
-        return Verdict("No improvement found, the input is returned: no step changed the library.", False, 0)
+        why = "no step changed the library" if last_step else "no step was completed"
+        return Verdict(f"No improvement found, the input is returned: {why}.", False, 0)
     found = select_best(baseline.scores, [m.scores for m in measured], seed=seed)
     if found.best is None or found.gain is None or found.interval is None:
         text = (
@@ -60,6 +72,33 @@ def decide(baseline: Measurement | None, measured: Sequence[Measurement], *, las
 
 def _libraries(count: int) -> str:
     return "1 library" if count == 1 else f"{count} libraries"
+
+
+def with_ending(verdict: Verdict, stop_reason: str, spend: Sequence[Spend]) -> Verdict:
+    """Add to a verdict how the run ended and what its replies suffered from.
+
+    Args:
+        verdict: The verdict on what was measured.
+        stop_reason: Why the run ended.
+        spend: What it spent, by stage and model.
+    """
+    notes = [] if stop_reason == "completed" else [_ENDINGS.get(stop_reason, f"The run ended early: {stop_reason}.")]
+    for stage in dict.fromkeys(row.stage for row in spend):
+        calls = sum(row.calls for row in spend if row.stage == stage)
+        cut = sum(row.truncated for row in spend if row.stage == stage)
+        if cut > MANY_CUT * calls:
+            notes.append(f"{cut} of {calls} replies in stage '{stage}' were cut by length: raise the LM's max_tokens.")
+    return replace(verdict, text=" ".join([verdict.text, *notes]))
+
+
+_ENDINGS = {
+    "interrupted": "The run was interrupted.",
+    "error_rate": f"The run ended early because {TOO_MANY_LOST}.",
+    **{
+        cap: f"The run ended early: {cap} was reached."
+        for cap in ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
+    },
+}
 
 
 def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> tuple[str, ...]:
@@ -96,7 +135,7 @@ def warnings_after(groups: int, informative: int, identical: int, outcomes: Mapp
             f"{unscored} of {attempts} attempts have no score ({', '.join(f'{v} {k}' for k, v in lost.items())}) and "
             "taught nothing: an LM or a tool that is down, or a metric that raises or returns no number."
         )
-    if informative == 0 and unscored < attempts:
+    if groups and informative == 0 and unscored < attempts:
         found.append(
             "No group had a contrast: the attempts at each example came out alike, so there was nothing to learn from. "
             "The examples are too easy or too hard for this model, the metric is too coarse, or the attempts do not "

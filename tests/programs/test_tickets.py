@@ -31,7 +31,7 @@ APAC_PLACES = {
     "Kuala Lumpur",
 }
 NUMBERS = dict(
-    zip("one two three four five six seven eight nine ten eleven twelve".split(), range(1, 13), strict=True)
+    zip(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], range(1, 13), strict=True)
 )
 UNIT_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 AGE = re.compile(rf"\b(\d+|a|{'|'.join(NUMBERS)}) (day|week|month|year)s?\b", re.IGNORECASE)

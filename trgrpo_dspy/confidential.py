@@ -1,0 +1,78 @@
+"""The secrets of the LMs in use: keys, headers, cloud credentials, passwords in addresses.
+
+`failures.redact` knows a key by its looks; this knows the ones a run was given, whatever they look like. What is
+remembered is remembered for the life of the process, since what one run logs may quote what another was given; it
+never leaves memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+__all__ = ["blank", "remember"]
+
+_NAMED = re.compile(r"(?i)key|token|secret|passw|auth|cred|cookie|session|signature|header|query")
+_SHORTEST = 8
+"""Shorter values are no secrets but words, such as the 'EMPTY' that local servers take for a key."""
+_SHORTEST_PASSWORD = 4
+_known: frozenset[str] = frozenset()
+
+
+def remember(settings: Mapping[str, Any]) -> None:
+    """Take in an LM's keyword arguments, and the API keys in the environment that stand in for them."""
+    global _known
+    found = {secret for name, value in settings.items() for secret in _secrets(name, value)}
+    found |= {value for name, value in os.environ.items() if name.endswith("_API_KEY") and len(value) >= _SHORTEST}
+    _known |= found | {quote(secret, safe="") for secret in found}
+
+
+def blank(text: str) -> str:
+    """The text with every secret replaced by '***'."""
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(name: str, value: Any) -> Iterator[str]:
+    """The secrets in a setting; `name` is its name with those of what holds it."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _secrets(f"{name} {key}", item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _secrets(name, item)
+    elif isinstance(value, str) and "://" in value:
+        yield from _in_address(value)
+    elif isinstance(value, str) and _NAMED.search(name):
+        yield from _in_text(name, value)
+
+
+def _in_text(name: str, value: str) -> Iterator[str]:
+    if value.lstrip().startswith("{"):  # credentials as a JSON text
+        with suppress(ValueError):
+            yield from _secrets(name, json.loads(value))
+    parts = [value, *value.splitlines(), *value.split()]  # lines of a private key, what follows 'Bearer'
+    yield from (part for part in parts if len(part) >= _SHORTEST)
+
+
+def _in_address(value: str) -> Iterator[str]:
+    try:
+        address = urlsplit(value)
+        user, password = address.username or "", address.password or ""
+    except ValueError:
+        return
+    user, password = unquote(user), unquote(password)
+    if password:
+        yield base64.b64encode(f"{user}:{password}".encode()).decode()
+        yield f"{user}:{password}"
+    yield from (part for part in (user, password) if len(part) >= _SHORTEST_PASSWORD)
+    yield from (part for _, part in parse_qsl(address.query) if len(part) >= _SHORTEST)

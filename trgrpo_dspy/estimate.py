@@ -1,0 +1,141 @@
+"""What a run will take, before anything is spent. Plain records and pure functions: no dspy, no LM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .meter import Spend, Stage
+
+__all__ = ["INFORMATIVE", "Estimate", "StageEstimate", "estimate_calls"]
+
+INFORMATIVE = 1 / 3
+"""Share of groups that hold a contrast, where nothing better is known: about a third in practice."""
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage will take."""
+
+    stage: str
+    """A `Stage` value."""
+    calls: float
+    """LM calls expected."""
+    at_most: float
+    """LM calls if every group is informative and every step changes the library."""
+    prompt_tokens: float | None = None
+    """Prompt tokens expected; None without trial calls."""
+    completion_tokens: float | None = None
+    """Completion tokens expected; None without trial calls."""
+    cost: float | None = None
+    """US dollars expected; None without trial calls, or if a price is unknown."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, by stage."""
+
+    stages: tuple[StageEstimate, ...]
+    """In order."""
+    sample: int = 0
+    """Trial attempts it rests on; 0 means that one LM call an attempt and predictor was assumed."""
+
+    @property
+    def calls(self) -> float:
+        """LM calls expected in all."""
+        return sum(row.calls for row in self.stages)
+
+    @property
+    def at_most(self) -> float:
+        """LM calls in all, at most."""
+        return sum(row.at_most for row in self.stages)
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars expected in all; None is unknown."""
+        costs = [row.cost for row in self.stages]
+        return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)
+
+    def priced(self, trials: Iterable[Spend], sample: int) -> Estimate:
+        """Add tokens and cost from trial calls: each stage's calls at the mean of its trials.
+
+        Args:
+            trials: What the trial calls spent, by stage; a stage without trials stays unknown, but validation takes
+                the rollouts' mean (it is the same program).
+            sample: Trial attempts made.
+        """
+        spent: dict[str, Spend] = {}
+        for row in trials:
+            spent[row.stage] = spent[row.stage].plus(row) if row.stage in spent else row
+        if Stage.ROLLOUT.value in spent:
+            spent[Stage.VALIDATION.value] = spent[Stage.ROLLOUT.value]
+        return Estimate(tuple(_price(row, spent) for row in self.stages), sample)
+
+    def __str__(self) -> str:
+        """A table, a line a stage."""
+        lines = [f"{'stage':<14}{'calls':>9}{'at most':>9}{'prompt':>12}{'completion':>12}{'cost, $':>10}"]
+        for row in self.stages:
+            lines.append(
+                f"{row.stage:<14}{row.calls:>9.0f}{row.at_most:>9.0f}{_number(row.prompt_tokens):>12}"
+                f"{_number(row.completion_tokens):>12}{_money(row.cost):>10}"
+            )
+        lines.append(f"{'all':<14}{self.calls:>9.0f}{self.at_most:>9.0f}{'':>24}{_money(self.cost):>10}")
+        return "\n".join(lines)
+
+
+def estimate_calls(
+    *,
+    examples: int,
+    steps: int,
+    epochs: int,
+    group_size: int,
+    val_examples: int,
+    val_repeats: int,
+    calls_per_attempt: float,
+) -> Estimate:
+    """LM calls by stage.
+
+    Args:
+        examples: Size of the trainset.
+        steps: Steps of the run.
+        epochs: Passes over the trainset.
+        group_size: Attempts at each example.
+        val_examples: Size of the valset; 0 for none.
+        val_repeats: Attempts at each validation example.
+        calls_per_attempt: LM calls an attempt makes.
+    """
+    groups = examples * epochs
+    expected = {
+        Stage.ROLLOUT: groups * group_size * calls_per_attempt,
+        Stage.SUMMARY: groups * group_size * INFORMATIVE,
+        Stage.COMPARISON: groups * INFORMATIVE,
+        Stage.PROPOSALS: groups * INFORMATIVE,
+        Stage.CONSOLIDATION: float(steps),
+        Stage.VALIDATION: val_examples * val_repeats * calls_per_attempt * (steps + 1),
+    }
+    scaled = (Stage.SUMMARY, Stage.COMPARISON, Stage.PROPOSALS)
+    return Estimate(
+        tuple(
+            StageEstimate(stage.value, calls, calls / INFORMATIVE if stage in scaled else calls)
+            for stage, calls in expected.items()
+        )
+    )
+
+
+def _price(row: StageEstimate, spent: Mapping[str, Spend]) -> StageEstimate:
+    trial = spent.get(row.stage)
+    if trial is None or not trial.calls:
+        return row
+    scale = row.calls / trial.calls
+    cost = None if trial.cost is None else trial.cost * scale
+    return StageEstimate(
+        row.stage, row.calls, row.at_most, trial.prompt_tokens * scale, trial.completion_tokens * scale, cost
+    )
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f}"
+
+
+def _money(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"

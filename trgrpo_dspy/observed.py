@@ -1,0 +1,205 @@
+"""Copies of LMs and adapters whose calls go through a gate, and what a call reports.
+
+A copy's class is its original's class with a mixin in front, so `isinstance` holds and DSPy treats it as before. The
+mixin hands each call to the gate together with the plain call; the gate decides what becomes of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import dspy
+
+__all__ = ["Gate", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch"]
+
+
+class Gate(Protocol):
+    """What decides about LM calls."""
+
+    def call(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """Make, replay or refuse one call; `send(prompt, messages=, **kwargs)` is the plain one."""
+
+    async def acall(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """The same for an asynchronous call."""
+
+    def observe(self, lm: Any) -> Any:
+        """The observed copy of an LM."""
+
+
+def is_observed(lm: Any) -> bool:
+    """Whether an LM's calls go through a gate already."""
+    return isinstance(lm, _Observed)
+
+
+def observe_lm(lm: Any, gate: Gate) -> Any:
+    """A copy of an LM whose calls go through the gate; DSPy's own retries are off, `retries` says how many it had."""
+    observed = lm.copy()
+    observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
+    observed._gate = gate
+    observed.retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
+    return observed
+
+
+def observe_adapter(adapter: Any, gate: Gate) -> Any:
+    """A copy of an adapter that observes whatever LM a predictor hands it, and the LM it may hold itself."""
+    if isinstance(adapter, _ObservedAdapter) or not isinstance(adapter, dspy.Adapter):
+        return adapter
+    observed = copy.copy(adapter)
+    observed.__class__ = _observed_adapter_class(type(adapter))  # type: ignore[arg-type]
+    observed._gate = gate
+    for name, value in list(vars(adapter).items()):
+        if isinstance(value, dspy.BaseLM):
+            setattr(observed, name, gate.observe(value))
+    return observed
+
+
+class Report:
+    """What one LM call reported; stands in for `dspy.settings.usage_tracker` while it is under way.
+
+    DSPy tells a usage tracker of fresh replies only: that is how a cached reply is known.
+    """
+
+    def __init__(self, outer: Any) -> None:
+        """Report to the user's own tracker as well."""
+        self._outer = outer
+        self.fresh = False
+        """Whether the backend answered, not DSPy's cache."""
+        self._usage: dict[str, Any] = {}
+        self.entry: dict[str, Any] = {}
+        """DSPy's history entry."""
+
+    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
+        """Take what DSPy tells its usage tracker."""
+        self.fresh, self._usage = True, dict(usage or {})
+        if self._outer is not None:
+            self._outer.add_usage(model, usage)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Billed prompt tokens."""
+        return _count(self._usage, "prompt_tokens", "input_tokens")
+
+    @property
+    def completion_tokens(self) -> int:
+        """Billed completion tokens."""
+        return _count(self._usage, "completion_tokens", "output_tokens")
+
+    @property
+    def provider_cached_tokens(self) -> int:
+        """Prompt tokens the provider served from its own cache."""
+        details = self._usage.get("prompt_tokens_details") or {}
+        return _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars as the backend or DSPy priced it; None is unknown; a cached reply is free."""
+        return self.entry.get("cost") if self.fresh else 0.0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the reply was cut by length, by its finish reason."""
+        return finish_reason(self.entry.get("response")) == "length"
+
+
+_NO_HISTORY = "trgrpo_dspy_no_history"
+
+
+@contextmanager
+def watch() -> Iterator[Report]:
+    """Have DSPy report usage and the history entry of the next call, whatever the user's settings are."""
+    report = Report(dspy.settings.usage_tracker)
+    no_history = bool(dspy.settings.disable_history)
+    with dspy.context(usage_tracker=report, disable_history=False, **{_NO_HISTORY: no_history}):
+        yield report
+
+
+def is_watched() -> bool:
+    """Whether this is inside an LM call that is watched."""
+    return isinstance(dspy.settings.usage_tracker, Report)
+
+
+class _Observed:
+    """Mixed into an LM copy's class."""
+
+    _gate: Gate
+    retries: int
+    keeps_temperature = False
+    """Whether a temperature was set on this copy on purpose, as BestOfN and Refine do: it stays."""
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        return self._gate.call(self, super().__call__, prompt, messages, kwargs)  # type: ignore[misc]
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        return await self._gate.acall(self, super().acall, prompt, messages, kwargs)  # type: ignore[misc]
+
+    def copy(self, **kwargs: Any) -> Any:
+        copied = super().copy(**kwargs)  # type: ignore[misc]
+        copied.keeps_temperature = self.keeps_temperature or "temperature" in kwargs
+        return copied
+
+    def _warn_zero_temp_rollout(self, temperature: float | None, rollout_id: int | None) -> None:
+        """Say nothing: the rollout id is ours, not the user's."""
+
+    def update_history(self, entry: dict[str, Any]) -> None:
+        report = dspy.settings.usage_tracker
+        if isinstance(report, Report):
+            report.entry = entry
+        if not dspy.settings.get(_NO_HISTORY, False):
+            # The modules of a run live as long as the run: only the global history, which DSPy bounds, grows.
+            with dspy.context(caller_modules=[], max_history_size=1):
+                super().update_history(entry)  # type: ignore[misc]
+
+
+class _ObservedAdapter:
+    """Mixed into an adapter copy's class: the LM a predictor brings, wherever it comes from, is observed."""
+
+    _gate: Gate
+
+    def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+
+    async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
+        return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+
+
+class _Quiet:
+    """Keeps `Adapter.__init_subclass__` from wrapping `format` and `parse` in callbacks a second time."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Do nothing: the methods are wrapped where they were defined."""
+
+
+@functools.cache
+def _observed_class(cls: type) -> type:
+    return type(cls.__name__, (_Observed, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+@functools.cache
+def _observed_adapter_class(cls: type) -> type:
+    make: Callable[..., type] = type.__new__
+    return make(type(cls), cls.__name__, (_ObservedAdapter, _Quiet, cls), {"__module__": cls.__module__})
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int:
+    return next((int(v) for v in (usage.get(name) for name in names) if isinstance(v, (int, float))), 0)
+
+
+def finish_reason(response: Any) -> str:
+    """Why a reply ended, from what the backend said; 'length' for every way of saying that it was cut."""
+    if isinstance(response, (list, tuple)):
+        reasons = [finish_reason(item) for item in response]
+        return "length" if "length" in reasons else (reasons[0] if reasons else "")
+    reason = _get(response, "finish_reason") or _get(_get(response, "incomplete_details"), "reason")
+    if not reason:
+        choices = _get(response, "choices") or []
+        reasons = [str(_get(choice, "finish_reason") or "") for choice in choices]
+        reason = "length" if "length" in reasons else next(iter(reasons), "")
+    return "length" if str(reason) in ("length", "max_tokens", "max_output_tokens", "MAX_TOKENS") else str(reason)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)

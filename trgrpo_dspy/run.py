@@ -1,0 +1,581 @@
+"""One call of `compile`: the optimizer's settings at work on one program.
+
+`optimizer.py` says what happens in which order; here is how each step of the algorithm is done with the parts below.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from .budget import Budget
+from .calls import Calls, Unit
+from .estimate import INFORMATIVE, Estimate, estimate_calls
+from .evaluation import default_threads, evaluation_flows, own_copy, summarize_evaluation
+from .execution import Execution, Flow, Task
+from .failures import Failure, classify, describe
+from .fingerprint import fingerprint, plain
+from .instructions import read_library, teachable_predictors, write_library
+from .interrupts import graceful_interrupt
+from .journal import Journal
+from .library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
+from .logdir import LogDir
+from .meter import Meter, Stage
+from .reflector import Comparison, Lesson, Reflector, with_sources
+from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
+from .rollout import Rollout, RolloutGroup, mean
+from .runner import Runner, expected_text, task_text
+from .schedule import Step, make_schedule
+from .scoring import Metric
+from .verdict import decide, warnings_after, warnings_before, with_ending
+
+__all__ = ["Learned", "Reply", "Run", "Settings"]
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(Protocol):
+    """The optimizer's arguments; `TrainingFreeGRPO` documents them."""
+
+    metric: Metric | None
+    group_size: int
+    batch_size: int | None
+    num_epochs: int
+    rollout_temperature: float
+    reflection_lm: Any
+    reflector: Reflector | None
+    experiences_per_group: int
+    max_experiences: int
+    predictors: list[str] | None
+    compare_fields: list[str] | None
+    failure_score: float
+    val_repeats: int
+    num_threads: int | None
+    seed: int
+    budget: Budget | None
+    log_dir: str | None
+    rollout_timeout: float | None
+    requests_per_minute: float | None
+
+
+LEARNING = (
+    "group_size", "batch_size", "num_epochs", "rollout_temperature", "experiences_per_group", "max_experiences",
+    "predictors", "compare_fields", "failure_score", "val_repeats", "seed",
+)  # fmt: skip
+"""Settings that decide what is learned: part of a run's fingerprint."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one group gave."""
+
+    group: RolloutGroup
+    edits: tuple[Edit, ...] = ()
+    lost: tuple[str, ...] = ()
+    """Reflection replies that could not be used, as 'stage: reason'."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reflection step's result; `lost` says why there is none."""
+
+    value: Any = None
+    lost: str = ""
+
+
+@dataclass
+class _Record:
+    """What a run has measured so far."""
+
+    baseline: Measurement | None = None
+    steps: list[StepResult] = field(default_factory=list)
+    groups: int = 0
+    informative: int = 0
+    identical: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+class Run:
+    """A run; use it as a context manager."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        student: dspy.Module,
+        trainset: list[dspy.Example],
+        valset: list[dspy.Example],
+        library: ExperienceLibrary | None = None,
+        *,
+        dry: bool = False,
+    ) -> None:
+        """Set a run up.
+
+        Args:
+            settings: The optimizer.
+            student: The program; it is not changed.
+            trainset: Examples to learn from.
+            valset: Examples to choose on; may be empty.
+            library: Where to start; None is what the student carries.
+            dry: Whether this is for an estimate: no journal, no budget.
+        """
+        self.settings, self.student, self.trainset, self.valset = settings, student, trainset, valset
+        self.names = list(teachable_predictors(student, settings.predictors))
+        self.limits = LibraryLimits(max_entries=settings.max_experiences)
+        self.start = self._starting_library(library)
+        self.schedule = make_schedule(
+            len(trainset), batch_size=settings.batch_size, num_epochs=settings.num_epochs, seed=settings.seed
+        )
+        self.reflector = self._own_reflector()
+        self.reflection_lm = self._reflection_lm()
+        self.predictors_text = _describe_predictors(student, self.names)
+        self.warnings = warnings_before(trainset, valset)
+        self.record = _Record()
+        self.started = time.monotonic()
+        self.dry = dry
+        self.log_dir = None if dry else settings.log_dir
+        self.journal: Journal | None = None
+        self.files: LogDir | None = None
+        self.calls = Calls(
+            Meter(None if dry else settings.budget),
+            requests_per_minute=settings.requests_per_minute,
+            seed=settings.seed,
+        )
+        self.runner = Runner(
+            self.calls, settings.metric, failure_score=settings.failure_score, compare_fields=settings.compare_fields
+        )
+        self.execution = Execution(self.calls, default_threads(settings.num_threads))
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Run:
+        """Claim the journal, take over Ctrl-C."""
+        with ExitStack() as stack:
+            if self.log_dir is not None:
+                self._resume(stack.enter_context(Journal(self.log_dir)))
+            stack.enter_context(self.execution)
+            if not self.dry:  # an estimate has nothing to save
+                stack.enter_context(graceful_interrupt(lambda: self.calls.stop("interrupted")))
+            self.calls.bind(self.reflector)
+            self._exit = stack.pop_all()
+        for warning in self.warnings:
+            logger.warning("%s", warning)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Give back what was claimed."""
+        self._exit.close()
+
+    def _resume(self, journal: Journal) -> None:
+        """Refuse another run's journal; replay from this one's, and count what it paid before."""
+        s = self.settings
+        journal.check_fingerprint(
+            fingerprint(
+                program=self.student,
+                reflector=self.reflector,
+                library=self.start,
+                trainset=self.trainset,
+                valset=self.valset,
+                metric=s.metric,
+                settings={name: getattr(s, name) for name in LEARNING},
+                lm=dspy.settings.lm,
+                reflection_lm=self.reflection_lm,
+            )
+        )
+        self.calls.resume(journal)
+        self.journal, self.files = journal, LogDir(journal.directory)
+        self.files.config(_settings_record(s))
+
+    def _starting_library(self, library: ExperienceLibrary | None) -> ExperienceLibrary:
+        """What was handed in, else what the student carries, else nothing."""
+        if library is None:
+            library = read_library(self.student, self.names)
+            learned = self.student.__dict__.get("experiences")
+            if isinstance(learned, ExperienceLibrary) and str(learned) == str(library):
+                library = learned  # the same entries, with steps and sources
+        else:
+            known = set(teachable_predictors(self.student))
+            entries = tuple(replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
+            library = replace(library, entries=entries)
+        if len(library) > self.limits.max_entries:
+            raise ValueError(
+                f"the starting library has {len(library)} entries, max_experiences={self.limits.max_entries}; "
+                "raise the limit or pass a smaller library="
+            )
+        return library
+
+    def _own_reflector(self) -> Reflector:
+        s = self.settings
+        if s.reflector is None:
+            return Reflector(label_free=s.metric is None, max_lessons=s.experiences_per_group, limits=self.limits)
+        reflector = own_copy(s.reflector)
+        assert isinstance(reflector, Reflector)
+        reflector.limits = self.limits  # what consolidation is told is what is enforced
+        return reflector
+
+    def _reflection_lm(self) -> dspy.BaseLM | None:
+        if self.settings.reflection_lm is not None or dspy.settings.lm is not None:
+            return self.settings.reflection_lm or dspy.settings.lm
+        lms = {id(p.lm): p.lm for _, p in self.student.named_sub_modules(dspy.Predict) if p.lm is not None}
+        if len(lms) != 1 and any(p.lm is None for p in self.reflector.predictors()):
+            raise ValueError(
+                f"no LM for the reflection steps: no LM is configured and the program's predictors use {len(lms)}; "
+                "pass reflection_lm=dspy.LM(...) or call dspy.configure(lm=...)"
+            )
+        return next(iter(lms.values()), None)
+
+    def program_with(self, library: ExperienceLibrary) -> dspy.Module:
+        """A copy of the student that carries the library and is the run's own."""
+        program = own_copy(self.student)
+        write_library(program, library, self.names)
+        self.calls.bind(program)
+        return program
+
+    # -- the steps of the algorithm --------------------------------------------------------------------------------
+
+    def learn(self, step: Step, library: ExperienceLibrary) -> list[Learned]:
+        """Steps 1 to 5 for a batch: groups flow through them side by side."""
+        program = self.program_with(library)
+        return self.execution.run([self._group(step, index, program, library) for index in step.examples])
+
+    def _group(self, step: Step, index: int, program: dspy.Module, library: ExperienceLibrary) -> Flow[Learned]:
+        """One group: attempts, summaries, comparison, proposals."""
+        rollouts = yield [
+            self.attempt_task(step, index, attempt, program, library) for attempt in range(self.settings.group_size)
+        ]
+        group = self.as_group(index, rollouts)
+        if not group.informative:
+            return Learned(group)
+        if type(self.reflector).forward is not Reflector.forward:
+            (whole,) = yield [self.reflection_task(Stage.COMPARISON, step, index, 0, self._forward, group, library)]
+            return Learned(group, _edits(whole, [index]), _losses(whole))
+        reflector, text = self.reflector, self.predictors_text
+        summaries = yield [
+            self.reflection_task(Stage.SUMMARY, step, index, rollout.attempt, reflector.summarize, group, rollout)
+            for rollout in group.usable
+        ]
+        told = [reply.value for reply in summaries]
+        (compared,) = yield [
+            self.reflection_task(Stage.COMPARISON, step, index, 0, reflector.compare, group, told, library, text)
+        ]
+        lessons = _lessons(compared)
+        if not lessons:
+            return Learned(group, (), _losses(*summaries, compared))
+        propose = functools.partial(reflector.propose, source=index)
+        (proposed,) = yield [self.reflection_task(Stage.PROPOSALS, step, index, 0, propose, lessons, library, text)]
+        return Learned(group, _edits(proposed, [index]), _losses(*summaries, compared, proposed))
+
+    def attempt_task(
+        self, step: Step, index: int, attempt: int, program: dspy.Module, library: ExperienceLibrary
+    ) -> Task:
+        """One attempt of a group, as work for the pool."""
+        key = ("rollout", step.index, index, attempt)
+        unit = Unit(
+            Stage.ROLLOUT, step.index, key,
+            resample=True, temperature=self.settings.rollout_temperature, basis=library.digest,
+        )  # fmt: skip
+        example, seconds = self.trainset[index], self.settings.rollout_timeout
+        return Task(
+            Stage.ROLLOUT,
+            functools.partial(self.runner.attempt, program, example, unit, index=index, attempt=attempt),
+            remaining=4,
+            timeout=seconds,
+            held=functools.partial(getattr, unit, "held"),
+            on_timeout=functools.partial(
+                self.runner.abandon, unit, index=index, attempt=attempt, seconds=seconds or 0.0
+            ),
+        )
+
+    def as_group(self, index: int, rollouts: Sequence[Rollout]) -> RolloutGroup:
+        """The attempts at an example, as the reflection sees them."""
+        example, label_free = self.trainset[index], self.settings.metric is None
+        expected = "" if label_free else expected_text(example)
+        return RolloutGroup(index, task_text(example), expected, tuple(rollouts), label_free)
+
+    def _forward(self, group: RolloutGroup, library: ExperienceLibrary) -> Any:
+        return self.reflector(attempts=group, experiences=library, predictors=self.predictors_text).edits
+
+    def reflection_task(
+        self, stage: Stage, step: Step, index: int, number: int, run: Callable[..., Any], *args: Any
+    ) -> Task:
+        """One reflection call, as work for the pool; its result is a `Reply`."""
+        unit = Unit(stage, step.index, (stage.value, step.index, index, number), resample=True)
+        remaining = {Stage.SUMMARY: 3, Stage.COMPARISON: 2, Stage.PROPOSALS: 1}.get(stage, 0)
+        return Task(stage, functools.partial(self._reflect, unit, run, *args), remaining)
+
+    def _reflect(self, unit: Unit, run: Callable[..., Any], *args: Any) -> Reply:
+        """Run a reflection step; what can't be used is lost and counted, never guessed at."""
+        if self.journal is not None and (known := self.journal.lost(unit.id)):
+            return Reply(lost=known)
+        with self.calls.context(unit, lm=self.reflection_lm, trace=None):
+            try:
+                value = run(*args)
+            except Exception as error:  # the reflector may be the user's own
+                self.runner.end_if_fatal(error)
+                logger.debug("%s lost: %s", unit.id, describe(error))
+                return self._lose(unit, "cut by length" if unit.truncated else _why_lost(error))
+        if unit.truncated:
+            return Reply(lost=f"{unit.stage.value}: cut by length")
+        return Reply(value)
+
+    def _lose(self, unit: Unit, reason: str) -> Reply:
+        """Keep that the step gave nothing: a resumed run does not try again, for what follows rests on it."""
+        reason = f"{unit.stage.value}: {reason}"
+        if self.journal is not None and not self.calls.stopped and not self.calls.silent:
+            self.journal.lose(unit.id, reason)
+        return Reply(lost=reason)
+
+    def consolidate(self, step: Step, groups: Sequence[Learned], library: ExperienceLibrary) -> Reply:
+        """Step 6: merge all proposals into one plan, by the LM only if there is something to merge."""
+        proposals = [edit for learned in groups for edit in learned.edits if edit.operation != "KEEP"]
+        if len(proposals) < 2:
+            return Reply(tuple(proposals))
+        task = self.reflection_task(
+            Stage.CONSOLIDATION, step, 0, 0, self.reflector.consolidate, proposals, library, self.predictors_text
+        )
+        (reply,) = self.execution.run([_single(task)])
+        plan = _edits(reply, [source for edit in proposals for source in edit.sources])
+        if not plan:  # lost, or a plan with nothing in it: the proposals themselves are paid for
+            return Reply(tuple(proposals), reply.lost or "consolidation: empty plan")
+        return Reply(plan)
+
+    def update(
+        self, step: Step, groups: Sequence[Learned], plan: Reply, library: ExperienceLibrary
+    ) -> ExperienceLibrary:
+        """Apply the plan, measure the new library, and keep the record."""
+        kept = tuple(e for learned in groups for e in learned.edits if e.operation == "KEEP")
+        report = apply_edits(library, (*plan.value, *kept), step=step.index, limits=self.limits, predictors=self.names)
+        changed = _told(report.library) != _told(library)
+        validation = self.measure(step.index, report.library) if changed else None
+        rollouts = [r for learned in groups for r in learned.group.rollouts]
+        lost = [reason for learned in groups for reason in learned.lost] + ([plan.lost] if plan.lost else [])
+        rejected = tuple(RejectedProposal(r.edit.operation, r.edit.id, r.edit.text, r.reason) for r in report.rejected)
+        result = StepResult(
+            step=step.index,
+            epoch=step.epoch,
+            examples=step.examples,
+            train_mean=mean([r.score for r in rollouts]),
+            informative=sum(learned.group.informative for learned in groups) / len(groups),
+            outcomes=dict(sorted(Counter(r.outcome.value for r in rollouts).items())),
+            edits=dict(sorted(Counter(edit.operation for edit in report.applied).items())),
+            rejected=rejected,
+            lost=dict(sorted(Counter(lost).items())),
+            library=report.library,
+            library_tokens=report.library.tokens,
+            spend=self.calls.meter.spend(step.index),
+            validation=validation,
+        )
+        self._remember(result, groups)
+        return report.library
+
+    def _remember(self, result: StepResult, groups: Sequence[Learned]) -> None:
+        self.record.steps.append(result)
+        self.record.groups += len(groups)
+        self.record.informative += sum(learned.group.informative for learned in groups)
+        self.record.identical += sum(learned.group.identical for learned in groups)
+        self.record.outcomes.update(result.outcomes)
+        logger.info("%s", step_line(result))
+        if self.files is not None:
+            self.files.library(result.step, result.library)
+            self.files.program(self.student, self._best()[1], self.names)
+
+    def measure(self, step: int, library: ExperienceLibrary) -> Measurement | None:
+        """Measure a library on the valset, at the program's own temperature; None without a valset."""
+        if not self.valset:
+            return None
+        flows = evaluation_flows(
+            self.runner,
+            self.program_with(library),
+            self.valset,
+            self.settings.val_repeats,
+            Stage.VALIDATION,
+            step,
+            timeout=self.settings.rollout_timeout,
+            basis=library.digest,
+        )
+        found = summarize_evaluation(self.execution.run(flows), ())
+        measurement = Measurement(step, library, found.scores, found.mean, found.outcomes)
+        if step == 0:
+            self.record.baseline = measurement
+            logger.info("input program: validation %s", found)
+        return measurement
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def finished(self) -> dspy.Module | None:
+        """The result of a run that is over already; None if there is anything left to do."""
+        known = self.journal.get("result") if self.journal is not None else None
+        if known is None or known["num_epochs"] != self.settings.num_epochs:
+            return None
+        results = DetailedResults.from_json(known["results"])
+        libraries = {0: self.start, **{step.step: step.library for step in results.steps}}
+        return self._compiled(libraries[results.verdict.step], results)
+
+    def finish(self) -> dspy.Module:
+        """Choose the library, say what may be said of it, and write it into a copy of the student."""
+        reason = self.calls.stop_reason or "completed"
+        verdict, library = self._best()
+        after = warnings_after(self.record.groups, self.record.informative, self.record.identical, self.record.outcomes)
+        for warning in after:
+            logger.warning("%s", warning)
+        spend = self.calls.meter.spend()
+        results = DetailedResults(
+            verdict=with_ending(verdict, reason, spend),
+            baseline=self.record.baseline,
+            steps=tuple(self.record.steps),
+            stop_reason=reason,
+            warnings=(*self.warnings, *after),
+            spend=spend,
+            estimate=self.estimate(),
+            settings=_settings_record(self.settings),
+            seconds=time.monotonic() - self.started,
+        )
+        logger.info("%s", results.verdict.text)
+        self._keep(results, library)
+        return self._compiled(library, results)
+
+    def _best(self) -> tuple[Any, ExperienceLibrary]:
+        """The verdict on what was measured so far, and the library it picks."""
+        steps = self.record.steps
+        measured = [step.validation for step in steps if step.validation is not None]
+        verdict = decide(
+            self.record.baseline,
+            measured,
+            last_step=steps[-1].step if steps else 0,
+            wanted=bool(self.valset),
+            seed=self.settings.seed,
+        )
+        libraries = {0: self.start, **{step.step: step.library for step in steps}}
+        return verdict, libraries[verdict.step]
+
+    def _keep(self, results: DetailedResults, library: ExperienceLibrary) -> None:
+        if self.journal is None or self.files is None:
+            return
+        self.files.program(self.student, library, self.names)
+        self.files.results(results.to_json())
+        if results.stop_reason == "completed":
+            self.journal.set("result", {"num_epochs": self.settings.num_epochs, "results": results.to_json()})
+
+    def _compiled(self, library: ExperienceLibrary, results: DetailedResults) -> dspy.Module:
+        program = own_copy(self.student)
+        write_library(program, library, self.names)
+        program.experiences = library
+        program.detailed_results = results
+        program._compiled = True
+        return program
+
+    def estimate(self, calls_per_attempt: float = 1.0) -> Estimate:
+        """LM calls by stage, from the settings alone."""
+        s = self.settings
+        return estimate_calls(
+            examples=len(self.trainset),
+            steps=len(self.schedule),
+            epochs=s.num_epochs,
+            group_size=s.group_size,
+            val_examples=len(self.valset),
+            val_repeats=s.val_repeats,
+            calls_per_attempt=calls_per_attempt,
+        )
+
+    def trial(self, sample: int) -> Estimate:
+        """The estimate with tokens and cost from a few trial calls at the first examples.
+
+        Args:
+            sample: Trial attempts, each at another example; one more is made at the first, so that the reflection
+                steps have a pair to be tried on.
+        """
+        program, step = self.program_with(self.start), Step(0, 0, ())
+        places = [(index, 0) for index in range(min(sample, len(self.trainset)))] + [(0, 1)]
+        rollouts = self.execution.run([_single(self.attempt_task(step, i, a, program, self.start)) for i, a in places])
+        group = self.as_group(0, [rollouts[0], rollouts[-1]])
+        self.execution.run([self._trial_reflection(step, group)])
+        attempts = len(places)
+        spend = self.calls.meter.spend()
+        per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
+        return self.estimate(per_attempt).priced(spend, attempts)
+
+    def _trial_reflection(self, step: Step, group: RolloutGroup) -> Flow[None]:
+        reflector, text = self.reflector, self.predictors_text
+        rollout = group.rollouts[0]
+        (told,) = yield [self.reflection_task(Stage.SUMMARY, step, 0, 0, reflector.summarize, group, rollout)]
+        summaries = [told.value for _ in group.usable]
+        (compared,) = yield [
+            self.reflection_task(Stage.COMPARISON, step, 0, 0, reflector.compare, group, summaries, self.start, text)
+        ]
+        lessons = _lessons(compared)
+        if not lessons:
+            return
+        propose = functools.partial(reflector.propose, source=0)
+        (edits,) = yield [self.reflection_task(Stage.PROPOSALS, step, 0, 0, propose, lessons, self.start, text)]
+        if edits.value:  # as many proposals as a step is expected to bring
+            many = list(edits.value) * max(1, round(len(self.schedule[0].examples) * INFORMATIVE))
+            yield [self.reflection_task(Stage.CONSOLIDATION, step, 0, 0, reflector.consolidate, many, self.start, text)]
+
+
+def _told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What programs are told, without where it comes from."""
+    return [(e.id, e.text, e.targets) for e in library]
+
+
+def _lessons(reply: Reply) -> tuple[Lesson, ...]:
+    """The lessons of a comparison; a reflector may be the user's own."""
+    if reply.lost:
+        return ()
+    if not isinstance(reply.value, Comparison):
+        raise TypeError(f"Reflector.compare must return a Comparison, got {type(reply.value).__name__}")
+    return reply.value.lessons
+
+
+def _edits(reply: Reply, sources: Sequence[int]) -> tuple[Edit, ...]:
+    """The edits of a reply; those without sources come from all of these."""
+    if reply.lost:
+        return ()
+    found = tuple(reply.value) if isinstance(reply.value, Iterable) else (reply.value,)
+    if wrong := [edit for edit in found if not isinstance(edit, Edit)]:
+        raise TypeError(f"the reflector must return edits, got a {type(wrong[0]).__name__}; see Edit.parse(...)")
+    return tuple(with_sources(edit, sources) for edit in found)
+
+
+def _why_lost(error: Exception) -> str:
+    if classify(error) is Failure.INFRASTRUCTURE:
+        return "infrastructure"
+    return "unusable reply" if isinstance(error, AdapterParseError) else type(error).__name__
+
+
+def _losses(*replies: Reply) -> tuple[str, ...]:
+    return tuple(reply.lost for reply in replies if reply.lost)
+
+
+def _single(task: Task) -> Flow[Any]:
+    (result,) = yield [task]
+    return result
+
+
+def _describe_predictors(program: dspy.Module, names: Sequence[str]) -> str:
+    """What the comparison is told of the predictors: name, inputs, outputs; nothing if there is only one."""
+    if len(names) < 2:
+        return ""
+    found = dict(program.named_predictors())
+    lines = []
+    for name in names:
+        signature = found[name].signature
+        lines.append(f"{name}: {', '.join(signature.input_fields)} -> {', '.join(signature.output_fields)}")
+    return "\n".join(lines)
+
+
+def _settings_record(settings: Settings) -> dict[str, Any]:
+    """The arguments as plain data; objects by name only, so that no key or address gets in."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, (dspy.BaseLM, dspy.Module)) or callable(value):
+            return getattr(value, "model", None) or getattr(value, "__name__", type(value).__name__)
+        return plain(vars(value) if isinstance(value, Budget) else value)
+
+    return {key: name(value) for key, value in vars(settings).items()}
