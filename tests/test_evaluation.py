@@ -204,12 +204,13 @@ class TestOwnCopy:
     def test_what_cannot_be_copied_is_shared(self, caplog: Any) -> None:
         import threading
 
-        program = dspy.Predict(Triage)
-        program.lock = threading.Lock()
+        program = dspy.ChainOfThought(Triage)
+        program.lock, program.predict.lm = threading.Lock(), scripted_lm()
         copied = own_copy(program)
         assert copied.lock is program.lock
-        copied.signature = copied.signature.with_instructions("changed")
-        assert program.signature.instructions != "changed"
+        assert copied.predict is not program.predict and copied.predict.lm is program.predict.lm
+        copied.predict.signature = copied.predict.signature.with_instructions("changed")
+        assert program.predict.signature.instructions != "changed"
 
     def test_the_program_that_was_measured_is_unchanged(self, lm: dspy.LM) -> None:
         program = dspy.ChainOfThought(Triage)

@@ -152,6 +152,18 @@ def test_a_reflector_of_the_users_must_be_label_free(lm: dspy.LM) -> None:
         TrainingFreeGRPO(metric=None, reflector=Reflector())
 
 
+def test_a_reflector_of_the_users_is_handed_no_labels_either(lm: dspy.LM) -> None:
+    handed: list[Any] = []
+
+    class Looks(Reflector):
+        def forward(self, attempts: Any, experiences: Any, predictors: str = "") -> Any:
+            handed.append(attempts)
+            return dspy.Prediction(edits=[])
+
+    compile(dspy.Predict(Triage), reflector=Looks(label_free=True), num_epochs=1)
+    assert handed and not any(mark in repr(group) for group in handed for mark in MARKS)
+
+
 def test_a_metric_is_never_called_where_there_is_none() -> None:
     lm = scripted_lm()
     with dspy.context(lm=lm):

@@ -135,6 +135,21 @@ class TestLearning:
         assert lm.engine.kinds()["consolidation"] == lm.engine.kinds()["proposals"] == 0
         assert len(compiled.experiences) == 0
 
+    def test_a_single_proposal_needs_no_consolidation(self, lm: dspy.LM) -> None:
+        compiled = compile(trainset=examples(1))
+        assert lm.engine.kinds()["proposals"] == 1 and lm.engine.kinds()["consolidation"] == 0
+        assert len(compiled.experiences) == 1
+
+    def test_proposals_are_merged_in_the_order_of_the_batch(self, lm: dspy.LM) -> None:
+        trainset = examples(8)
+        compiled = compile(trainset=trainset, num_epochs=1)
+        (step,) = compiled.detailed_results.steps
+        assert list(step.examples) != sorted(step.examples)
+        (call,) = lm.engine.of("consolidation")
+        proposed = re.findall(r"says '(\w+)'", call.input("proposals"))
+        batch = [word_of(trainset[index].ticket) for index in step.examples]
+        assert len(proposed) > 1 and proposed == [word for word in batch if word in proposed]
+
     def test_a_lost_consolidation_applies_the_proposals(self, lm: dspy.LM) -> None:
         lm.engine.script = replacing(consolidation=lambda call: "prose, no plan at all")
         compiled = compile(num_epochs=1)
@@ -645,9 +660,12 @@ class Holder(dspy.Module):
         self.parts = [dspy.ChainOfThought(Triage)]
         self.notes = {"list": [1, 2], "lm": lm}
         self.lock = threading.Lock()
+        self.broken = False
 
     def forward(self, ticket: str) -> Any:
         self.notes["list"].append(3)
+        if self.broken and "login" in ticket:
+            raise KeyError(ticket)
         return self.predict(ticket=ticket)
 
 
@@ -667,9 +685,7 @@ class TestNothingIsChanged:
             return exact(example, prediction)
 
         program, train, val = Holder(own), examples(6), examples(5, start=100)
-        if failure == "program":
-            program.parts.append(dspy.Predict(Triage))
-            Holder.broken = True  # type: ignore[attr-defined]
+        program.broken = failure == "program"
         handed_in = copy.deepcopy(train), copy.deepcopy(val)
         optimizer = TrainingFreeGRPO(metric=metric, group_size=3, num_epochs=2, reflection_lm=reflection)
         with dspy.context(lm=lm, adapter=dspy.ChatAdapter(), track_usage=True):
@@ -683,7 +699,8 @@ class TestNothingIsChanged:
                 with pytest.raises((KeyboardInterrupt, Exception)):
                     optimizer.compile(program, trainset=train, valset=val)
             else:
-                optimizer.compile(program, trainset=train, valset=val)
+                compiled = optimizer.compile(program, trainset=train, valset=val)
+                assert compiled.predict.lm is own and compiled.predict.demos is not program.predict.demos
             assert [program_state(program), *(lm_state(x) for x in (lm, own, reflection))] == before
             assert dspy.settings.copy() == settings
         assert program.notes["list"] == notes and program.notes["lm"] is own
@@ -848,9 +865,6 @@ class TestLogging:
 class Compiles(dspy.utils.BaseCallback):
     def __init__(self) -> None:
         self.seen: list[tuple[str, Any]] = []
-
-    def __getattribute__(self, name: str) -> Any:
-        return super().__getattribute__(name)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self.seen.append(("start", instance))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,16 @@ class TestAbsentInputs:
         assert self.names(lm.engine.calls[1]) == {"predictors", "experiences", "expected"}
 
     def test_label_free(self, lm: dspy.LM) -> None:
-        free = group(rollout(0, None), rollout(1, None, "billing"), label_free=True)
+        """Even if a group should hold what it must not."""
+        leaky = [replace(rollout(i, 0.5), outcome=Outcome.LABEL_FREE) for i in range(2)]
+        free = group(*leaky, label_free=True)
         reflector = Reflector(label_free=True)
         reflector.summarize(free, free.rollouts[0])
-        reflector.compare(free, [], NOTHING)
+        reflector.compare(free, ["a", "b"], NOTHING)
         for call in lm.engine.calls:
-            assert self.names(call) == set() and "feedback 0" not in call.text and "queue: billing" not in call.user
+            assert self.names(call) == set() and "queue: billing" not in call.user
+            assert "feedback" not in call.user and "0.5" not in call.user
+        assert "Attempt 2 (label_free)" in lm.engine.calls[1].user
         assert "Nobody has told which is right" in lm.engine.calls[1].system
 
 

@@ -219,4 +219,8 @@ def own_copy(program: dspy.Module) -> dspy.Module:
     try:
         return copy.deepcopy(program, dict(lms))
     except Exception:  # something in the user's module can't be copied: DSPy's own copy shares just that
-        return program.deepcopy()
+        copied = program.deepcopy()
+    predictors = dict(program.named_sub_modules(dspy.Predict))
+    for name, predictor in copied.named_sub_modules(dspy.Predict):
+        predictor.lm = predictors[name].lm
+    return copied

@@ -1,6 +1,6 @@
 """Advice in plain sentences: which words speak for which answer.
 
-"When the ticket mentions 'a' or 'b', choose queue 'x', not 'y'." has the cues a and b, speaks for x and against y. The
+"When the note mentions 'a' or 'b', choose crew 'x', not 'y'." has the cues a and b, speaks for x and against y. The
 same reader serves instructions written by people, by other models and by this one.
 
 Guarantees: pure functions; a sentence without a recognisable answer is no advice.
@@ -108,7 +108,7 @@ def read_sentence(sentence: str, values: Sequence[str] = (), fields: Sequence[st
     return found
 
 
-_FRAMING = "answer contain contains input mention mentioned mentioning mentions message question task text ticket"
+_FRAMING = "answer contain contains input mention mentioned mentioning mentions message question task text"
 _FRAME = frozenset(map(root, _FRAMING.split()))
 """Words that introduce a condition and are none."""
 
@@ -205,7 +205,7 @@ def write_sentence(
     """A sentence of advice with as many cues as the bounds allow, most telling first.
 
     Returns:
-        "When the ticket mentions 'a', 'b' or 'c', choose queue 'x'.", or "" if not one cue fits.
+        "When the note mentions 'a', 'b' or 'c', choose crew 'x'.", or "" if not one cue fits.
     """
     target = f"{field} '{value}'" if field else f"'{value}'"
     tail = f", choose {target}" + (f", not '{instead}'" if instead else "") + (f" ({because})" if because else "") + "."
