@@ -16,8 +16,8 @@ from scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, examples, learn
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.calls import Calls, Unit
-from trgrpo_dspy.observed import finish_reason
 from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.observed import finish_reason
 from trgrpo_dspy.runner import Runner
 
 

@@ -208,7 +208,7 @@ class TestFailure:
         calls = Calls()
 
         def work() -> None:
-            calls.fatal = (dspy.utils.exceptions.LMAuthError("refused"), "the/model")
+            calls.stop("fatal", FatalError("the/model was refused"))
             raise RunStopped("too late")
 
         with Execution(calls, 2) as execution, pytest.raises(FatalError, match="the/model"):

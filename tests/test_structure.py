@@ -17,25 +17,30 @@ PACKAGE = Path(trgrpo_dspy.__file__).parent
 ROWS = """
 __init__
 optimizer
-verdict      reflector  evaluation
-signatures   runner     fingerprint
-execution
+run
+logdir       verdict    reflector
+evaluation   signatures
+runner       execution
 calls        transcript scoring    instructions
-rendering
-failures     result     journal
-library      rollout    meter      schedule     statistics budget
-errors
+fingerprint  journal    observed   replies      health   interrupts  rendering  failures
+result       confidential
+estimate
+library      rollout    meter        schedule   statistics
+budget       errors
 """
 
-RECORDS = ["errors", "library", "rollout", "schedule", "meter", "result", "statistics"]
+RECORDS = ["errors", "budget", "library", "rollout", "schedule", "meter", "estimate", "result", "statistics"]
 
 EXPORTED = [
+    "Budget",
     "DetailedResults",
+    "Estimate",
     "Evaluation",
     "Experience",
     "ExperienceLibrary",
     "FatalError",
     "InfrastructureError",
+    "JournalError",
     "Reflector",
     "RunStopped",
     "SchemaVersionError",
