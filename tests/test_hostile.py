@@ -224,7 +224,7 @@ class TestReplies:
 
     def test_an_llm_that_is_down_for_reflection_only(self, lm: dspy.LM) -> None:
         down = scripted_lm(lambda call: dspy.lm15.ServerError("500"), name="scripted/down")
-        with pytest.raises(FatalError, match="scripted/down.*none of 8 requests"):
+        with pytest.raises(FatalError, match=r"scripted/down.*none of 8 requests"):
             compile(reflection_lm=down)
 
 
