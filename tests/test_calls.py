@@ -16,6 +16,7 @@ from scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, examples, learn
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.copies import own_copy
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.observed import finish_reason
 from trgrpo_dspy.runner import Runner
@@ -561,3 +562,23 @@ def test_a_call_object_reads_every_style(lm: dspy.LM) -> None:
     assert [c.style for c in lm.engine.calls] == ["chat", "json", "xml"]
     assert all(isinstance(c, Call) and c.input("ticket") == "refund case 1" for c in lm.engine.calls)
     assert all(c.outputs == ["queue"] and c.kind == "program" for c in lm.engine.calls)
+
+
+def test_an_lm_that_the_program_calls_itself_is_observed() -> None:
+    class Direct(dspy.Module):
+        def __init__(self, lm: dspy.LM) -> None:
+            super().__init__()
+            self.writer = lm
+            self.answer = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return dspy.Prediction(answer=self.writer(question)[0])
+
+    own = scripted_lm(lambda call: "said so", name="scripted/own")
+    program = Direct(own)
+    calls = Calls()
+    copied = own_copy(program, calls.observe)
+    with calls.context(Unit(Stage.ROLLOUT, 1, ("a",))) as unit:
+        copied(question="why?")
+    assert [call.model for call in unit.calls] == ["scripted/own"]
+    assert program.writer is own and own.history == []

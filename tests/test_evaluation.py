@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scripted import RIGHT, Triage, exact, examples, lm_state, program_state, scripted_lm, told, word_of
 
 from trgrpo_dspy import Evaluation, compare, evaluate
-from trgrpo_dspy.evaluation import check_examples, own_copy
+from trgrpo_dspy.copies import own_copy
+from trgrpo_dspy.evaluation import check_examples
 
 
 def dspy_score(program: dspy.Module, devset: list[dspy.Example], metric: Any, failure_score: float = 0.0) -> float:

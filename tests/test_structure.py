@@ -22,7 +22,7 @@ logdir       verdict    reflector
 evaluation   signatures
 runner       execution
 calls        transcript scoring    instructions
-fingerprint  journal    observed   replies      health   interrupts  rendering  failures
+fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
 result       confidential
 estimate
 library      rollout    meter        schedule   statistics

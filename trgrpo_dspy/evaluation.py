@@ -7,7 +7,6 @@ examples scored for both.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 import dspy
 
 from .calls import Calls, Unit
+from .copies import own_copy
 from .errors import InfrastructureError, RunStopped
 from .execution import Execution, Flow, Task
 from .health import TOO_MANY_LOST
@@ -25,7 +25,7 @@ from .runner import Runner
 from .scoring import Metric
 from .statistics import Comparison, Mean, mean_at_k, mean_with_interval, paired_comparison, pass_at_k
 
-__all__ = ["Evaluation", "check_examples", "compare", "default_threads", "evaluate", "evaluation_flows", "own_copy"]
+__all__ = ["Evaluation", "check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def evaluate(
     calls = Calls(seed=seed)
     runner = Runner(calls, metric, failure_score=failure_score)
     with Execution(calls, default_threads(num_threads)) as execution:
-        own = own_copy(program)
-        calls.bind(own)
+        own = own_copy(program, calls.observe)
         try:
             rollouts = execution.run(evaluation_flows(runner, own, devset, k, Stage.EVALUATION, 0))
         except RunStopped as stopped:
@@ -211,16 +210,3 @@ def _check_numbers(**values: int) -> None:
 def default_threads(num_threads: int | None) -> int:
     """The number of threads asked for, else DSPy's setting."""
     return num_threads if num_threads is not None else max(1, int(dspy.settings.num_threads or 8))
-
-
-def own_copy(program: dspy.Module) -> dspy.Module:
-    """A deep copy that shares the LMs: a copied LM would drag its history along."""
-    lms = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
-    try:
-        return copy.deepcopy(program, dict(lms))
-    except Exception:  # something in the user's module can't be copied: DSPy's own copy shares just that
-        copied = program.deepcopy()
-    predictors = dict(program.named_sub_modules(dspy.Predict))
-    for name, predictor in copied.named_sub_modules(dspy.Predict):
-        predictor.lm = predictors[name].lm
-    return copied

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import dspy
 
+from .copies import own_copy
 from .library import ID_PATTERN, Experience, ExperienceLibrary, clean_entry
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "read_block",
     "read_library",
     "remove_block",
+    "retarget",
     "teachable_predictors",
     "write_block",
     "write_library",
@@ -153,8 +155,13 @@ def attach(program: dspy.Module, library: ExperienceLibrary, names: Iterable[str
         library: What was learned elsewhere. Targets that this program does not have count as all predictors.
         names: The predictors to write to; None means all.
     """
-    copy = program.deepcopy()
-    known = set(teachable_predictors(copy))
-    entries = (replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
-    write_library(copy, replace(library, entries=tuple(entries)), names)
+    copy = own_copy(program)
+    write_library(copy, retarget(library, program), names)
     return copy
+
+
+def retarget(library: ExperienceLibrary, program: dspy.Module) -> ExperienceLibrary:
+    """The library for another program: targets it does not have go, and an entry left without any is for all."""
+    known = set(teachable_predictors(program))
+    entries = (replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
+    return replace(library, entries=tuple(entries))

@@ -15,7 +15,7 @@ from typing import Any
 
 import dspy
 
-from .evaluation import own_copy
+from .copies import own_copy
 from .instructions import write_library
 from .journal import unwritable, write_atomically
 from .library import ExperienceLibrary

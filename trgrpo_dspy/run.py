@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
@@ -19,12 +19,13 @@ from dspy.utils.exceptions import AdapterParseError
 
 from .budget import Budget
 from .calls import Calls, Unit
+from .copies import own_copy
 from .estimate import INFORMATIVE, Estimate, estimate_calls
-from .evaluation import default_threads, evaluation_flows, own_copy, summarize_evaluation
+from .evaluation import default_threads, evaluation_flows, summarize_evaluation
 from .execution import Execution, Flow, Task
 from .failures import Failure, classify, describe
 from .fingerprint import fingerprint, plain
-from .instructions import read_library, teachable_predictors, write_library
+from .instructions import read_library, retarget, teachable_predictors, write_library
 from .interrupts import graceful_interrupt
 from .journal import Journal
 from .library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
@@ -201,9 +202,7 @@ class Run:
             if isinstance(learned, ExperienceLibrary) and str(learned) == str(library):
                 library = learned  # the same entries, with steps and sources
         else:
-            known = set(teachable_predictors(self.student))
-            entries = tuple(replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
-            library = replace(library, entries=entries)
+            library = retarget(library, self.student)
         if len(library) > self.limits.max_entries:
             raise ValueError(
                 f"the starting library has {len(library)} entries, max_experiences={self.limits.max_entries}; "
@@ -233,9 +232,8 @@ class Run:
 
     def program_with(self, library: ExperienceLibrary) -> dspy.Module:
         """A copy of the student that carries the library and is the run's own."""
-        program = own_copy(self.student)
+        program = own_copy(self.student, self.calls.observe)
         write_library(program, library, self.names)
-        self.calls.bind(program)
         return program
 
     # -- the steps of the algorithm --------------------------------------------------------------------------------
