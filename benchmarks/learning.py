@@ -4,10 +4,12 @@
     python -m benchmarks.learning banking77
     python -m benchmarks.learning tickets --quick
 
-For each seed the same table holds the learned library and two controls: training labels permuted (the attempts are
-scored against wrong labels), and a placebo (neutral advice in as many entries and about as many tokens). Gains are on
-the test set, paired by example, with 95% intervals. For the permuted control the last library is reported as well,
-as it would be without the gate of the valset.
+For each seed the same table holds the learned library and three controls: training labels permuted (the attempts are
+scored against other examples' labels, so that only how frequent each answer is can be learned), labels drawn at random
+(each value equally often: nothing can be learned), and a placebo (neutral advice in as many entries and about as many
+tokens). Gains are on the test set, paired by example, with 95% intervals. For the permuted control the last library is
+reported as well, as it would be without the gate of the valset. Beside the table stands what always giving the most
+frequent training label scores: the most that permuted labels can teach.
 
 With the built-in text model these figures say nothing about an LLM's; `--model` takes any LiteLLM string.
 """
@@ -18,6 +20,7 @@ import argparse
 import importlib
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -82,6 +85,26 @@ def permuted(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
     ]
 
 
+def drawn(examples: Sequence[dspy.Example], seed: int) -> list[dspy.Example]:
+    """Return the examples with every label drawn anew, each value that occurs being equally likely."""
+    rng = random.Random(f"draw-{seed}")
+    values = {name: sorted({example[name] for example in examples}) for name in list(examples[0].labels().keys())}
+    return [
+        dspy.Example(**example.inputs(), **{name: rng.choice(v) for name, v in values.items()}).with_inputs(
+            *example.inputs().keys()
+        )
+        for example in examples
+    ]
+
+
+def most_frequent(target: ModuleType, train: Sequence[dspy.Example], test: Sequence[dspy.Example]) -> float:
+    """Return what always giving each field's most frequent training label scores on the test set."""
+    names = train[0].labels().keys()
+    constant = {name: Counter(example[name] for example in train).most_common(1)[0][0] for name in names}
+    scores = [target.metric(example, dspy.Prediction(**constant)).score for example in test]
+    return sum(scores) / len(scores)
+
+
 def sets(
     target: ModuleType, seed: int, quick: bool
 ) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
@@ -104,7 +127,7 @@ def run_seed(target: ModuleType, seed: int, args: argparse.Namespace) -> list[Ro
         return optimizer.compile(program, trainset=examples, valset=val)
 
     before = measure(program)
-    learned, control = learn(train), learn(permuted(train, seed))
+    learned, control, noise = learn(train), learn(permuted(train, seed)), learn(drawn(train, seed))
     last = control.detailed_results.steps[-1].library
     baseline, returned = learned.detailed_results.baseline, learned.detailed_results.verdict.step
     chosen = next(m for m in learned.detailed_results.measured if m.step == returned)
@@ -115,6 +138,7 @@ def run_seed(target: ModuleType, seed: int, args: argparse.Namespace) -> list[Ro
         Row(seed, "learned", before, measure(learned), f"{sizes}; {verdict}"),
         Row(seed, "labels permuted", before, measure(control), control.detailed_results.verdict.text.split(":")[0]),
         Row(seed, "labels permuted, last", before, measure(attach(program, last)), "as it would be without the gate"),
+        Row(seed, "labels drawn at random", before, measure(noise), noise.detailed_results.verdict.text.split(":")[0]),
         Row(seed, "placebo", before, measure(attach(program, placebo(learned.experiences)))),
     ]
 
@@ -139,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         started = time.monotonic()
         with dspy.context(lm=dspy.LM(args.model) if args.model else offline_lm(seed=seed)):
             found = run_seed(target, seed, args)
-        print("\n".join(map(str, found)) + f"\n      ({time.monotonic() - started:.0f} s)")
+        constant = 100 * most_frequent(target, *sets(target, seed, args.quick)[::2])
+        found_text = "\n".join(map(str, found))
+        print(f"{found_text}\n      most frequent label always: {constant:.1f}   ({time.monotonic() - started:.0f} s)")
         rows += found
     print("\nmean gain over seeds, points")
     for arm in dict.fromkeys(row.arm for row in rows):
