@@ -265,7 +265,7 @@ class TestCutReplies:
         else:
             assert len(compiled.experiences) == 0
         if kind == "summary":
-            assert all("Transcript: " in c.input("attempts") for c in lm.engine.of("comparison"))
+            assert all("Transcript:\n" in c.input("attempts") for c in lm.engine.of("comparison"))
 
     def test_a_whole_reply_that_looks_cut_is_not(self, lm: dspy.LM) -> None:
         lm.engine.script = lambda call: (

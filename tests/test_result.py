@@ -162,9 +162,11 @@ def test_printed_it_is_the_verdict_and_a_line_a_step() -> None:
         "No improvement found; the input is returned.",
         "input: validation 0.500",
         "step 1 (epoch 1) | train 0.333 | 67% of 3 groups informative | 2 ADD, 1 DELETE, 1 rejected | "
-        "library 2 entries, 17 tokens | validation 0.650",
+        "library 2 entries, 17 tokens | lost: 1 summary: cut off | validation 0.650",
         "step 2 (epoch 1) | train unscored | 67% of 3 groups informative | 2 ADD, 1 DELETE, 1 rejected | "
-        "library 2 entries, 17 tokens",
+        "library 2 entries, 17 tokens | lost: 1 summary: cut off",
+        "spent: 5 LM calls (1 cached, 0 failed, 2 retries), 100 prompt and 20 completion tokens, cost unknown",
+        "warning: The valset has 3 examples.",
     ]
-    assert str(BARE) == "Not measured."
+    assert str(BARE).startswith("Not measured.\nspent: 0 LM calls")
     assert "no edits, 1 rejected" in step_line(replace(STEP, edits={}))

@@ -41,6 +41,9 @@ class InfrastructureError(TrainingFreeGRPOError):
 class FatalError(TrainingFreeGRPOError):
     """The run cannot go on: wrong key, no credit, unknown model or a configuration no retry will mend."""
 
+    program: object = None
+    """The best program so far, as `compile` would have returned it; None if no step was completed."""
+
 
 class JournalError(TrainingFreeGRPOError):
     """A `log_dir` can't be used: another process has it, it is damaged or full, or it holds another run."""

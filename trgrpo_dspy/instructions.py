@@ -89,7 +89,7 @@ def teachable_predictors(program: dspy.Module, names: Iterable[str] | None = Non
     Raises:
         ValueError: A name does not exist, or nothing is left to teach.
     """
-    found = dict(program.named_predictors())
+    found = {name: p for name, p in program.named_predictors() if p is program or not p._compiled}
     if not found:
         frozen = [name for name, _ in program.named_sub_modules(dspy.Predict)]
         raise ValueError(
@@ -155,6 +155,8 @@ def attach(program: dspy.Module, library: ExperienceLibrary, names: Iterable[str
         library: What was learned elsewhere. Targets that this program does not have count as all predictors.
         names: The predictors to write to; None means all.
     """
+    if not isinstance(library, ExperienceLibrary):
+        raise TypeError(f"library must be an ExperienceLibrary, got {type(library).__name__}; see ExperienceLibrary.of")
     copy = own_copy(program)
     write_library(copy, retarget(library, program), names)
     return copy

@@ -119,6 +119,10 @@ class ExperienceLibrary:
     @classmethod
     def of(cls, *texts: str) -> ExperienceLibrary:
         """A library of hand-written advice, for every predictor."""
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise TypeError(
+                f"ExperienceLibrary.of takes texts, one an argument, got {type(wrong[0]).__name__}; write of(*texts)"
+            )
         cleaned = [clean_entry(text) for text in texts]
         if "" in cleaned:
             raise ValueError(f"ExperienceLibrary.of: text {cleaned.index('')} is empty; give it at least one word")

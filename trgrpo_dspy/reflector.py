@@ -19,7 +19,7 @@ from typing import Any
 import dspy
 
 from .library import Edit, Experience, ExperienceLibrary, LibraryLimits, clean_entry
-from .rendering import cut_middle
+from .rendering import clean, cut_middle, field_lines
 from .rollout import Rollout, RolloutGroup
 from .signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
 
@@ -94,7 +94,7 @@ class Reflector(dspy.Module):
         if not self.label_free:
             judged = {"expected": group.expected, "score": _number(rollout.score), "feedback": rollout.feedback}
         reply = _ask(self.summarize_attempt, task=group.task, attempt=rollout.transcript, **judged)
-        return cut_middle(_text(reply.summary), _SUMMARY_TOKENS)
+        return cut_middle(clean(_text(reply.summary)), _SUMMARY_TOKENS)
 
     def compare(
         self, group: RolloutGroup, summaries: Sequence[str | None], experiences: ExperienceLibrary, predictors: str = ""
@@ -124,14 +124,16 @@ class Reflector(dspy.Module):
 
     def _attempt_text(self, number: int, rollout: Rollout, summary: str | None) -> str:
         score = "" if self.label_free else f"score {_number(rollout.score)}, "
-        lines = [f"Attempt {number} ({score}{rollout.outcome.value})"]
-        lines += [f"Answer: {rollout.answer}"] if rollout.answer else []
-        lines += [f"Feedback: {cut_middle(rollout.feedback, 200)}"] if rollout.feedback and not self.label_free else []
-        lines += [f"Failure: {rollout.error}"] if rollout.error else []
-        lines += (
-            [f"Summary: {summary}"] if summary else [f"Transcript: {cut_middle(rollout.transcript, _SUMMARY_TOKENS)}"]
-        )
-        return "\n".join(lines)
+        parts = {
+            "Answer": rollout.answer,
+            "Feedback": "" if self.label_free else cut_middle(rollout.feedback, 200),
+            "Failure": rollout.error,
+            "Summary": summary or "",
+            "Transcript": "" if summary else cut_middle(rollout.transcript, _SUMMARY_TOKENS),
+        }
+        # Indented where they have several lines: no text of an attempt can pass for another attempt.
+        told = [field_lines(name, text) for name, text in parts.items() if text]
+        return "\n".join([f"Attempt {number} ({score}{rollout.outcome.value})", *told])
 
     def propose(
         self, lessons: Sequence[Lesson], experiences: ExperienceLibrary, predictors: str = "", *, source: int
@@ -210,7 +212,7 @@ def _for(targets: Sequence[str]) -> str:
 
 
 def _number(score: float | None) -> str:
-    return "" if score is None else f"{score:.4g}"
+    return "" if score is None else f"{score:.10g}"
 
 
 def _proposal_text(edit: Edit) -> str:

@@ -150,11 +150,18 @@ class DetailedResults:
         return _ADAPTER.validate_json(text)
 
     def __str__(self) -> str:
-        """The verdict and a line a step."""
+        """The verdict, a line a step, the spend, and the warnings."""
         lines = [self.verdict.text]
         if self.baseline is not None:
             lines.append(f"input: validation {_percent(self.baseline.mean.value)}")
-        return "\n".join(lines + [step_line(step) for step in self.steps])
+        lines += [step_line(step) for step in self.steps]
+        total = self.total
+        cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
+        lines.append(
+            f"spent: {total.calls} LM calls ({total.cached} cached, {total.failed} failed, {total.retries} retries), "
+            f"{total.prompt_tokens:,} prompt and {total.completion_tokens:,} completion tokens, cost {cost}"
+        )
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def step_line(step: StepResult) -> str:
@@ -167,6 +174,8 @@ def step_line(step: StepResult) -> str:
         f"{edits}, {len(step.rejected)} rejected",
         f"library {len(step.library)} entries, {step.library_tokens} tokens",
     ]
+    if step.lost:
+        parts.append("lost: " + ", ".join(f"{count} {reason}" for reason, count in step.lost.items()))
     if step.validation is not None:
         parts.append(f"validation {_percent(step.validation.mean.value)}")
     return " | ".join(parts)

@@ -66,7 +66,7 @@ def _required_arguments(metric: Metric) -> int:
     required = [p for p in positional if p.default is p.empty]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     needs_names = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
-    if needs_names or len(required) > 5 or (len(positional) < 2 and not takes_any):
+    if needs_names or len(required) not in (0, 1, 2, 3, 5) or (len(positional) < 2 and not takes_any):
         raise TypeError(
             f"metric {getattr(metric, '__name__', metric)!r} takes {signature}; write it as "
             "metric(example, prediction, trace=None) or metric(gold, pred, trace, pred_name, pred_trace)"

@@ -47,7 +47,11 @@ def decide(
         return Verdict("Not measured: there was no valset, so the last library is returned.", None, last_step)
     if baseline.mean.n == 0:
         return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
-    measured = [m for m in measured if 2 * m.mean.n >= baseline.mean.n]  # one scored on a few examples may look good
+    tried = measured
+    measured = [m for m in tried if 2 * m.mean.n >= baseline.mean.n]  # one scored on a few examples may look good
+    if tried and not measured:
+        why = f"none of {_libraries(len(tried))} could be scored on half of the validation examples"
+        return Verdict(f"Not measured, the input is returned: {why}.", None, 0, tried=len(tried))
     if not measured:
         why = "no step changed the library" if last_step else "no step was completed"
         return Verdict(f"No improvement found, the input is returned: {why}.", False, 0)
@@ -61,7 +65,8 @@ def decide(
     step, interval = measured[found.best].step, found.interval
     facts = (
         f"{found.gain:+.3f} on {found.n} validation examples ({100 * interval.level:.0f}% interval "
-        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried)"
+        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried"
+        + (f"; below {FEW_EXAMPLES} examples an interval is not to be relied on)" if found.n < FEW_EXAMPLES else ")")
     )
     if found.improved:
         text = f"Improved: {facts}; the library of step {step} is returned."

@@ -6,6 +6,7 @@ Guarantees: pure functions; what does not have the expected form is left out, ne
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ __all__ = [
 
 _FIELD = re.compile(r"^(\w[\w ]{0,40}):(?: (.*))?$")
 _HEAD = re.compile(r"^Attempt (\d+) \(([^)\n]*)\)$", re.MULTILINE)
-_PART = re.compile(r"^(Answer|Feedback|Failure|Summary|Transcript): ", re.MULTILINE)
+_PART = re.compile(r"^(Answer|Feedback|Failure|Summary|Transcript):(?: |$)", re.MULTILINE)
 _FOR = re.compile(r" \(for: ([^()]*)\)$")
 
 
@@ -92,7 +93,7 @@ def _attempt(remark: str, body: str) -> Attempt:
     parts = list(_PART.finditer(body))
     ends = [p.start() for p in parts[1:]] + [len(body)]
     answer = next((body[p.end() : e] for p, e in zip(parts, ends, strict=False) if p.group(1) == "Answer"), "")
-    return Attempt(float(score.group(1)) if score else None, read_fields(answer.strip()))
+    return Attempt(float(score.group(1)) if score else None, read_fields(textwrap.dedent(answer.strip("\n")).strip()))
 
 
 def read_entries(text: str) -> list[Entry]:
