@@ -1,0 +1,341 @@
+"""The sandbox: what it computes, what it keeps, and that nothing gets out or goes on for ever."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dspy
+import pytest
+from dspy.primitives import CodeInterpreter, CodeInterpreterError, FinalOutput
+from dspy.primitives.code_interpreter import CodeExecutionError
+
+from trgrpo_dspy import InfrastructureError
+
+pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgrpo-dspy[math]'")
+
+from programs.python_tool import fresh_sandboxes, python_tool
+from programs.sandbox import Limits, MontyInterpreter
+
+QUICK = Limits(seconds=0.5, memory_mb=64, output_chars=1000, state_mb=4)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[MontyInterpreter]:
+    with MontyInterpreter(limits=QUICK) as interpreter:
+        yield interpreter
+
+
+def failure(sandbox: MontyInterpreter, code: str) -> str:
+    """What the code's failure says."""
+    with pytest.raises((CodeExecutionError, SyntaxError)) as caught:
+        sandbox.execute(code)
+    return str(caught.value)
+
+
+class TestResults:
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [
+            ("1 + 1", "2"),
+            ("print('hi')\n2 ** 10", "hi\n1024"),
+            ("x = 1; x + 1", "2"),
+            ("x = [1,\n 2]\nx  # a comment", "[1, 2]"),
+            ("1, 2", "(1, 2)"),
+            ("'text'", "'text'"),
+            ("print('a', 'b', sep='-', end='')", "a-b"),
+            ("x = 5", None),
+            ("None", None),
+            ("", None),
+            ("print('é'); 'ü' * 2", "é\n'üü'"),
+            ("import math\nmath.comb(10, 3)", "120"),
+            ("from functools import lru_cache\n@lru_cache\ndef f(n): return n if n < 2 else f(n-1) + f(n-2)\nf(90)",
+             "2880067194370816120"),
+            ("sum(i * i for i in range(1000))", "332833500"),
+            ("import re\nre.findall('\\d+', 'a1b22')", "['1', '22']"),
+            ("from decimal import Decimal\nDecimal(1) / 8", "Decimal('0.125')"),
+            ("import itertools\nlen(list(itertools.permutations(range(5))))", "120"),
+            ("'surrogate \ud800'", "'surrogate ?'"),
+        ],
+    )  # fmt: skip
+    def test_output_then_the_last_value(self, sandbox: MontyInterpreter, code: str, expected: str | None) -> None:
+        assert sandbox.execute(code) == expected
+
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [
+            ("1 / 0", "ZeroDivisionError: division by zero (line 1)"),
+            ("def f():\n    return {}['a']\n\nprint('before')\nf()", "before\nKeyError: a (line 2)"),
+            ("foo", "NameError: name 'foo' is not defined (line 1)"),
+            ("import sympy", "ModuleNotFoundError: No module named 'sympy' (line 1)"),
+            ("raise ValueError('one\\ntwo')", "ValueError: one two (line 1)"),
+        ],
+    )
+    def test_an_error_is_one_line(self, sandbox: MontyInterpreter, code: str, expected: str) -> None:
+        assert failure(sandbox, code) == expected
+
+    def test_a_syntax_error(self, sandbox: MontyInterpreter) -> None:
+        with pytest.raises(SyntaxError, match="unexpected EOF"):
+            sandbox.execute("x = (1,")
+
+    def test_long_output_and_long_values_are_cut(self, sandbox: MontyInterpreter) -> None:
+        printed = sandbox.execute("for i in range(3000): print(i)")
+        assert printed.startswith("0\n1\n") and printed.endswith("2999\n") and len(printed) < 1100
+        assert "(output cut)" in printed
+        value = sandbox.execute("list(range(10**6))")
+        assert value.startswith("[0, 1, 2") and len(value) < 1100 and "(output cut)" in value
+
+
+class TestProtocol:
+    def test_it_is_a_code_interpreter(self, sandbox: MontyInterpreter) -> None:
+        assert isinstance(sandbox, CodeInterpreter)
+        sandbox.start()
+        sandbox.start()
+
+    def test_variables_tools_and_submit(self) -> None:
+        with MontyInterpreter({"double": lambda n: 2 * n}, limits=QUICK) as sandbox:
+            assert sandbox.execute("double(n=x) + 1", {"x": 20}) == "41"
+            assert sandbox.execute("SUBMIT(double(x))\nprint('never')") == FinalOutput({"output": 40})
+        with MontyInterpreter(output_fields=[{"name": "a"}, {"name": "b"}], limits=QUICK) as sandbox:
+            assert sandbox.execute("SUBMIT(1, b=[2])") == FinalOutput({"a": 1, "b": [2]})
+            assert failure(sandbox, "SUBMIT(1)") == "TypeError: SUBMIT takes a, b"
+
+    def test_a_tool_that_fails_is_an_error_in_the_code(self) -> None:
+        def broken() -> None:
+            raise ValueError("no luck")
+
+        with MontyInterpreter({"broken": broken}, limits=QUICK) as sandbox:
+            assert failure(sandbox, "broken()") == "ValueError: no luck (line 1)"
+            assert sandbox.execute("try:\n    broken()\nexcept ValueError as e:\n    print(e)") == "no luck\n"
+
+    def test_after_shutdown_it_refuses(self, sandbox: MontyInterpreter) -> None:
+        sandbox.shutdown()
+        with pytest.raises(CodeInterpreterError, match="shut down"):
+            sandbox.execute("1")
+
+    @pytest.mark.filterwarnings("ignore:ProgramOfThought is deprecated")
+    def test_dspy_creates_it_by_its_factory(self) -> None:
+        lm = dspy.utils.DummyLM(
+            [
+                {"reasoning": "r", "generated_code": "```python\nSUBMIT({'answer': 6 * 7})\n```"},
+                {"reasoning": "r", "answer": "42"},
+            ]
+        )
+        with dspy.context(lm=lm, interpreter_factory=MontyInterpreter):
+            assert dspy.ProgramOfThought("question -> answer")(question="6 * 7?").answer == "42"
+
+    @pytest.mark.parametrize("field", ["seconds", "memory_mb", "output_chars", "state_mb", "recursion", "code_chars"])
+    def test_a_limit_must_be_above_zero(self, field: str) -> None:
+        with pytest.raises(ValueError, match=field):
+            Limits(**{field: 0})
+
+
+class TestEscapes:
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "open('/etc/passwd').read()",
+            "open('out.txt', 'w').write('x')",
+            "import pathlib\npathlib.Path('/etc/passwd').read_text()",
+            "import os\nos.listdir('/')",
+            "import os\nos.remove('/tmp/x')",
+            "import os\nos.mkdir('/tmp/made-in-the-sandbox')",
+        ],
+    )
+    def test_no_files(self, sandbox: MontyInterpreter, code: str) -> None:
+        assert failure(sandbox, code).startswith(("PermissionError", "FileNotFoundError", "OSError", "AttributeError"))
+        assert not os.path.exists("/tmp/made-in-the-sandbox") and not os.path.exists("out.txt")
+
+    def test_no_environment(self, sandbox: MontyInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SANDBOX_TEST_SECRET", "hush-hush")
+        for code in ("import os\nos.environ", "import os\nos.getenv('SANDBOX_TEST_SECRET')", "import sys\nsys.argv"):
+            try:
+                told = str(sandbox.execute(code))
+            except CodeExecutionError as error:
+                told = str(error)
+            assert "hush-hush" not in told and "pytest" not in told
+
+    @pytest.mark.parametrize("module", ["socket", "ssl", "http.client", "urllib.request", "asyncio.streams", "ftplib"])
+    def test_no_network(self, sandbox: MontyInterpreter, module: str) -> None:
+        assert failure(sandbox, f"import {module}").startswith(("ModuleNotFoundError", "ImportError", "NotImplemented"))
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "import subprocess",
+            "import multiprocessing",
+            "import threading",
+            "import ctypes",
+            "import os\nos.system('true')",
+            "import os\nos.fork()",
+            "__import__('os').system('true')",
+            "().__class__.__bases__[0].__subclasses__()",
+            "(lambda: 0).__globals__",
+            "eval(\"__import__('os')\")",
+        ],
+    )
+    def test_no_subprocess_and_no_way_around(self, sandbox: MontyInterpreter, code: str) -> None:
+        assert failure(sandbox, code).startswith(("ModuleNotFound", "AttributeError", "NameError", "NotImplemented"))
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "x = 2\nwhile True: pass",
+            "x = 2\nimport time\nwhile True: time.sleep(1)",
+            "x = 2\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        ],
+    )
+    def test_an_endless_loop_ends_and_changes_nothing(self, sandbox: MontyInterpreter, code: str) -> None:
+        sandbox.execute("x = 1")
+        started = time.monotonic()
+        assert failure(sandbox, code) == (
+            "TimeoutError: the code ran for more than 0.5 seconds; variables are as they were before this call"
+        )
+        assert time.monotonic() - started < 8
+        assert sandbox.execute("x") == "1"
+
+    def test_one_endless_operation_ends_with_its_worker_and_changes_nothing(self) -> None:
+        with MontyInterpreter(limits=Limits(seconds=0.5)) as sandbox:
+            sandbox.execute("x = 1")
+            assert failure(sandbox, "x = int('9' * 4000) ** 20000 % 7").startswith("TimeoutError")
+            assert sandbox.execute("x") == "1"
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "x = 'a' * 10**12",
+            "x = []\nwhile True: x.append('y' * 1000)",
+            "x = 9 ** 9 ** 9",
+            "x = list(range(10**9))",
+            "x = [0] * 10**6\nx = [x] * 10**7",
+        ],
+    )
+    def test_memory_is_limited(self, code: str) -> None:
+        with MontyInterpreter(limits=Limits(memory_mb=32)) as sandbox:
+            sandbox.execute("x = 1")
+            assert failure(sandbox, code) == (
+                "MemoryError: the code needed more than 32 MB; variables are as they were before this call"
+            )
+            assert sandbox.execute("x") == "1"
+
+    def test_kept_state_is_limited(self, sandbox: MontyInterpreter) -> None:
+        sandbox.execute("x = 1")
+        assert failure(sandbox, "print('made')\nx = [0] * (15 * 10**5)").startswith(
+            "made\nMemoryError: the variables take more than 4 MB"
+        )
+        assert sandbox.execute("x") == "1"
+
+    def test_an_output_flood_is_cut_and_ended(self, sandbox: MontyInterpreter) -> None:
+        told = failure(sandbox, "while True: print('y' * 100)")
+        assert told.startswith("yyyy") and "TimeoutError" in told and len(told) < 1200
+
+    def test_recursion_is_limited(self, sandbox: MontyInterpreter) -> None:
+        assert failure(sandbox, "def f(n): return f(n + 1)\nf(0)").startswith("RecursionError: maximum recursion depth")
+        assert sandbox.execute("1 + 1") == "2"
+
+    @pytest.mark.parametrize(
+        "code", ["(" * 5000 + ")" * 5000, "x" + ".a" * 9000, "-" * 9000 + "1", "+".join(["1"] * 9000), "lambda:" * 2000]
+    )
+    def test_source_that_would_overflow_a_parser(self, sandbox: MontyInterpreter, code: str) -> None:
+        assert "deeply nested" in failure(sandbox, code)
+
+    def test_too_much_source(self, sandbox: MontyInterpreter) -> None:
+        assert "more than 20000 characters" in failure(sandbox, "1\n" * 20_000)
+
+
+class TestTool:
+    def test_what_a_model_sees_of_it(self) -> None:
+        tool = dspy.Tool(python_tool())
+        assert tool.name == "run_python" and set(tool.args) == {"code"}
+        assert "sympy" in tool.desc and "last expression" in tool.desc
+        assert tool(code="```python\n6 * 7\n```") == "42"
+
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [
+            ("1 / 0", "ZeroDivisionError: division by zero (line 1)"),
+            ("x = (", "SyntaxError: unexpected EOF while parsing"),
+            ("x = 1", "(no output: print a value, or end with an expression)"),
+            ("SUBMIT(3)", "{'output': 3}"),
+        ],
+    )
+    def test_every_outcome_is_an_observation(self, code: str, expected: str) -> None:
+        assert python_tool(limits=QUICK)(code) == expected
+
+    def test_state_is_kept_within_an_attempt_and_never_between(self) -> None:
+        run, other = python_tool(limits=QUICK), python_tool(limits=QUICK)
+        for attempt in range(2):
+            with fresh_sandboxes():
+                assert "NameError" in run("x"), f"attempt {attempt} saw what another left behind"
+                run(f"x = {attempt}\ndef f(): return x + 1")
+                assert run("f()") == str(attempt + 1)
+                assert "NameError" in other("x"), "two tools share no sandbox"
+        run("x = 1")
+        assert "NameError" in run("x"), "outside an attempt every call has a fresh sandbox"
+
+    def test_attempts_within_attempts(self) -> None:
+        run = python_tool(limits=QUICK)
+        with fresh_sandboxes():
+            run("x = 1")
+            with fresh_sandboxes():
+                assert "NameError" in run("x")
+            assert run("x") == "1"
+
+    def test_128_attempts_at_once_mix_nothing(self) -> None:
+        run, barrier = python_tool(), threading.Barrier(128)
+
+        def attempt(number: int) -> list[str]:
+            with fresh_sandboxes():
+                barrier.wait()
+                return [run(f"x = {number}\nprint('start', x)")] + [
+                    run(f"x += 1000\nprint('step', {step}, x)\nx") for step in range(3)
+                ]
+
+        with ThreadPoolExecutor(128) as pool:
+            told = list(pool.map(attempt, range(128)))
+        for n, seen in enumerate(told):
+            assert seen == [f"start {n}"] + [f"step {s} {n + 1000 * (s + 1)}\n{n + 1000 * (s + 1)}" for s in range(3)]
+
+    def test_the_same_code_tells_the_same(self) -> None:
+        run = python_tool(limits=QUICK)
+        code = "import random, time, datetime\nrandom.random(), time.time(), datetime.datetime.now()"
+        assert run(code) == run(code)
+
+    def test_another_interpreter(self) -> None:
+        class Echo:
+            tools: dict[str, Any] = {}  # noqa: RUF012
+            ended = 0
+
+            def start(self) -> None: ...
+
+            def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+                if code == "down":
+                    raise CodeInterpreterError("the process is gone")
+                if code == "bad":
+                    raise CodeExecutionError("Traceback (most recent call last):\n  File x\nValueError: bad")
+                return f"ran {code}"
+
+            def shutdown(self) -> None:
+                Echo.ended += 1
+
+        run = python_tool(Echo)
+        assert run("1") == "ran 1" and run("bad") == "ValueError: bad" and Echo.ended == 2
+        with pytest.raises(InfrastructureError, match="the process is gone"):
+            run("down")
+        with dspy.context(interpreter_factory=Echo):
+            assert python_tool("dspy")("2") == "ran 2"
+
+    def test_bad_arguments(self) -> None:
+        with pytest.raises(ValueError, match="interpreter='docker'"):
+            python_tool("docker")
+        with pytest.raises(ValueError, match="limits="):
+            python_tool("dspy", limits=QUICK)
+
+    def test_a_missing_package_is_said_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(__import__("sys").modules, "pydantic_monty", None)
+        with pytest.raises(ImportError, match=r"trgrpo-dspy\[math\]"):
+            python_tool()
