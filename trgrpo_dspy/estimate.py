@@ -60,8 +60,8 @@ class Estimate:
         """Add tokens and cost from trial calls: each stage's calls at the mean of its trials.
 
         Args:
-            trials: What the trial calls spent, by stage; a stage without trials stays unknown, but validation takes
-                the rollouts' mean (it is the same program).
+            trials: What the trial calls spent, by stage. Validation takes the rollouts' mean (it is the same program);
+                where the comparison brought no lesson, the steps after it take its own.
             sample: Trial attempts made.
         """
         spent: dict[str, Spend] = {}
@@ -69,6 +69,9 @@ class Estimate:
             spent[row.stage] = spent[row.stage].plus(row) if row.stage in spent else row
         if Stage.ROLLOUT.value in spent:
             spent[Stage.VALIDATION.value] = spent[Stage.ROLLOUT.value]
+        if Stage.COMPARISON.value in spent:
+            for stage in (Stage.PROPOSALS, Stage.CONSOLIDATION):
+                spent.setdefault(stage.value, spent[Stage.COMPARISON.value])
         return Estimate(tuple(_price(row, spent) for row in self.stages), sample)
 
     def __str__(self) -> str:

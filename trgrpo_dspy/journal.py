@@ -133,7 +133,7 @@ class Journal:
                     f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
                 )
             if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
+                raise sqlite3.DatabaseError(found.splitlines()[-1])
 
     def _unusable(self, path: Path, error: sqlite3.Error) -> JournalError:
         if isinstance(error, sqlite3.OperationalError):

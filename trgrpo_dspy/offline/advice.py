@@ -1,6 +1,6 @@
 """Advice in plain sentences: which words speak for which answer.
 
-"When the ticket mentions 'a' or 'b', choose queue 'x', not 'y'." has the cues a and b, speaks for x and against y. The
+"When the note mentions 'a' or 'b', choose crew 'x', not 'y'." has the cues a and b, speaks for x and against y. The
 same reader serves instructions written by people, by other models and by this one.
 
 Guarantees: pure functions; a sentence without a recognisable answer is no advice.
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as default
 
-from .text import content_words
+from .text import content_words, root
 
 __all__ = ["Advice", "read_advice", "read_sentence", "write_sentence"]
 
 QUOTED = re.compile(
-    r"(?<![\w'])'([^'\n]+(?:'(?=\w)[^'\n]+)*)'(?!\w)|\"([^\"\n]+)\"|`([^`\n]+)`"
-    r"|[\u2018\u201c]([^\u2019\u201d\n]+)[\u2019\u201d]"
+    r"(?<![\w'])'([^'\n]{1,80}(?:'(?=\w)[^'\n]{1,80}){0,2})'(?!\w)|\"([^\"\n]{1,160})\"|`([^`\n]{1,160})`"
+    r"|[\u2018\u201c]([^\u2019\u201d\n]{1,160})[\u2019\u201d]"
 )
 _ID = re.compile(r"^\s*(?:[-*\u2022]\s*)?\[(\w+)(?: \| [^\]]*)?\]\s*")
 _VERB = re.compile(
@@ -79,17 +79,20 @@ def read_sentence(sentence: str, values: Sequence[str] = (), fields: Sequence[st
         id: Kept in the result.
     """
     found = []
-    for clause in re.split(r";(?=(?:[^']*'[^']*')*[^']*$)\s*", sentence):
+    for clause in _clauses(sentence):
         condition, strategy = _halves(clause)
         core = _ASIDE.sub("", strategy)
         named = _named(core, values)
+        if values and not named:
+            condition, core = clause, clause
+            named = _named(core, values)
         good = tuple(dict.fromkeys(v for v, bad in named if not bad))
         bad = tuple(dict.fromkeys(v for v, is_bad in named if is_bad))
         if not good and not bad:
             continue
         quoted = [cue for cue, _ in _quotes(_ASIDE.sub("", condition))]
         skip = {w for text in (*good, *bad, *fields) for w in content_words(text.replace("_", " "))}
-        cues = quoted or [w for w in content_words(condition) if w not in skip and w not in _FRAME]
+        cues = quoted or [w for w in content_words(condition) if w not in skip and root(w) not in _FRAME]
         if cues:
             found.append(
                 Advice(
@@ -105,14 +108,28 @@ def read_sentence(sentence: str, values: Sequence[str] = (), fields: Sequence[st
     return found
 
 
-_FRAMING = "answer contain contains input mention mentioned mentioning mentions message question task text ticket"
-_FRAME = frozenset(_FRAMING.split())
+_FRAMING = "answer contain contains input mention mentioned mentioning mentions message question task text"
+_FRAME = frozenset(map(root, _FRAMING.split()))
 """Words that introduce a condition and are none."""
+
+
+def _masked(text: str) -> str:
+    """The text with its quoted parts blotted out, at the same length."""
+    return QUOTED.sub(lambda m: "\x00" * len(m.group()), text)
+
+
+def _clauses(sentence: str) -> list[str]:
+    """Parts of a sentence at semicolons outside quotation marks and brackets."""
+    parts, start = [], 0
+    for found in re.finditer(r";(?![^(]*\))", _masked(sentence)):
+        parts.append(sentence[start : found.start()])
+        start = found.end()
+    return [*parts, sentence[start:]]
 
 
 def _halves(clause: str) -> tuple[str, str]:
     """Condition and strategy of a clause."""
-    masked = QUOTED.sub(lambda m: "\x00" * len(m.group()), clause)
+    masked = _masked(clause)
     if _CONDITION.match(masked):
         verbs = [m for m in _VERB.finditer(masked) if m.start() > 5]
         verb = next((m for m in verbs if m.group().startswith((",", ":")) or " then" in m.group()), None)
@@ -141,7 +158,10 @@ def _named(strategy: str, values: Sequence[str]) -> list[tuple[str, bool]]:
             for s in spots
             if not any(s[0] in o[0] and s[0] != o[0] and o[1] <= s[1] < o[1] + len(o[0]) + 2 for o in spots)
         ]
-    return [(value, bool(_NEGATION.search(strategy[:at]))) for value, at in sorted(spots, key=lambda s: s[1])]
+    return [
+        (value, bool(_NEGATION.search(strategy[:at].rstrip("'\"`\u2018\u201c"))))
+        for value, at in sorted(spots, key=lambda s: s[1])
+    ]
 
 
 def _mentions(value: str, text: str) -> list[re.Match[str]]:
@@ -185,7 +205,7 @@ def write_sentence(
     """A sentence of advice with as many cues as the bounds allow, most telling first.
 
     Returns:
-        "When the ticket mentions 'a', 'b' or 'c', choose queue 'x'.", or "" if not one cue fits.
+        "When the note mentions 'a', 'b' or 'c', choose crew 'x'.", or "" if not one cue fits.
     """
     target = f"{field} '{value}'" if field else f"'{value}'"
     tail = f", choose {target}" + (f", not '{instead}'" if instead else "") + (f" ({because})" if because else "") + "."

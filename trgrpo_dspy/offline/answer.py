@@ -42,11 +42,8 @@ def _value(name: str, schema: Schema, prompt: Prompt, chance: Chance, notes: lis
     if allowed := choices(schema):
         return _choose(name, allowed, prompt, chance, notes)
     kind = schema.get("type")
-    if kind in ("array", "object", "tool_calls") and (stated := _stated(name, prompt)) is not None:
-        try:
-            return json.loads(stated)
-        except ValueError:
-            return stated
+    if kind in ("array", "object", "tool_calls") and (stated := _stated_data(name, prompt)) is not None:
+        return stated
     if kind in ("integer", "number"):
         return _number(name, kind, prompt, chance)
     if kind == "array":
@@ -149,10 +146,19 @@ def _candidates(prompt: Prompt) -> list[str]:
 
 
 def _stated(name: str, prompt: Prompt) -> str | None:
-    """The value an input gives under the field's own name ('queue: x' on a line), up to the next such line."""
+    """The value an input gives under the field's own name ('name: x' on a line), up to the next such line."""
     names = "|".join(map(re.escape, prompt.layout.outputs))
     pattern = rf"^{re.escape(name)}: ?(.*?)(?=\n\s*\n?(?:{names}): |\Z)"
     for value in prompt.inputs.values():
         if f"{name}:" in value and (found := re.search(pattern, value, re.MULTILINE | re.DOTALL)):
             return found.group(1).strip()
     return None
+
+
+def _stated_data(name: str, prompt: Prompt) -> Any:
+    """The list or record an input gives under the field's own name."""
+    try:
+        data = json.loads(_stated(name, prompt) or "")
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, (list, dict)) else None

@@ -174,20 +174,20 @@ def _settle(boards: dict[_Key, _Board]) -> None:
 def _write(boards: dict[_Key, _Board], entries: Sequence[Entry], room: int, budget: int) -> list[_Edit]:
     """Sentences for all boards, a first one for each before a second for any, best-supported boards first."""
     ranked = sorted(boards.items(), key=lambda kv: (-sum(kv[1].support.values()), kv[0]))
-    queues = {key: sorted(board.support, key=lambda c: (-board.support[c], c)) for key, board in ranked}
+    waiting = {key: sorted(board.support, key=lambda c: (-board.support[c], c)) for key, board in ranked}
     texts: dict[_Key, list[str]] = {key: [] for key, _ in ranked}
     progress = True
     while progress:
         progress = False
         for key, board in ranked:
-            if room <= 0 or not queues[key]:
+            if room <= 0 or not waiting[key]:
                 continue
-            cues = [board.shown[c] for c in queues[key]]
+            cues = [board.shown[c] for c in waiting[key]]
             text = write_sentence(board.subject, cues, key[0], key[1])
             if not text or len(text) + 8 > budget:
                 continue
             used = text.count("', '") + text.count("' or '") + 1
-            queues[key] = queues[key][used:]
+            waiting[key] = waiting[key][used:]
             texts[key].append(text)
             room, budget, progress = room - 1, budget - len(text) - 8, True
     return [edit for key, board in ranked for edit in _changes(key, board, texts[key], entries)]

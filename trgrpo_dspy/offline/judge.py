@@ -130,7 +130,7 @@ def _cues(advice: Sequence[Advice], values: Sequence[str], common: Counter[str])
             weight = 1 - _LATER_CUES * order / len(item.cues) if item.quoted else 1.5 / math.sqrt(len(item.cues) + 1)
             weight /= 1 + min(max(0, common[root(w)] - 1) for w in words)
             targets = effects.setdefault(words, {})
-            for value, sign in [*((v, 1.0) for v in item.values), *((v, -0.5) for v in item.against)]:
+            for value, sign in [*((v, 1.0) for v in item.values), *((v, -1.0) for v in item.against)]:
                 index = position[value.casefold()]
                 if abs(sign * weight) > abs(targets.get(index, (0.0, ""))[0]):
                     targets[index] = (sign * weight, item.id)

@@ -97,7 +97,7 @@ def read_layout(system: str) -> Layout:
     outputs_part, _, structure = outputs_part.partition("\nAll interactions will be structured")
     found_outputs = _FIELDS.findall(outputs_part)
     if not found_outputs:
-        return Layout("free", instructions=system)
+        return Layout("free", outputs={"text": {"type": "string"}}, instructions=system)
     found_inputs = _FIELDS.findall(inputs_part)
     style = _style(head, structure, found_outputs[0][0])
     return Layout(
@@ -179,7 +179,8 @@ def _split_outputs(text: str, layout: Layout) -> dict[str, str]:
 def tool_signatures(text: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Tools described in a text: name, description, arguments, in order."""
     found = re.findall(
-        r"\b(\w{1,64}), whose description is <desc>(.*?)</desc>\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)", text
+        r"\b(\w{1,64})(?:, whose description is <desc>(.*?)</desc>)?\. It takes arguments (\{.*?\})\.(?=[\s\"\]]|\Z)",
+        text,
     )
     result = []
     for name, description, arguments in found:

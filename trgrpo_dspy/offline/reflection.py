@@ -44,12 +44,13 @@ def reflect(prompt: Prompt) -> dict[str, Any] | None:
 def _summary(inputs: dict[str, str]) -> str:
     """What the attempt answered, and where the prompt says it was right or wrong."""
     attempt, expected = inputs["attempt"], read_fields(inputs.get("expected", ""))
-    said = {name: value for name, value in read_fields(_unindented(attempt)).items() if value}
+    told = read_fields(attempt) or read_fields(_unindented(attempt))
+    said = {name: value for name, value in told.items() if value}
     names = [name for name in expected if name in said] or list(said)[-3:]
     words = ", ".join(f"'{w}'" for w in content_words(inputs["task"])[:5])
     lines = [f"The task mentions {words}." if words else "The task has no words to quote."]
     if names:
-        lines.append("The attempt answered " + ", ".join(f"{n} '{_short(said[n])}'" for n in names) + ".")
+        lines.append("The attempt answered " + ", ".join(f"{n} '{_quote(said[n])}'" for n in names) + ".")
     elif attempt:
         lines.append(f"The attempt says: {_short(attempt, 25)}.")
     for name in (n for n in names if n in expected):
@@ -61,6 +62,8 @@ def _summary(inputs: dict[str, str]) -> str:
         lines.append(f"It reasoned: {_short(reason, 30)}")
     if "score" in inputs:
         lines.append(f"It scored {inputs['score']}.")
+    if "feedback" in inputs:
+        lines.append(f"Feedback: {_short(inputs['feedback'], 30)}")
     return " ".join(" ".join(lines).split()[:150])
 
 
@@ -71,6 +74,12 @@ def _unindented(text: str) -> str:
 def _short(text: str, words: int = 8) -> str:
     parts = text.split()
     return " ".join(parts[:words]) + (" ..." if len(parts) > words else "")
+
+
+def _quote(text: str) -> str:
+    """A short value whole, of a long one the beginning and, where the answer stands, the end."""
+    parts = text.split()
+    return " ".join(parts if len(parts) <= 24 else [*parts[:8], "...", *parts[-14:]])
 
 
 def _compare(inputs: dict[str, str]) -> dict[str, Any]:
@@ -89,6 +98,8 @@ def _compare(inputs: dict[str, str]) -> dict[str, Any]:
         if lesson:
             lessons.append({"text": lesson, "predictors": _predictor(name, inputs.get("predictors", ""))})
         reasons.append(f"For {name} the better answer is '{right}', not {' or '.join(repr(w) for w in wrong[:2])}.")
+    if not missed and (advice := _prose_lesson(subject, text, attempts)):
+        lessons, reasons = [{"text": advice, "predictors": ""}], ["The better attempts bring in what the others lack."]
     words = ", ".join(f"'{w}'" for w in content_words(text)[:4])
     reasons.append(f"The {subject} mentions {words}." if words else "")
     return {"comparison": " ".join(r for r in reasons if r), "lessons": lessons}
@@ -128,6 +139,26 @@ def _lesson(subject: str, text: str, name: str, right: str, wrong: list[str], en
     because = "; ".join(misled[:2])
     instead = wrong[0] if wrong and not set(_UNFIT) & set(wrong[0]) and len(wrong[0].split()) <= _SHORT else ""
     return write_sentence(subject, cues, name, right, instead=instead, because=because)
+
+
+def _prose_lesson(subject: str, text: str, attempts: Sequence[Attempt]) -> str:
+    """Advice where answers are prose: what the better attempts bring in and the others do not; empty if nothing."""
+    scores = [a.score for a in attempts if a.score is not None]
+    if not scores or min(scores) == max(scores):
+        return ""
+    better = [set(content_words(" ".join(a.answer.values()))) for a in attempts if a.score == max(scores)]
+    worse = {w for a in attempts if a.score != max(scores) for w in content_words(" ".join(a.answer.values()))}
+    known = worse | set(content_words(text))
+    first = next(a for a in attempts if a.score == max(scores))
+    fresh = [
+        w for w in content_words(" ".join(first.answer.values())) if w not in known and all(w in b for b in better)
+    ]
+    about = [w for w in content_words(text) if not set(_UNFIT) & set(w)][:3]
+    if not fresh or not about:
+        return ""
+    return (
+        f"When a {subject} is about {' and '.join(about)}, bring in {', '.join(fresh[:4])} as the better attempts did."
+    )
 
 
 def _cues(text: str, known: set[str], foreign: set[str]) -> list[str]:
