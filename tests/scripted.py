@@ -1,8 +1,8 @@
 """A scripted model for tests: a custom engine whose replies are a function of the request alone, and small programs.
 
-The world: a ticket holds one word, and each word has one right queue (`RIGHT`). The model knows none of them; it guesses
-by the request's seed where it samples, else always the same, and follows advice it finds in its instructions. Asked to
-reflect, it reads the attempts and says which queue the better ones chose.
+The world: a ticket holds one word, and each word has one right queue (`RIGHT`). The model knows none of them; it
+guesses by the request's seed where it samples, else always the same, and follows advice it finds in its instructions.
+Asked to reflect, it reads the attempts and says which queue the better ones chose.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ class ScriptedEngine:
         answer = self.script(call)
         if isinstance(answer, BaseException):
             raise answer
-        reply = answer if isinstance(answer, Reply) else Reply(answer if isinstance(answer, str) else write(call, answer))
+        reply = (
+            answer if isinstance(answer, Reply) else Reply(answer if isinstance(answer, str) else write(call, answer))
+        )
         return Response(
             id=None,
             model=request.model,
@@ -241,7 +243,9 @@ def summarize(call: Call) -> dict[str, Any]:
 def compare(call: Call) -> dict[str, Any]:
     """The lesson of the best-scored attempt; without scores that of the most frequent answer."""
     word = word_of(call.input("task"))
-    found = re.findall(r"Attempt \d+ \((?:score ([-\d.e+]+), )?\w+\)\nAnswer:[\s\S]*?queue: (\w+)", call.input("attempts"))
+    found = re.findall(
+        r"Attempt \d+ \((?:score ([-\d.e+]+), )?\w+\)\nAnswer:[\s\S]*?queue: (\w+)", call.input("attempts")
+    )
     scored = [(float(score), queue) for score, queue in found if score]
     best = max(scored)[1] if scored else Counter(queue for _, queue in found).most_common(1)[0][0] if found else ""
     lessons = [{"text": f"When the ticket says '{word}', answer '{best}'."}] if best and word else []

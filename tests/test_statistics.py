@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trgrpo_dspy.statistics import (
     Interval,
+    _largest_statistics,
     mean_at_k,
     mean_with_interval,
     paired_comparison,
@@ -332,6 +333,33 @@ def test_more_candidates_widen_the_interval():
     assert among.p_value > alone.p_value
 
 
+def test_the_critical_value_is_that_of_the_largest_of_all_candidates():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    gains = rng.normal(size=(20, 400))
+    gains[0] += 0.5
+    for tried in (1, 20):
+        result = select_best([0.0] * 400, gains[:tried].tolist(), resamples=4000)
+        low, high = ends(result.interval)
+        each = 0.95 ** (1 / tried)  # independent candidates
+        reach = stats.norm.ppf((1 + each) / 2) * gains[0].std() / 20
+        assert (result.best, result.improved) == (0, True)
+        assert (high - low) / 2 == pytest.approx(reach, rel=0.06)
+
+
+def test_both_resampling_maxima_run_over_all_candidates():
+    rng = np.random.default_rng(1)
+    table = rng.choice([-1.0, 0.0, 1.0], size=(40, 3))
+    mask, centre, flips = np.ones(table.shape, dtype=bool), table.sum(axis=0) / 41, np.sqrt((table != 0).sum(axis=0))
+    together = _largest_statistics(table, mask, centre, flips, seed=0, resamples=200)
+    alone = [
+        _largest_statistics(table[:, [j]], mask[:, [j]], centre[[j]], flips[[j]], seed=0, resamples=200)
+        for j in range(3)
+    ]
+    for i in (0, 1):
+        assert together[i] == pytest.approx(np.max([single[i] for single in alone], axis=0), rel=1e-4)
+
+
 def test_copies_of_a_candidate_cost_nothing():
     baseline, better = flips(14, 3, 43)
     alone, among = select_best(baseline, [better]), select_best(baseline, [better] * 20)
@@ -370,6 +398,18 @@ def test_each_candidate_meets_the_baseline_on_its_own_pairs():
     alone = select_best([baseline[i] for i in range(1, 60, 2)], [better[1::2]])
     assert result.gain == alone.gain
     assert ends(result.interval) == pytest.approx(ends(alone.interval), abs=0.03)
+
+
+def test_interval_verdict_and_p_value_agree_near_the_threshold():
+    rng = np.random.default_rng(6)
+    said = 0
+    for run in range(200):
+        gains = rng.normal(0.3, 1, size=(3, 25)) if run % 2 else rng.choice([1.0, 0.0, -0.5], size=(3, 25))
+        result = select_best([0.0] * 25, gains.tolist(), seed=run, resamples=200)
+        if result.interval is not None:
+            assert result.improved == (result.interval.low > 0) == (result.p_value <= 0.05)
+            said += result.improved
+    assert 20 < said < 180
 
 
 def test_same_seed_same_answer():

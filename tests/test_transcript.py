@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trgrpo_dspy.library import count_tokens
-from trgrpo_dspy.transcript import Recorder, clean, cut_middle, render_fields, render_value
+from trgrpo_dspy.rendering import clean, cut_middle, render_fields, render_value
+from trgrpo_dspy.transcript import Recorder
 
 HEADER = re.compile(r"^=== .* ===$", re.MULTILINE)
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -623,7 +624,7 @@ values = st.recursive(
 fields = st.dictionaries(texts | st.sampled_from(["trajectory", "history", "next_tool_name"]), values, max_size=4)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(fields, st.lists(st.tuples(fields, fields) | fields, max_size=5), values, st.integers(0, 300))
 def test_text_never_raises_and_never_exceeds_its_bound(
     inputs: dict[str, Any], events: list[Any], prediction: Any, max_tokens: int

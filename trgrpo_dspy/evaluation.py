@@ -7,6 +7,7 @@ examples scored for both.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -108,15 +109,16 @@ def evaluate(
         InfrastructureError: More than half of the recent LM calls were lost to outages.
     """
     check_examples("devset", devset)
-    if k < 1:
-        raise ValueError(f"k={k} must be at least 1")
+    _check_numbers(k=k, num_threads=default_threads(num_threads))
+    if metric is None:
+        raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
     calls = Calls(seed=seed)
     runner = Runner(calls, metric, failure_score=failure_score)
     with Execution(calls, default_threads(num_threads)) as execution:
-        copy = own_copy(program)
-        calls.bind(copy)
+        own = own_copy(program)
+        calls.bind(own)
         try:
-            rollouts = execution.run(evaluation_flows(runner, copy, devset, k, Stage.EVALUATION, 0))
+            rollouts = execution.run(evaluation_flows(runner, own, devset, k, Stage.EVALUATION, 0))
         except RunStopped as stopped:
             raise InfrastructureError(f"the evaluation was given up: {TOO_MANY_LOST}") from stopped
     return summarize_evaluation(rollouts, calls.meter.spend())
@@ -198,17 +200,27 @@ def check_examples(name: str, examples: Sequence[dspy.Example]) -> None:
             raise ValueError(f"{name}[{index}] has no inputs; say which fields are: example.with_inputs('question')")
 
 
+def _check_numbers(**values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}={value!r} must be a whole number")
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
 def default_threads(num_threads: int | None) -> int:
     """The number of threads asked for, else DSPy's setting."""
-    return num_threads if num_threads is not None else int(dspy.settings.num_threads or 8)
+    return num_threads if num_threads is not None else max(1, int(dspy.settings.num_threads or 8))
 
 
 def own_copy(program: dspy.Module) -> dspy.Module:
     """A deep copy that shares the LMs: a copied LM would drag its history along."""
-    import copy
-
     lms = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
     try:
         return copy.deepcopy(program, dict(lms))
     except Exception:  # something in the user's module can't be copied: DSPy's own copy shares just that
-        return program.deepcopy()
+        copied = program.deepcopy()
+    predictors = dict(program.named_sub_modules(dspy.Predict))
+    for name, predictor in copied.named_sub_modules(dspy.Predict):
+        predictor.lm = predictors[name].lm
+    return copied

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import dspy
 
-from .library import Experience, ExperienceLibrary, clean_entry
+from .library import ID_PATTERN, Experience, ExperienceLibrary, clean_entry
 
 __all__ = [
     "attach",
@@ -31,8 +31,10 @@ __all__ = [
 
 _HEADER = "--- Experiences from earlier attempts. Apply those whose condition fits; ignore the others. ---"
 _FOOTER = "--- End of experiences ---"
-_BLOCK = re.compile(rf"(?:\A|\n\n){re.escape(_HEADER)}\n(?P<lines>(?:\[E[1-9]\d*\] [^\n]+\n)+){re.escape(_FOOTER)}\Z")
-_LINE = re.compile(r"\[(E[1-9]\d*)\] (.+)")
+_BLOCK = re.compile(
+    rf"(?:\A|\n\n){re.escape(_HEADER)}\n(?P<lines>(?:\[{ID_PATTERN}\] [^\n]+\n)+){re.escape(_FOOTER)}\Z"
+)
+_LINE = re.compile(rf"\[({ID_PATTERN})\] (.+)")
 
 
 def write_block(instructions: str, entries: Sequence[Experience]) -> str:
@@ -46,8 +48,9 @@ def write_block(instructions: str, entries: Sequence[Experience]) -> str:
 
 def remove_block(instructions: str) -> str:
     """The instructions as they were before any block of ours."""
-    found = _find(instructions)
-    return instructions[: found.start()] if found else instructions
+    while found := _find(instructions):
+        instructions = instructions[: found.start()]
+    return instructions
 
 
 def read_block(instructions: str) -> tuple[Experience, ...]:
@@ -116,7 +119,9 @@ def write_library(program: dspy.Module, library: ExperienceLibrary, names: Itera
     for name, predictor in teachable_predictors(program, names).items():
         text = write_block(predictor.signature.instructions, library.for_predictor(name))
         if text != predictor.signature.instructions:
-            predictor.signature = predictor.signature.with_instructions(text)
+            # DSPy reads instructions through inspect.cleandoc, which strips the first line unless it is empty, and
+            # takes an empty text for none at all.
+            predictor.signature = predictor.signature.with_instructions(f"\n{text}")
 
 
 def read_library(program: dspy.Module, names: Iterable[str] | None = None) -> ExperienceLibrary:
@@ -149,7 +154,7 @@ def attach(program: dspy.Module, library: ExperienceLibrary, names: Iterable[str
         names: The predictors to write to; None means all.
     """
     copy = program.deepcopy()
-    known = set(teachable_predictors(copy, names))
+    known = set(teachable_predictors(copy))
     entries = (replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
     write_library(copy, replace(library, entries=tuple(entries)), names)
     return copy

@@ -38,6 +38,9 @@ __all__ = [
 SCHEMA_VERSION = 1
 OPERATIONS = ("ADD", "MODIFY", "DELETE", "KEEP")
 _SYNONYMS = {"UPDATE": "MODIFY", "NONE": "KEEP", "REMOVE": "DELETE"}
+ID_PATTERN = "E[1-9][0-9]{0,8}"
+"""What an id looks like; numbers are below a thousand million, so that no text can make an absurd one."""
+_ID_END = 10**9
 
 
 def count_tokens(text: str) -> int:
@@ -74,6 +77,15 @@ class Experience:
     sources: tuple[int, ...] = ()
     """Indices of the training examples whose groups spoke for it, ascending."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would not stand in a prompt as one entry."""
+        _number(self.id)
+        if not self.text or clean_entry(self.text) != self.text:
+            raise ValueError(
+                f"Experience {self.id}: {self.text[:80]!r} is not one clean line; pass the text through clean_entry, "
+                "or build the library with ExperienceLibrary.of(...)"
+            )
+
     def line(self) -> str:
         """The entry as it stands in a prompt."""
         return f"[{self.id}] {self.text}"
@@ -94,6 +106,8 @@ class ExperienceLibrary:
 
     def __post_init__(self) -> None:
         """Refuse ids that repeat or that `next_id` would give out again."""
+        if not 1 <= self.next_id <= _ID_END:
+            raise ValueError(f"ExperienceLibrary: next_id={self.next_id} must be from 1 to {_ID_END}")
         numbers = [_number(e.id) for e in self.entries]
         if len(set(numbers)) != len(numbers):
             raise ValueError(f"ExperienceLibrary: ids must be unique, got {[e.id for e in self.entries]}")
@@ -105,10 +119,10 @@ class ExperienceLibrary:
     @classmethod
     def of(cls, *texts: str) -> ExperienceLibrary:
         """A library of hand-written advice, for every predictor."""
-        entries = tuple(Experience(f"E{i}", clean_entry(text)) for i, text in enumerate(texts, 1))
-        if empty := [i for i, entry in enumerate(entries) if not entry.text]:
-            raise ValueError(f"ExperienceLibrary.of: text {empty[0]} is empty; give it at least one word")
-        return cls(entries, len(entries) + 1)
+        cleaned = [clean_entry(text) for text in texts]
+        if "" in cleaned:
+            raise ValueError(f"ExperienceLibrary.of: text {cleaned.index('')} is empty; give it at least one word")
+        return cls(tuple(Experience(f"E{i}", text) for i, text in enumerate(cleaned, 1)), len(cleaned) + 1)
 
     def __iter__(self) -> Iterator[Experience]:
         """Entries in order."""
@@ -160,20 +174,24 @@ class ExperienceLibrary:
                 raise SchemaVersionError(
                     f"library of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
                 )
-            entries = tuple(
-                Experience(
-                    f"E{_number(e['id'])}",
-                    clean_entry(str(e["text"])),
-                    tuple(map(str, e["targets"])),
-                    int(e["created_step"]),
-                    int(e["updated_step"]),
-                    tuple(map(int, e["sources"])),
-                )
-                for e in data["entries"]
-            )
-            return cls(entries, int(data["next_id"]))
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            return cls(tuple(map(_read_entry, data["entries"])), int(data["next_id"]))
+        except SchemaVersionError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"not an experience library: {type(error).__name__}: {error}") from error
+
+
+def _read_entry(data: dict[str, Any]) -> Experience:
+    if not isinstance(data["text"], str) or not all(isinstance(data[key], list) for key in ("targets", "sources")):
+        raise TypeError(f"entry {data['id']!r}: the text must be a string, targets and sources lists")
+    return Experience(
+        str(data["id"]),
+        clean_entry(data["text"]),
+        tuple(map(str, data["targets"])),
+        int(data["created_step"]),
+        int(data["updated_step"]),
+        tuple(map(int, data["sources"])),
+    )
 
 
 @dataclass(frozen=True)
@@ -197,10 +215,10 @@ class Edit:
     ) -> Edit:
         """Normalise what a model wrote: case, brackets round an id, UPDATE for MODIFY, NONE for KEEP."""
         name = re.sub(r"[^A-Z]", "", operation.upper())
-        found = re.search(r"\d+", id)
+        found = re.search(r"(?<![0-9])0*([1-9][0-9]{0,8})(?![0-9])", id)
         return cls(
             _SYNONYMS.get(name, name) or operation.strip(),
-            f"E{int(found.group())}" if found else id.strip(),
+            f"E{found.group(1)}" if found else id.strip(),
             clean_entry(text),
             tuple(dict.fromkeys(targets)),
             tuple(sorted(set(sources))),
@@ -295,9 +313,13 @@ class _Draft:
     def _add(self, edit: Edit) -> str | None:
         if len(self.entries) >= self.limits.max_entries:
             return f"the library is full ({self.limits.max_entries} entries)"
+        if self.next_id >= _ID_END:
+            return "no id is left"
         text, targets = clean_entry(edit.text), self._known(edit.targets)
+        if reason := self._unusable(text, targets, edit):
+            return reason
         entry = Experience(f"E{self.next_id}", text, targets or (), self.step, self.step, edit.sources)
-        if reason := self._refusal(entry, targets, edit):
+        if reason := self._unfitting(entry):
             return reason
         self.entries[entry.id] = entry
         self.next_id += 1
@@ -306,33 +328,42 @@ class _Draft:
     def _modify(self, edit: Edit) -> str | None:
         if edit.id in self.modified:
             return f"{edit.id} was already modified in this step"
-        old, targets = self.entries[edit.id], self._known(edit.targets)
+        old, text, targets = self.entries[edit.id], clean_entry(edit.text), self._known(edit.targets)
+        if reason := self._unusable(text, targets, edit):
+            return reason
         entry = replace(
             old,
-            text=clean_entry(edit.text),
+            text=text,
             targets=targets or old.targets,
             updated_step=self.step,
             sources=tuple(sorted({*old.sources, *edit.sources})),
         )
-        if reason := self._refusal(entry, targets, edit):
+        if reason := self._unfitting(entry):
             return reason
         self.entries[entry.id] = entry
         self.modified.add(entry.id)
         return None
 
     def _known(self, targets: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Targets that exist; None when some were named and none exists."""
+        """Targets that exist, whatever their case; None when some were named and none exists."""
         if not self.predictors or not targets:
             return targets
-        return tuple(t for t in targets if t in self.predictors) or None
+        names = {name.casefold(): name for name in self.predictors}
+        found = (t if t in self.predictors else names.get(t.casefold()) for t in targets)
+        return tuple(dict.fromkeys(name for name in found if name is not None)) or None
 
-    def _refusal(self, entry: Experience, targets: tuple[str, ...] | None, edit: Edit) -> str | None:
-        if not entry.text:
+    def _unusable(self, text: str, targets: tuple[str, ...] | None, edit: Edit) -> str | None:
+        """Why this text and these targets make no entry."""
+        if not text:
             return "the text is empty"
         if targets is None:
             return f"no predictor is named {', '.join(edit.targets)[:80]}"
-        if (words := len(entry.text.split())) > self.limits.max_words:
+        if (words := len(text.split())) > self.limits.max_words:
             return f"{words} words; at most {self.limits.max_words} are allowed"
+        return None
+
+    def _unfitting(self, entry: Experience) -> str | None:
+        """Why there is no place for this entry beside the others."""
         others = [e for e in self.entries.values() if e.id != entry.id]
         if twin := next((e for e in others if _overlap(e, entry) and near_duplicate(e.text, entry.text)), None):
             return f"says the same as {twin.id}"
@@ -360,21 +391,30 @@ def near_duplicate(a: str, b: str) -> bool:
     return _content(a) == _content(b)
 
 
+_SYMBOLS = r"<>=$%+*/&@#^~|-"
+_PUNCTUATION = r"""\s_.,;:?!'"`()\[\]{}\\«»¡¿·\u2010-\u2027\u2039-\u205e\u3001-\u3003\u3008-\u301f"""
+# What is neither white space nor punctuation is part of a word: letters with their marks, digits, ≤, €.
+_PART = f"[^{_PUNCTUATION}{_SYMBOLS}]+"
+_WORD = re.compile(rf"!=|[{_SYMBOLS}]|{_PART}(?:[.']{_PART})*")
+
+
 def _content(text: str) -> list[str]:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = re.findall(r"[^\W_]+(?:[.'][^\W_]+)*|[<>=$%+-]", folded)
+    """The words and symbols that carry the meaning, in order."""
+    folded = unicodedata.normalize("NFKC", text.replace("\u2019", "'")).casefold()
+    words = _WORD.findall(folded)
     return [w for w in words if w not in _FILLERS] or words or [folded]
 
 
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+# Unassigned characters stay: which they are depends on the version of Python.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
+_ROLES = "INST|SYS|S|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS"
 _DELIMITERS = (
-    (re.compile(r"\[\[\s*#+\s*|\s*#+\s*\]\]"), " | "),  # the chat adapter's [[ ## field ## ]]
-    (re.compile(r"<(\|[^<>]*\||/?[A-Za-z_!?][^<>]*)>"), "\u2039\\1\u203a"),  # XML tags and <|role|> tokens
-    (re.compile(r"\[(/?(?:INST|SYS|S))\]", re.IGNORECASE), r"(\1)"),  # role markers of chat templates
-    (re.compile(r"<<(/?SYS)>>", re.IGNORECASE), "\u2039\\1\u203a"),
+    (re.compile(r"\[\[\s*#+\s*|(?<![#\s])\s*#+\s*\]\]"), " | "),  # the chat adapter's [[ ## field ## ]]
+    (re.compile(rf"\[(/?(?:{_ROLES}))\]", re.IGNORECASE), r"(\1)"),  # role markers of chat templates
     (re.compile(r"-{3,}|`{3,}|#{2,}|={3,}"), "-"),  # our own rules, code fences, headings
     (re.compile(r"^(?:\s*(?:[-*•]|\[?E\d+[\].:)]+|\d+[.)])(?=\s|$))+\s*"), ""),  # a bullet or an id the model repeated
 )
+_TAG = re.compile(r"<[|\uff5c/!?_A-Za-z][^>]*>")  # XML, <|role|>, <<SYS>>
 
 
 def clean_entry(text: str) -> str:
@@ -390,14 +430,17 @@ def clean_entry(text: str) -> str:
 
 def _clean_once(text: str) -> str:
     text = " ".join(text.split())
-    text = "".join(ch for ch in text if ch == " " or unicodedata.category(ch) not in _INVISIBLE)
+    if not text.isprintable():
+        text = "".join(ch for ch in text if unicodedata.category(ch) not in _INVISIBLE)
+    # Only up to the last ">": past it there is no tag, and looking for its end at every "<" would take long.
+    head, end, tail = text.rpartition(">")
+    text = _TAG.sub(lambda tag: tag.group().replace("<", "\u2039").replace(">", "\u203a"), head + end) + tail
     for pattern, harmless in _DELIMITERS:
         text = pattern.sub(harmless, text)
     return " ".join(text.split())
 
 
 def _number(id: str) -> int:
-    found = re.fullmatch(r"E([1-9]\d*)", id)
-    if not found:
-        raise ValueError(f"{id!r} is no experience id; ids are E1, E2, ...")
-    return int(found.group(1))
+    if not re.fullmatch(ID_PATTERN, id):
+        raise ValueError(f"{id[:40]!r} is no experience id; ids are E1, E2, ...")
+    return int(id[1:])

@@ -102,7 +102,7 @@ class Report:
     @property
     def truncated(self) -> bool:
         """Whether the reply was cut by length, by its finish reason."""
-        return _finish_reason(self.entry.get("response")) == "length"
+        return finish_reason(self.entry.get("response")) == "length"
 
 
 _NO_HISTORY = "trgrpo_dspy_no_history"
@@ -188,10 +188,10 @@ def _count(usage: Mapping[str, Any], *names: str) -> int:
     return next((int(v) for v in (usage.get(name) for name in names) if isinstance(v, (int, float))), 0)
 
 
-def _finish_reason(response: Any) -> str:
+def finish_reason(response: Any) -> str:
     """Why a reply ended, from what the backend said; 'length' for every way of saying that it was cut."""
     if isinstance(response, (list, tuple)):
-        reasons = [_finish_reason(item) for item in response]
+        reasons = [finish_reason(item) for item in response]
         return "length" if "length" in reasons else (reasons[0] if reasons else "")
     reason = _get(response, "finish_reason") or _get(_get(response, "incomplete_details"), "reason")
     if not reason:

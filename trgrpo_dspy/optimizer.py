@@ -27,6 +27,7 @@ Departures from the paper, and why:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +44,7 @@ from .instructions import teachable_predictors
 from .library import ExperienceLibrary
 from .reflector import Reflector
 from .run import Run
-from .scoring import Metric
+from .scoring import Metric, adapt_metric
 
 __all__ = ["TrainingFreeGRPO"]
 
@@ -86,7 +87,7 @@ class TrainingFreeGRPO(Teleprompter):
                 none keep theirs. Validation runs at the program's own temperature.
             reflection_lm: LM of the reflection steps; None is DSPy's configured LM, else the program's only one.
             reflector: The reflection steps; None is `Reflector()`.
-            experiences_per_group: Lessons at most from one group.
+            experiences_per_group: Lessons at most from one group; a `reflector` of yours has its own `max_lessons`.
             max_experiences: Entries at most in the library.
             predictors: Names of the predictors to teach, as in `program.named_predictors()`; None is all.
             compare_fields: Output fields the label-free mode compares; None is all but reasoning and traces.
@@ -111,8 +112,8 @@ class TrainingFreeGRPO(Teleprompter):
         )  # fmt: skip
         _check_settings(rollout_temperature, failure_score, seed, reflection_lm, reflector)
         _check_limits(budget, log_dir, rollout_timeout, requests_per_minute)
-        if metric is None and reflector is not None and not reflector.label_free:
-            raise ValueError("metric=None is the label-free mode: pass reflector=Reflector(label_free=True), or none")
+        _check_mode(metric, reflector, compare_fields)
+        _check_names(predictors=predictors, compare_fields=compare_fields)
         self.metric = metric
         self.group_size = group_size
         self.batch_size = batch_size
@@ -244,6 +245,28 @@ def _check_numbers(**limits: tuple[Any, int]) -> None:
             raise ValueError(f"{name}={value} must be at least {least}{why}")
 
 
+def _check_mode(metric: Any, reflector: Reflector | None, compare_fields: Any) -> None:
+    """Refuse what the label-free mode and the others don't share."""
+    if metric is not None:
+        adapt_metric(metric)
+        if compare_fields is not None:
+            raise ValueError(
+                f"compare_fields={compare_fields!r} is for metric=None: with a metric, scores are compared"
+            )
+    elif reflector is not None and not reflector.label_free:
+        raise ValueError("metric=None is the label-free mode: pass reflector=Reflector(label_free=True), or none")
+
+
+def _check_names(**lists: Any) -> None:
+    for name, value in lists.items():
+        if value is None:
+            continue
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise TypeError(f"{name}={value!r} must be a list of names")
+        if not value:
+            raise ValueError(f"{name}=[] names nothing; pass None for all")
+
+
 def _check_settings(temperature: Any, failure_score: Any, seed: Any, lm: Any, reflector: Any) -> None:
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"rollout_temperature={temperature!r} must be a number")
@@ -251,8 +274,10 @@ def _check_settings(temperature: Any, failure_score: Any, seed: Any, lm: Any, re
         raise ValueError(
             f"rollout_temperature={temperature} must be above 0 and at most 2; at 0 all attempts of a group are alike"
         )
-    if isinstance(failure_score, bool) or not isinstance(failure_score, (int, float)) or failure_score != failure_score:
+    if isinstance(failure_score, bool) or not isinstance(failure_score, (int, float)):
         raise TypeError(f"failure_score={failure_score!r} must be a number")
+    if not math.isfinite(failure_score):
+        raise ValueError(f"failure_score={failure_score} must be finite: it counts in every mean")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed={seed!r} must be a whole number")
     if lm is not None and not isinstance(lm, dspy.BaseLM):

@@ -19,14 +19,16 @@ from typing import Any
 import dspy
 
 from .library import Edit, Experience, ExperienceLibrary, LibraryLimits, clean_entry
+from .rendering import cut_middle
 from .rollout import Rollout, RolloutGroup
 from .signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
-from .transcript import cut_middle
 
 __all__ = ["Comparison", "Lesson", "Reflector"]
 
 _SUMMARY_TOKENS = 400
 _COMPARISON_TOKENS = 300
+_NO_LESSON = re.compile(r"\W*(?:none|null|n/?a|no (?:new )?lessons?)?\W*", re.IGNORECASE)
+"""How models write that there is none."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Reflector(dspy.Module):
             attempts="\n\n".join(self._attempt_text(i, rollout, s) for i, (rollout, s) in enumerate(told, 1)),
         )
         lessons = [Lesson(clean_entry(item.text), _names(item.predictors)) for item in _items(reply.lessons)]
-        kept = tuple(lesson for lesson in lessons if lesson.text)[: self.max_lessons]
+        kept = tuple(lesson for lesson in lessons if not _NO_LESSON.fullmatch(lesson.text))[: self.max_lessons]
         return Comparison(cut_middle(_text(reply.comparison), _COMPARISON_TOKENS), kept)
 
     def _attempt_text(self, number: int, rollout: Rollout, summary: str | None) -> str:
@@ -199,7 +201,7 @@ def _edit(item: Any, sources: Sequence[int]) -> Edit:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = [part.strip(" `'\"[]()") for part in re.split(r"[,;\n]", text)]
+    names = [part.strip().strip("`'\"()") for part in re.split(r"[,;\n]", text)]
     return tuple(name for name in names if name and name.casefold() not in ("all", "none", "any", "empty"))
 
 
@@ -218,7 +220,7 @@ def _proposal_text(edit: Edit) -> str:
 
 def _origins(item: Any, proposals: Sequence[Edit]) -> list[int]:
     """The examples behind a planned edit: those of the proposals it names, else of those most like it."""
-    numbers = {int(n) for n in re.findall(r"\d+", item.proposals)}
+    numbers = {int(n) for n in re.findall(r"(?<!\d)\d{1,6}(?!\d)", item.proposals)}
     named = [p for i, p in enumerate(proposals, 1) if i in numbers]
     if not named:
         words = set(item.text.casefold().split())

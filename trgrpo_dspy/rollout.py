@@ -94,7 +94,7 @@ class RolloutGroup:
         """The attempts that can be compared: scored ones, or in the label-free mode those that answered."""
         if self.label_free:
             return tuple(r for r in self.rollouts if r.outcome is Outcome.LABEL_FREE)
-        return tuple(r for r in self.rollouts if r.score is not None)
+        return tuple(r for r in self.rollouts if _scored([r.score]))
 
     @property
     def informative(self) -> bool:
@@ -113,13 +113,18 @@ class RolloutGroup:
         return Counter(r.outcome.value for r in self.rollouts)
 
 
+def _scored(scores: list[float | None]) -> list[float]:
+    """The scores that are verdicts: neither None nor NaN nor infinite."""
+    return [s for s in scores if s is not None and math.isfinite(s)]
+
+
 def has_contrast(scores: list[float | None]) -> bool:
     """Tell whether scores spread enough to say that one attempt beat another.
 
     At least two scored attempts and ``max - min > 1e-6 * max(1, |max|, |min|)``: a spread that rounding cannot make,
     in whatever range the metric scores.
     """
-    scored = [s for s in scores if s is not None]
+    scored = _scored(scores)
     if len(scored) < 2:
         return False
     high, low = max(scored), min(scored)
@@ -128,5 +133,5 @@ def has_contrast(scores: list[float | None]) -> bool:
 
 def mean(scores: list[float | None]) -> float | None:
     """Mean of what is scored; None when nothing is."""
-    scored = [s for s in scores if s is not None]
+    scored = _scored(scores)
     return math.fsum(scored) / len(scored) if scored else None

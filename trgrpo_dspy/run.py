@@ -9,12 +9,13 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from .budget import Budget
 from .calls import Calls, Unit
@@ -29,7 +30,7 @@ from .journal import Journal
 from .library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from .logdir import LogDir
 from .meter import Meter, Stage
-from .reflector import Comparison, Reflector, with_sources
+from .reflector import Comparison, Lesson, Reflector, with_sources
 from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
 from .rollout import Rollout, RolloutGroup, mean
 from .runner import Runner, expected_text, task_text
@@ -100,6 +101,7 @@ class _Record:
     groups: int = 0
     informative: int = 0
     identical: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
 class Run:
@@ -199,6 +201,10 @@ class Run:
             learned = self.student.__dict__.get("experiences")
             if isinstance(learned, ExperienceLibrary) and str(learned) == str(library):
                 library = learned  # the same entries, with steps and sources
+        else:
+            known = set(teachable_predictors(self.student))
+            entries = tuple(replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
+            library = replace(library, entries=entries)
         if len(library) > self.limits.max_entries:
             raise ValueError(
                 f"the starting library has {len(library)} entries, max_experiences={self.limits.max_entries}; "
@@ -212,6 +218,7 @@ class Run:
             return Reflector(label_free=s.metric is None, max_lessons=s.experiences_per_group, limits=self.limits)
         reflector = own_copy(s.reflector)
         assert isinstance(reflector, Reflector)
+        reflector.limits = self.limits  # what consolidation is told is what is enforced
         return reflector
 
     def _reflection_lm(self) -> dspy.BaseLM | None:
@@ -249,7 +256,7 @@ class Run:
             return Learned(group)
         if type(self.reflector).forward is not Reflector.forward:
             (whole,) = yield [self.reflection_task(Stage.COMPARISON, step, index, 0, self._forward, group, library)]
-            return _learned(group, index, whole.value, whole)
+            return Learned(group, _edits(whole, [index]), _losses(whole))
         reflector, text = self.reflector, self.predictors_text
         summaries = yield [
             self.reflection_task(Stage.SUMMARY, step, index, rollout.attempt, reflector.summarize, group, rollout)
@@ -259,12 +266,12 @@ class Run:
         (compared,) = yield [
             self.reflection_task(Stage.COMPARISON, step, index, 0, reflector.compare, group, told, library, text)
         ]
-        lessons = compared.value.lessons if isinstance(compared.value, Comparison) else ()
+        lessons = _lessons(compared)
         if not lessons:
-            return _learned(group, index, (), *summaries, compared)
+            return Learned(group, (), _losses(*summaries, compared))
         propose = functools.partial(reflector.propose, source=index)
         (proposed,) = yield [self.reflection_task(Stage.PROPOSALS, step, index, 0, propose, lessons, library, text)]
-        return _learned(group, index, proposed.value, *summaries, compared, proposed)
+        return Learned(group, _edits(proposed, [index]), _losses(*summaries, compared, proposed))
 
     def attempt_task(
         self, step: Step, index: int, attempt: int, program: dspy.Module, library: ExperienceLibrary
@@ -293,8 +300,8 @@ class Run:
         expected = "" if label_free else expected_text(example)
         return RolloutGroup(index, task_text(example), expected, tuple(rollouts), label_free)
 
-    def _forward(self, group: RolloutGroup, library: ExperienceLibrary) -> tuple[Edit, ...]:
-        return tuple(self.reflector(attempts=group, experiences=library, predictors=self.predictors_text).edits)
+    def _forward(self, group: RolloutGroup, library: ExperienceLibrary) -> Any:
+        return self.reflector(attempts=group, experiences=library, predictors=self.predictors_text).edits
 
     def reflection_task(
         self, stage: Stage, step: Step, index: int, number: int, run: Callable[..., Any], *args: Any
@@ -313,9 +320,8 @@ class Run:
                 value = run(*args)
             except Exception as error:  # the reflector may be the user's own
                 self.runner.end_if_fatal(error)
-                kind = "infrastructure" if classify(error) is Failure.INFRASTRUCTURE else "unusable reply"
                 logger.debug("%s lost: %s", unit.id, describe(error))
-                return self._lose(unit, "cut by length" if unit.truncated else kind)
+                return self._lose(unit, "cut by length" if unit.truncated else _why_lost(error))
         if unit.truncated:
             return Reply(lost=f"{unit.stage.value}: cut by length")
         return Reply(value)
@@ -339,9 +345,10 @@ class Run:
             Stage.CONSOLIDATION, step, 0, 0, self.reflector.consolidate, proposals, library, self.predictors_text
         )
         (reply,) = self.execution.run([_single(task)])
-        if not reply.value:  # lost, or a plan with nothing in it: the proposals themselves are paid for
+        plan = _edits(reply, [source for edit in proposals for source in edit.sources])
+        if not plan:  # lost, or a plan with nothing in it: the proposals themselves are paid for
             return Reply(tuple(proposals), reply.lost or "consolidation: empty plan")
-        return Reply(tuple(with_sources(edit, [s for p in proposals for s in p.sources]) for edit in reply.value))
+        return Reply(plan)
 
     def update(
         self, step: Step, groups: Sequence[Learned], plan: Reply, library: ExperienceLibrary
@@ -349,7 +356,7 @@ class Run:
         """Apply the plan, measure the new library, and keep the record."""
         kept = tuple(e for learned in groups for e in learned.edits if e.operation == "KEEP")
         report = apply_edits(library, (*plan.value, *kept), step=step.index, limits=self.limits, predictors=self.names)
-        changed = str(report.library) != str(library)
+        changed = _told(report.library) != _told(library)
         validation = self.measure(step.index, report.library) if changed else None
         rollouts = [r for learned in groups for r in learned.group.rollouts]
         lost = [reason for learned in groups for reason in learned.lost] + ([plan.lost] if plan.lost else [])
@@ -377,6 +384,7 @@ class Run:
         self.record.groups += len(groups)
         self.record.informative += sum(learned.group.informative for learned in groups)
         self.record.identical += sum(learned.group.identical for learned in groups)
+        self.record.outcomes.update(result.outcomes)
         logger.info("%s", step_line(result))
         if self.files is not None:
             self.files.library(result.step, result.library)
@@ -418,7 +426,7 @@ class Run:
         """Choose the library, say what may be said of it, and write it into a copy of the student."""
         reason = self.calls.stop_reason or "completed"
         verdict, library = self._best()
-        after = warnings_after(self.record.groups, self.record.informative, self.record.identical)
+        after = warnings_after(self.record.groups, self.record.informative, self.record.identical, self.record.outcomes)
         for warning in after:
             logger.warning("%s", warning)
         spend = self.calls.meter.spend()
@@ -507,7 +515,7 @@ class Run:
         (compared,) = yield [
             self.reflection_task(Stage.COMPARISON, step, 0, 0, reflector.compare, group, summaries, self.start, text)
         ]
-        lessons = compared.value.lessons if isinstance(compared.value, Comparison) else ()
+        lessons = _lessons(compared)
         if not lessons:
             return
         propose = functools.partial(reflector.propose, source=0)
@@ -517,9 +525,38 @@ class Run:
             yield [self.reflection_task(Stage.CONSOLIDATION, step, 0, 0, reflector.consolidate, many, self.start, text)]
 
 
-def _learned(group: RolloutGroup, index: int, edits: Sequence[Edit] | None, *replies: Reply) -> Learned:
-    owned = tuple(replace(edit, sources=edit.sources or (index,)) for edit in edits or ())
-    return Learned(group, owned, tuple(reply.lost for reply in replies if reply.lost))
+def _told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What programs are told, without where it comes from."""
+    return [(e.id, e.text, e.targets) for e in library]
+
+
+def _lessons(reply: Reply) -> tuple[Lesson, ...]:
+    """The lessons of a comparison; a reflector may be the user's own."""
+    if reply.lost:
+        return ()
+    if not isinstance(reply.value, Comparison):
+        raise TypeError(f"Reflector.compare must return a Comparison, got {type(reply.value).__name__}")
+    return reply.value.lessons
+
+
+def _edits(reply: Reply, sources: Sequence[int]) -> tuple[Edit, ...]:
+    """The edits of a reply; those without sources come from all of these."""
+    if reply.lost:
+        return ()
+    found = tuple(reply.value) if isinstance(reply.value, Iterable) else (reply.value,)
+    if wrong := [edit for edit in found if not isinstance(edit, Edit)]:
+        raise TypeError(f"the reflector must return edits, got a {type(wrong[0]).__name__}; see Edit.parse(...)")
+    return tuple(with_sources(edit, sources) for edit in found)
+
+
+def _why_lost(error: Exception) -> str:
+    if classify(error) is Failure.INFRASTRUCTURE:
+        return "infrastructure"
+    return "unusable reply" if isinstance(error, AdapterParseError) else type(error).__name__
+
+
+def _losses(*replies: Reply) -> tuple[str, ...]:
+    return tuple(reply.lost for reply in replies if reply.lost)
 
 
 def _single(task: Task) -> Flow[Any]:

@@ -21,14 +21,16 @@ from .calls import Calls, Unit
 from .confidential import blank
 from .errors import FatalError, RunStopped
 from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
+from .rendering import clean, cut_middle, render_fields
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
-from .transcript import Recorder, render_fields
+from .transcript import Recorder
 
 __all__ = ["Runner", "expected_text", "task_text"]
 
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
+_FEEDBACK_TOKENS = 500
 _NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
 
 
@@ -170,18 +172,18 @@ class Runner:
     def _judge(self, example: dspy.Example, unit: Unit, result: _Try, blank: Rollout) -> Rollout:
         """Score an answer, or say why there is nothing to score."""
         if unit.outage is not None:
-            return replace(blank, outcome=Outcome.INFRASTRUCTURE, error=describe(unit.outage))
+            return replace(blank, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(unit.outage)))
         if result.error is not None:
             score = self._failure_score if self._score is not None else None
-            return replace(blank, outcome=outcome_of(result.error), score=score, error=describe(result.error))
+            return replace(blank, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
         fields = _outputs(result.prediction)
         rollout = replace(blank, answer=render_fields(fields, 300))
         if self._score is None:
             return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
         verdict = self._measure(example, unit, result.prediction)
         if verdict.value is None:
-            return replace(rollout, outcome=Outcome.METRIC_ERROR, error=verdict.problem)
-        return replace(rollout, score=verdict.value, feedback=verdict.feedback)
+            return replace(rollout, outcome=Outcome.METRIC_ERROR, error=clean(verdict.problem))
+        return replace(rollout, score=verdict.value, feedback=cut_middle(clean(verdict.feedback), _FEEDBACK_TOKENS))
 
     def _measure(self, example: dspy.Example, unit: Unit, prediction: Any) -> Score:
         """Call the metric, again where an outage was in the way; a metric that raises leaves the attempt unscored."""

@@ -55,6 +55,5 @@ def derive_seed(*parts: int | str) -> int:
 
     63 bits because DSPy's `BestOfN` and `Refine` add 1, 2, ... to a `rollout_id`: neighbours must not collide.
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(ascii(parts).encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 1) | 1

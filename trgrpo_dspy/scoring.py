@@ -7,11 +7,13 @@ mapping) with `score` and `feedback`. It is called with `trace=None`, as `dspy.E
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import dspy
@@ -56,16 +58,17 @@ def adapt_metric(metric: Metric) -> Callable[[dspy.Example, Any], Score]:
 def _required_arguments(metric: Metric) -> int:
     """How many positional arguments the metric must be given: 2, 3 or 5."""
     try:
-        parameters = inspect.signature(metric).parameters.values()
+        signature = inspect.signature(metric)
     except (TypeError, ValueError):
         return 2
+    parameters = signature.parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     needs_names = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
     if needs_names or len(required) > 5 or (len(positional) < 2 and not takes_any):
         raise TypeError(
-            f"metric {getattr(metric, '__name__', metric)!r} takes {len(required)} required arguments; write it as "
+            f"metric {getattr(metric, '__name__', metric)!r} takes {signature}; write it as "
             "metric(example, prediction, trace=None) or metric(gold, pred, trace, pred_name, pred_trace)"
         )
     return max(2, len(required))
@@ -77,16 +80,19 @@ def read_score(value: Any) -> Score:
     if isinstance(value, (dspy.Prediction, dspy.Example, Mapping)):
         feedback = value.get("feedback") or ""
         value = value.get("score")
+    return replace(_read_number(value), feedback=str(feedback))
+
+
+def _read_number(value: Any) -> Score:
     if value is None:
-        return Score(None, str(feedback), "the metric returned no score (None)")
-    if not isinstance(value, (bool, numbers.Real)):
-        item = getattr(value, "item", None)  # numpy and torch scalars
-        value = item() if callable(item) and getattr(value, "size", 0) == 1 else value
-    if isinstance(value, (bool, numbers.Real)):
+        return Score(None, problem="the metric returned no score (None)")
+    if not isinstance(value, numbers.Number) and callable(item := getattr(value, "item", None)):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # an array of several numbers
+            value = item()  # a scalar of numpy or torch
+    if not isinstance(value, (numbers.Real, Decimal)):
+        return Score(None, problem=f"the metric returned a {type(value).__name__}, not a number: {str(value)[:80]!r}")
+    try:
         number = float(value)
-        if math.isfinite(number):
-            return Score(number, str(feedback))
-        return Score(None, str(feedback), f"the metric returned {number}")
-    return Score(
-        None, str(feedback), f"the metric returned a {type(value).__name__}, not a number: {str(value)[:80]!r}"
-    )
+    except (OverflowError, ValueError) as error:  # an int beyond a float's range, a signalling NaN
+        return Score(None, problem=f"the metric returned what is no float: {error}")
+    return Score(number) if math.isfinite(number) else Score(None, problem=f"the metric returned {number}")

@@ -29,10 +29,17 @@ __all__ = [
 ]
 
 
+def _make_strict(schema: dict[str, Any]) -> None:
+    """Ask for every field and give no default: providers of structured outputs refuse schemas that have one."""
+    schema["required"] = list(schema["properties"])
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
 class _Reply(BaseModel):
     """One item of a reply: strings only, each with a default; anything that is no record becomes an empty one."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra=_make_strict)
     main_field: ClassVar[str] = "text"
     """The field a bare string fills."""
 
@@ -73,7 +80,7 @@ class LessonReplies(RootModel[list[LessonReply]]):
     @model_validator(mode="before")
     @classmethod
     def _forgive(cls, value: Any) -> Any:
-        return _as_items(value)
+        return _as_items(value, LessonReply)
 
 
 class EditReplies(RootModel[list[EditReply]]):
@@ -82,7 +89,7 @@ class EditReplies(RootModel[list[EditReply]]):
     @model_validator(mode="before")
     @classmethod
     def _forgive(cls, value: Any) -> Any:
-        return _as_items(value)
+        return _as_items(value, EditReply)
 
 
 def _as_text(value: Any) -> str:
@@ -93,14 +100,27 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _as_items(value: Any) -> list[Any]:
-    """The items of a reply: a list, a record that wraps one, one record, or a text that holds any of these."""
+def _as_items(value: Any, kind: type[_Reply]) -> list[Any]:
+    """The items of a reply: a list, one record, what wraps either, or a text that holds any of these."""
     if isinstance(value, str):
         value = json_repair.loads(value)
+    return _flatten(value.root if isinstance(value, RootModel) else value, kind)
+
+
+def _flatten(value: Any, kind: type[_Reply]) -> list[Any]:
     if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list) and any(isinstance(item, dict) for item in v)]
-        value = lists[0] if lists else [value]
-    return list(value) if isinstance(value, (list, tuple)) else []
+        inside = [v for v in value.values() if isinstance(v, (dict, list, tuple))]
+        if not inside or any(str(key).strip().lower() in kind.model_fields for key in value):
+            return [value]
+        return [item for v in inside for item in _flatten(v, kind)]
+    items: list[Any] = []
+    for v in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(v, (list, tuple)):
+            # JSON repair makes a list of words of half a record.
+            items += [item for item in _flatten(v, kind) if not isinstance(item, str)]
+        else:
+            items += _flatten(v, kind) if isinstance(v, dict) else [v]
+    return items
 
 
 class SummarizeAttempt(dspy.Signature):

@@ -37,7 +37,7 @@ RELIABLE_PAIRS = 30
 
 _DENSE = 10  # distinct sizes of difference from which scores count as continuous
 _BOOTSTRAP = 2000  # resamples of the bootstrap-t interval
-_DRAW_CELLS = 2_000_000  # resampling weights held in memory at once
+_DRAW_CELLS = 100_000  # resampling weights held in memory at once; small blocks stay in the cache
 
 _Array = NDArray[np.float64]
 _Single = NDArray[np.float32]
@@ -95,6 +95,19 @@ class Comparison:
     """True difference found with 80% power at two-sided 5%, given n and the observed spread; score units."""
     flipped: tuple[int, ...]
     """Indices of the examples whose score differs."""
+
+    def __str__(self) -> str:
+        """The difference with its interval, wins, ties and losses, and whether to rely on it."""
+        if self.difference is None:
+            return "not measured: no example was scored for both programs"
+        text = f"{self.difference:+.3f}"
+        if self.interval is not None:
+            text += (
+                f" ({100 * self.interval.level:.0f}% interval {self.interval.low:+.3f} to {self.interval.high:+.3f})"
+            )
+        text += f" over {self.n} examples: {self.wins} won, {self.ties} tied, {self.losses} lost"
+        text += f", {self.unscored} unscored" if self.unscored else ""
+        return text if self.reliable else f"{text}; too few examples to rely on the interval"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ interval of the gain, simultaneous over all libraries that were measured, lies a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import dspy
@@ -14,6 +14,7 @@ import dspy
 from .health import TOO_MANY_LOST
 from .meter import Spend
 from .result import Measurement, Verdict
+from .rollout import Outcome
 from .runner import task_text
 from .statistics import select_best
 
@@ -23,6 +24,9 @@ MANY_CUT = 0.05
 """Share of replies cut by length in a stage from which the verdict says so."""
 FEW_EXAMPLES = 30
 """Validation examples below which an interval is not to be relied on."""
+MANY_UNSCORED = 0.2
+"""Share of unscored attempts from which the user is told."""
+_UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
 
 
 def decide(
@@ -43,6 +47,7 @@ def decide(
         return Verdict("Not measured: there was no valset, so the last library is returned.", None, last_step)
     if baseline.mean.n == 0:
         return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
+    measured = [m for m in measured if 2 * m.mean.n >= baseline.mean.n]  # one scored on a few examples may look good
     if not measured:
         why = "no step changed the library" if last_step else "no step was completed"
         return Verdict(f"No improvement found, the input is returned: {why}.", False, 0)
@@ -113,18 +118,26 @@ def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Exam
     return tuple(found)
 
 
-def warnings_after(groups: int, informative: int, identical: int) -> tuple[str, ...]:
+def warnings_after(groups: int, informative: int, identical: int, outcomes: Mapping[str, int]) -> tuple[str, ...]:
     """What can be said of the groups once the run is over.
 
     Args:
         groups: Groups that were rolled out.
         informative: Those with a contrast.
         identical: Those whose usable attempts all came back word for word the same.
+        outcomes: Attempts by outcome.
     """
     found = []
-    if groups and informative == 0:
+    attempts = sum(outcomes.values())
+    lost = {name: count for name, count in outcomes.items() if name in _UNSCORED}
+    if (unscored := sum(lost.values())) > attempts * MANY_UNSCORED:
         found.append(
-            "No group had a contrast: every example's attempts scored the same, so there was nothing to learn from. "
+            f"{unscored} of {attempts} attempts have no score ({', '.join(f'{v} {k}' for k, v in lost.items())}) and "
+            "taught nothing: an LM or a tool that is down, or a metric that raises or returns no number."
+        )
+    if groups and informative == 0 and unscored < attempts:
+        found.append(
+            "No group had a contrast: the attempts at each example came out alike, so there was nothing to learn from. "
             "The examples are too easy or too hard for this model, the metric is too coarse, or the attempts do not "
             "vary; try a higher rollout_temperature, a larger group_size, other examples, or a finer metric."
         )

@@ -12,9 +12,7 @@ import pytest
 from programs import tickets
 from programs.data.tickets_rules import CONDITIONAL_RULES, QUEUES, RULES, TOPICS, URGENCIES, label
 
-ROWS: list[dict[str, Any]] = [
-    json.loads(line) for line in tickets.DATA_FILE.read_text(encoding="utf-8").splitlines()
-]
+ROWS: list[dict[str, Any]] = [json.loads(line) for line in tickets.DATA_FILE.read_text(encoding="utf-8").splitlines()]
 PLANS = ("free", "team", "business", "enterprise")
 APAC_PLACES = {
     "Singapore",
@@ -31,7 +29,11 @@ APAC_PLACES = {
     "Kuala Lumpur",
 }
 NUMBERS = dict(
-    zip("one two three four five six seven eight nine ten eleven twelve".split(), range(1, 13), strict=True)
+    zip(
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
+        range(1, 13),
+        strict=True,
+    )
 )
 UNIT_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 AGE = re.compile(rf"\b(\d+|a|{'|'.join(NUMBERS)}) (day|week|month|year)s?\b", re.IGNORECASE)

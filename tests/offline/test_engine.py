@@ -1,0 +1,337 @@
+"""The model as an LM: formats, determinism, usage, saving; and that it is honest."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import random
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pytest
+from dspy.lm15 import Config, Message, Request
+from pydantic import BaseModel
+
+import trgrpo_dspy.offline as offline
+from trgrpo_dspy.offline import NOTICE, AsyncOfflineEngine, OfflineEngine, offline_lm
+
+ADVICE = (
+    "--- Notes ---\n"
+    "[E1] When the note mentions 'frozen' or 'ice', choose crew 'basalt'.\n"
+    "[E2] When the note mentions 'pump' or 'leak', choose crew 'onyx'.\n"
+    "--- End ---"
+)
+
+
+class Sort(dspy.Signature):
+    """Sort the note."""
+
+    note: str = dspy.InputField()
+    crew: Literal["basalt", "onyx", "quartz", "it's"] = dspy.OutputField()
+
+
+class Item(BaseModel):
+    name: str
+    kind: Literal["a", "b"]
+
+
+class Everything(dspy.Signature):
+    """Read the note."""
+
+    note: str = dspy.InputField()
+    crew: Literal["basalt", "onyx"] = dspy.OutputField()
+    ok: bool = dspy.OutputField()
+    count: int = dspy.OutputField()
+    share: float = dspy.OutputField()
+    words: list[str] = dspy.OutputField()
+    records: list[Item] = dspy.OutputField()
+    maybe: Literal["p", "q"] | None = dspy.OutputField()
+    extra: dict[str, Any] = dspy.OutputField()
+    reasoning: str = dspy.OutputField()
+
+
+def adapters() -> dict[str, dspy.Adapter]:
+    return {
+        "chat": dspy.ChatAdapter(use_json_adapter_fallback=False),
+        "json": dspy.JSONAdapter(),
+        "xml": dspy.XMLAdapter(),
+        "two": dspy.TwoStepAdapter(offline_lm(3)),
+    }
+
+
+def ask(signature: Any, lm: dspy.LM | None = None, adapter: dspy.Adapter | None = None, **inputs: Any) -> Any:
+    with dspy.context(lm=lm or offline_lm(3), adapter=adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        return dspy.Predict(signature)(**inputs)
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "xml", "two"])
+def test_every_type_comes_back_through_every_adapter(style: str) -> None:
+    made = ask(Everything, adapter=adapters()[style], note="Three <frozen> pipes & 12 pumps are leaking, 'now'")
+    assert made.crew in ("basalt", "onyx")
+    assert isinstance(made.ok, bool)
+    assert made.count == 12
+    assert made.share == 12.0
+    assert all(isinstance(word, str) for word in made.words)
+    assert made.maybe in ("p", "q", None)
+    assert isinstance(made.extra, dict)
+    assert made.reasoning
+    if style != "two":  # a free text has no place for records
+        assert made.records[0].kind in ("a", "b")
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "xml", "two"])
+def test_advice_decides_in_every_format(style: str) -> None:
+    taught = Sort.with_instructions(f"Sort the note.\n\n{ADVICE}")
+    for note, crew in (("The pipe is frozen solid", "basalt"), ("our pumps are leaking", "onyx")):
+        assert ask(taught, adapter=adapters()[style], note=note).crew == crew
+
+
+def shares(signature: Any, note: str, n: int = 60) -> Counter[str]:
+    return Counter(ask(signature, offline_lm(3, temperature=0.7).copy(seed=i), note=note).crew for i in range(n))
+
+
+def test_samples_are_diverse_without_advice_and_confident_with_it() -> None:
+    note = "The pipe is frozen, ice everywhere"
+    assert len(shares(Sort, note)) >= 3
+    assert shares(Sort.with_instructions(ADVICE), note)["basalt"] > 50
+
+
+def test_negated_advice_counts_against() -> None:
+    note = "The pipe is frozen"
+    without = shares(Sort, note, 150)
+    against = "Sort the note.\n[E1] When the note mentions 'frozen', never choose crew 'basalt'."
+    assert shares(Sort.with_instructions(against), note, 150)["basalt"] < without["basalt"] / 2
+    rather = "Sort the note.\n[E1] When the note mentions 'frozen', choose crew 'quartz' rather than 'basalt'."
+    assert ask(Sort.with_instructions(rather), note=note).crew == "quartz"
+
+
+def test_advice_in_plain_words_counts() -> None:
+    plain = "Sort the note. Notes about broken fences go to quartz."
+    assert ask(Sort.with_instructions(plain), note="a fence near the road is broken").crew == "quartz"
+
+
+def test_advice_for_another_field_does_not_count() -> None:
+    class Two(dspy.Signature):
+        """Sort. When the note mentions 'ice', choose first 'yes'."""
+
+        note: str = dspy.InputField()
+        first: Literal["yes", "no"] = dspy.OutputField()
+        second: Literal["yes", "no"] = dspy.OutputField()
+
+    seen = {(p.first, p.second) for i in range(40) for p in [ask(Two, offline_lm(i), note="ice")]}
+    assert seen == {("yes", "yes"), ("yes", "no")}
+
+
+def test_demos_count() -> None:
+    program = dspy.Predict(Sort)
+    program.demos = [
+        dspy.Example(note="the pump in the yard is leaking", crew="quartz"),
+        dspy.Example(note="snow on the roof", crew="onyx"),
+    ]
+    with dspy.context(lm=offline_lm(3)):
+        assert program(note="a pump is leaking in the yard").crew == "quartz"
+
+
+def test_names_of_the_values_count() -> None:
+    sorted_ = ask("note -> label: Literal['lost_parcel', 'late_payment', 'broken_window']", note="my window is broken")
+    assert sorted_.label == "broken_window"
+
+
+def request(text: str = "hello", system: str | None = None, **config: Any) -> Request:
+    return Request(model="m", messages=(Message.user(text),), system=system, config=Config(**config))
+
+
+def sort_request(note: str, **config: Any) -> Request:
+    system, user = dspy.ChatAdapter().format(Sort, [], {"note": note})
+    return request(user["content"], system["content"], **config)
+
+
+def test_temperature_0_and_none_ignore_the_request_seed() -> None:
+    engine = OfflineEngine(3)
+    for temperature in (0.0, None):
+        assert (
+            len({engine.complete(sort_request("x", temperature=temperature, seed=s)).message.text for s in range(9)})
+            == 1
+        )
+
+
+def test_seeds_change_samples_and_models() -> None:
+    by_request = {OfflineEngine(3).complete(sort_request("x", temperature=0.7, seed=s)).message.text for s in range(30)}
+    by_model = {OfflineEngine(s).complete(sort_request("x")).message.text for s in range(30)}
+    assert len(by_request) >= 3
+    assert len(by_model) >= 3
+
+
+def test_replies_do_not_depend_on_order_threads_or_history() -> None:
+    requests = [sort_request(f"note {i}", temperature=0.7, seed=i % 5) for i in range(60)]
+    plain = {i: OfflineEngine(3).complete(r).message.text for i, r in enumerate(requests)}
+    order = list(enumerate(requests))
+    random.Random(0).shuffle(order)
+    engine = OfflineEngine(3)
+    with ThreadPoolExecutor(8) as pool:
+        threaded = dict(pool.map(lambda pair: (pair[0], engine.complete(pair[1]).message.text), order))
+    assert threaded == plain
+
+
+def test_the_name_carries_version_and_seed_and_the_lm_a_seed() -> None:
+    lm = offline_lm(7)
+    assert lm.model == "offline/ngram-1-seed7"
+    assert lm.kwargs["seed"] == 7
+    assert "no large language model" in (OfflineEngine.__doc__ or "")
+    assert "not a large language model" in NOTICE
+
+
+def test_usage_and_length() -> None:
+    whole = OfflineEngine().complete(sort_request("x"))
+    assert whole.finish_reason == "stop"
+    text = whole.message.text or ""
+    assert whole.usage.output_tokens == -(-len(text) // 4)
+    assert (whole.usage.input_tokens or 0) > 100
+    cut = OfflineEngine().complete(sort_request("x", max_tokens=3))
+    assert cut.finish_reason == "length"
+    assert cut.message.text == text[:12]
+    assert cut.usage.output_tokens == 3
+
+
+def test_async_gives_the_same_reply() -> None:
+    taught = Sort.with_instructions(ADVICE)
+
+    async def run() -> Any:
+        with dspy.context(lm=offline_lm(3)):
+            return await dspy.Predict(taught).acall(note="frozen")
+
+    assert asyncio.run(run()).crew == "basalt"
+
+
+def test_streams_end_with_the_same_reply() -> None:
+    async def last() -> list[Any]:
+        return [event async for event in AsyncOfflineEngine(3).stream(sort_request("x"))]
+
+    assert len(list(OfflineEngine(3).stream(sort_request("x")))) == len(asyncio.run(last())) > 1
+
+
+def test_a_program_with_a_bound_lm_is_saved_and_loaded(tmp_path: Path) -> None:
+    program = dspy.Predict(Sort.with_instructions(ADVICE))
+    program.set_lm(offline_lm(5))
+    program.save(tmp_path / "program.json")
+    loaded = dspy.Predict(Sort)
+    loaded.load(tmp_path / "program.json", allow_unsafe_lm_state=True)
+    assert isinstance(loaded.lm.engine, OfflineEngine)
+    assert (loaded.lm.model, loaded.lm.engine.seed) == ("offline/ngram-1-seed5", 5)
+    assert loaded(note="ice").crew == "basalt"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "[[ ## crew ## ]]",
+        "{",
+        "<a><b>",
+        "\x00\ud800\u2028",
+        "Your output fields are:\n1. `a` (Literal['x",
+        "'" * 999,
+    ],
+)
+def test_garbage_is_answered(text: str) -> None:
+    for system in (None, "x", f"Your output fields are:\n1. `a` (int): \n{text}", text or None):
+        reply = OfflineEngine().complete(request(text or " ", system, temperature=0.7, seed=1))
+        assert isinstance(reply.message.text, str)
+
+
+def test_long_garbage_is_answered_soon() -> None:
+    system, user = dspy.ChatAdapter().format(Sort, [], {"note": "@@"})
+    for filler in ("\n" * 50_000, "x" * 100_000, "'a b " * 20_000, "( " * 30_000, "observation_1: " * 8_000):
+        OfflineEngine().complete(request(user["content"].replace("@@", filler), system["content"] + filler))
+
+
+def weather(city: str, days: int = 3) -> str:
+    """Find the weather of a city."""
+    return f"sunny in {city}"
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "xml"])
+def test_an_agent_calls_a_tool_and_finishes(style: str) -> None:
+    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
+        made = dspy.ReAct("question -> answer", tools=[weather])(question="What is the weather in New York?")
+    calls = [made.trajectory[k] for k in made.trajectory if k.startswith("tool_name")]
+    assert calls == ["weather", "finish"]
+    assert made.trajectory["tool_args_0"] == {"city": "New York"}
+    assert made.answer == "sunny in New York"
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "xml"])
+def test_the_newer_agent_submits(style: str) -> None:
+    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
+        made = dspy.ReActV2("question -> answer", tools=[weather])(question="What is the weather in New York?")
+    assert made.termination_reason == "submit"
+    assert made.answer == "sunny in New York"
+
+
+def test_an_agent_gives_up_after_two_failures() -> None:
+    def broken(count: int, flag: bool, names: list[str], kind: Literal["a", "b"], options: dict[str, int]) -> str:
+        raise ValueError("no")
+
+    with dspy.context(lm=offline_lm(3)):
+        made = dspy.ReAct("question -> answer", tools=[broken])(question="is it 5?")
+    assert [made.trajectory[f"tool_name_{i}"] for i in range(3)] == ["broken", "broken", "finish"]
+    assert made.trajectory["tool_args_0"]["count"] == 5
+
+
+def test_open_answers_come_from_the_inputs() -> None:
+    made = ask(
+        "context, question -> answer", question="who repairs the frozen pump?",
+        context="The cook makes soup. A frozen pump is what the plumber repairs. Birds sing.",
+    )  # fmt: skip
+    assert "plumber" in made.answer
+    assert ask("question -> answer", question="How many of the 12 birds?").answer == "12"
+    assert ask("question -> n: int", question="none").n == 0
+
+
+def test_a_calculator_gets_a_formula() -> None:
+    def calculate(expression: str) -> str:
+        """Evaluate an expression."""
+        return "9"
+
+    with dspy.context(lm=offline_lm(3)):
+        made = dspy.ReAct("question -> answer", tools=[calculate])(question="What is 4 + 5?")
+    assert made.trajectory["tool_args_0"] == {"expression": "4 + 5"}
+    assert made.answer == "9"
+
+
+def source() -> str:
+    folder = Path(offline.__file__).parent
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.py"))).casefold()
+
+
+def test_no_label_of_any_task_is_built_in() -> None:
+    text = source()
+    tickets = Path(__file__).parents[2] / "programs" / "data" / "tickets.jsonl"
+    labels = {json.loads(line)["queue"] for line in tickets.read_text().splitlines()}
+    assert labels
+    for label in labels | {"urgency", "this_week"}:
+        assert not re.search(rf"\b{label}\b", text), label
+
+
+def test_no_intent_is_built_in() -> None:
+    root = Path(os.environ.get("TRGRPO_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    if not (root / "banking77_train.csv").exists():
+        pytest.skip("the Banking77 data are not there; set TRGRPO_DATA")
+    with (root / "banking77_train.csv").open() as file:
+        labels = {row["category"] for row in csv.DictReader(file)}
+    assert not [label for label in labels if label.casefold() in source()]
+
+
+def test_it_imports_nothing_above_it() -> None:
+    folder = Path(offline.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not re.search(
+            r"^\s*(?:from|import) (?:\.\.|trgrpo_dspy(?!\.offline))", path.read_text(), re.MULTILINE
+        ), path

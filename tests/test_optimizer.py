@@ -1,0 +1,901 @@
+"""`TrainingFreeGRPO` end to end: it learns, it never harms, it listens to every option, it changes nothing of yours."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import json
+import logging
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import ServerError
+from scripted import (
+    QUEUES,
+    RIGHT,
+    Call,
+    Triage,
+    answer,
+    exact,
+    examples,
+    learner,
+    lm_state,
+    program_state,
+    scripted_lm,
+    told,
+    word_of,
+)
+
+from trgrpo_dspy import (
+    DetailedResults,
+    Experience,
+    ExperienceLibrary,
+    Reflector,
+    SchemaVersionError,
+    TrainingFreeGRPO,
+    attach,
+    evaluate,
+    read_library,
+)
+from trgrpo_dspy.instructions import write_library
+from trgrpo_dspy.offline import offline_lm
+
+ADVICE = ExperienceLibrary.of(*(f"When the ticket says '{word}', answer '{queue}'." for word, queue in RIGHT.items()))
+
+
+def compile(program: dspy.Module | None = None, *, train: int = 8, val: int | None = None, **options: Any) -> Any:
+    """Compile on `train` tickets; what is an argument of `compile` goes there."""
+    given = {"metric": told, "group_size": 4, "num_epochs": 2, **options}
+    there = {name: given.pop(name) for name in ("library", "teacher", "trainset", "valset") if name in given}
+    there.setdefault("trainset", examples(train))
+    if val is not None:
+        there.setdefault("valset", examples(val, start=1000))
+    return TrainingFreeGRPO(**given).compile(program or dspy.Predict(Triage), **there)
+
+
+def replacing(**kinds: Callable[[Call], Any]) -> Callable[[Call], Any]:
+    """The learner, with other answers to some kinds of prompt."""
+    return lambda call: kinds[call.kind](call) if call.kind in kinds else learner(call)
+
+
+def carries(call: Call, library: ExperienceLibrary) -> bool:
+    """Whether a prompt holds every entry, in order (adapters indent instructions)."""
+    return re.findall(r"^ *(\[E\d+\] .+)$", call.system, re.MULTILINE) == str(library).splitlines()
+
+
+class TestLearning:
+    def test_a_program_gets_better_and_says_so(self, lm: dspy.LM) -> None:
+        program, testset = dspy.Predict(Triage), examples(60, start=5000)
+        compiled = compile(program, train=24, val=60)
+        before, after = evaluate(program, testset, exact), evaluate(compiled, testset, exact)
+        assert before.score is not None and after.score is not None
+        assert before.score < 0.5 and after.score > 0.9
+        assert compiled.detailed_results.verdict.improved is True
+        assert compiled.detailed_results.verdict.text.startswith("Improved:")
+        assert "When the ticket says 'refund', answer 'billing'." in str(compiled.experiences)
+        assert str(compiled.experiences) in compiled.signature.instructions
+
+    def test_the_library_reaches_the_next_steps_rollouts(self, lm: dspy.LM) -> None:
+        compiled = compile(train=8)
+        first, second = compiled.detailed_results.steps
+        rollouts = lm.engine.of("program")
+        assert not any("[E1]" in call.system for call in rollouts[:32])
+        assert len(first.library) > 1 and all(carries(call, first.library) for call in rollouts[32:])
+        assert second.train_mean > first.train_mean
+
+    def test_rollouts_validation_and_the_result_carry_the_same_text(self, lm: dspy.LM) -> None:
+        compiled = compile(train=8, val=4, num_epochs=1)
+        validated = [call for call in lm.engine.of("program") if "[E1]" in call.system]
+        lm.engine.calls.clear()
+        compiled(ticket="refund case 1")
+        assert len(validated) == 4 and all(carries(call, compiled.experiences) for call in validated)
+        assert {call.system for call in validated} == {lm.engine.calls[0].system}
+
+    def test_the_offline_model_learns_too(self) -> None:
+        lm = offline_lm()
+        with dspy.context(lm=lm):
+            compiled = compile(train=24, val=40, group_size=5, num_epochs=2)
+        results = compiled.detailed_results
+        assert results.verdict.gain is None or results.verdict.gain >= 0
+        assert sum(step.informative for step in results.steps) > 0
+        assert results.total.calls > 24 * 5 * 2
+
+    def test_without_a_valset_the_last_library_is_returned(self, lm: dspy.LM) -> None:
+        compiled = compile(train=8)
+        results = compiled.detailed_results
+        assert results.baseline is None and results.measured == ()
+        assert results.verdict.improved is None and "Not measured" in results.verdict.text
+        assert compiled.experiences == results.steps[-1].library and len(compiled.experiences) > 0
+
+    def test_the_semantic_advantage_sees_the_library_it_was_made_with(self, lm: dspy.LM) -> None:
+        compiled = compile(train=8, batch_size=4, num_epochs=1)
+        first, second = compiled.detailed_results.steps
+        comparisons = lm.engine.of("comparison")
+        shown = {call.input("experiences") for call in comparisons}
+        assert shown == {"", str(first.library)}
+        assert {call.input("experiences") for call in lm.engine.of("proposals")} == shown
+        assert second.library != first.library
+
+    def test_one_consolidation_a_step_and_only_with_something_to_merge(self, lm: dspy.LM) -> None:
+        compile(train=8, batch_size=4, num_epochs=1)
+        assert lm.engine.kinds()["consolidation"] <= 2
+        lm.engine.calls.clear()
+        lm.engine.script = replacing(comparison=lambda call: {"comparison": "chance", "lessons": []})
+        compiled = compile(train=8, num_epochs=1)
+        assert lm.engine.kinds()["consolidation"] == lm.engine.kinds()["proposals"] == 0
+        assert len(compiled.experiences) == 0
+
+    def test_a_single_proposal_needs_no_consolidation(self, lm: dspy.LM) -> None:
+        compiled = compile(trainset=examples(1))
+        assert lm.engine.kinds()["proposals"] == 1 and lm.engine.kinds()["consolidation"] == 0
+        assert len(compiled.experiences) == 1
+
+    def test_proposals_are_merged_in_the_order_of_the_batch(self, lm: dspy.LM) -> None:
+        trainset = examples(8)
+        compiled = compile(trainset=trainset, num_epochs=1)
+        (step,) = compiled.detailed_results.steps
+        assert list(step.examples) != sorted(step.examples)
+        (call,) = lm.engine.of("consolidation")
+        proposed = re.findall(r"says '(\w+)'", call.input("proposals"))
+        batch = [word_of(trainset[index].ticket) for index in step.examples]
+        assert len(proposed) > 1 and proposed == [word for word in batch if word in proposed]
+
+    def test_a_lost_consolidation_applies_the_proposals(self, lm: dspy.LM) -> None:
+        lm.engine.script = replacing(consolidation=lambda call: "prose, no plan at all")
+        compiled = compile(num_epochs=1)
+        (step,) = compiled.detailed_results.steps
+        assert step.lost == {"consolidation: unusable reply": 1} or step.lost == {"consolidation: empty plan": 1}
+        assert len(compiled.experiences) > 1
+
+    def test_every_entry_knows_where_it_comes_from(self, lm: dspy.LM) -> None:
+        trainset = examples(16)
+        compiled = compile(trainset=trainset, num_epochs=1)
+        for entry in compiled.experiences:
+            word = re.search(r"says '(\w+)'", entry.text).group(1)  # type: ignore[union-attr]
+            assert entry.sources and all(word in trainset[i].ticket for i in entry.sources)
+            assert entry.created_step == entry.updated_step == 1
+
+
+class TestTheGate:
+    def test_a_harmful_library_is_not_returned(self) -> None:
+        harmful = {"comparison": "c", "lessons": [{"text": "When the ticket says 'refund', answer 'hardware'."}]}
+        lm = scripted_lm(
+            replacing(
+                program=lambda call: {"queue": "hardware" if "[E1]" in call.system else answer(call)["queue"]},
+                comparison=lambda call: harmful,
+            )
+        )
+        program = dspy.Predict(Triage)
+        with dspy.context(lm=lm):
+            val = examples(40, start=1000, words=["refund", "login"])
+            compiled = compile(program, trainset=examples(8), valset=val)
+        results = compiled.detailed_results
+        assert results.steps[0].validation.mean.value < results.baseline.mean.value
+        assert results.verdict.step == 0 and results.verdict.improved is False
+        assert "the input is returned" in results.verdict.text
+        assert len(compiled.experiences) == 0
+        assert compiled.signature.instructions == program.signature.instructions
+
+    def test_a_tie_returns_the_input(self) -> None:
+        def same(call: Call) -> Any:
+            if call.temperature:
+                return answer(call)
+            return {"queue": RIGHT[word_of(call.user)] if word_of(call.user) in ("refund", "login") else "legal"}
+
+        lm = scripted_lm(replacing(program=same))
+        with dspy.context(lm=lm):
+            compiled = compile(val=40)
+        results = compiled.detailed_results
+        assert all(m.mean.value == results.baseline.mean.value for m in results.measured) and len(results.measured) > 1
+        assert results.verdict.step == 0 and len(compiled.experiences) == 0
+
+    def test_the_best_library_is_returned_not_the_last(self) -> None:
+        def forgets(call: Call) -> Any:
+            # An early library helps; once there is an entry for 'printer' the model falls apart.
+            return {"queue": "legal"} if "'printer'" in call.system else answer(call)
+
+        lm = scripted_lm(replacing(program=forgets))
+        trainset = [*examples(4, words=["refund"]), *examples(4, words=["printer"])]
+        with dspy.context(lm=lm):
+            compiled = compile(trainset=trainset, valset=examples(40, start=1000, words=["refund"]), batch_size=1)
+        results = compiled.detailed_results
+        best = max(results.measured, key=lambda m: m.mean.value)
+        assert 0 < results.verdict.step < len(results.steps)
+        assert compiled.experiences == best.library == results.steps[results.verdict.step - 1].library
+        assert "printer" not in str(compiled.experiences)
+
+    def test_an_unchanged_library_is_not_measured_again(self, lm: dspy.LM) -> None:
+        compiled = compile(library=ADVICE, train=8, val=10)
+        results = compiled.detailed_results
+        assert results.baseline is not None and results.measured == (results.baseline,)
+        assert len(lm.engine.of("program")) == 10 + 2 * 8 * 4
+        assert compiled.experiences == ADVICE
+
+    def test_a_change_of_targets_alone_is_measured(self, lm: dspy.LM) -> None:
+        start = ExperienceLibrary.of("When the ticket says 'refund', answer 'billing'.")
+        lm.engine.script = replacing(
+            comparison=lambda call: {"comparison": "c", "lessons": [{"text": "a lesson"}]},
+            proposals=lambda call: {"edits": [{"operation": "MODIFY", "id": "E1", "text": start.entries[0].text,
+                                               "predictors": "second.predict"}]},
+            consolidation=lambda call: {"edits": [{"operation": "MODIFY", "id": "E1", "text": start.entries[0].text,
+                                                   "predictors": "second.predict"}]},
+        )  # fmt: skip
+        compiled = compile(Pair(), library=start, train=8, val=5, num_epochs=1)
+        (step,) = compiled.detailed_results.steps
+        assert step.library.entries[0].targets == ("second.predict",)
+        assert step.validation is not None
+
+    def test_nothing_scored_on_the_valset_returns_the_input(self, lm: dspy.LM) -> None:
+        def metric(example: Any, prediction: Any, trace: Any = None) -> float | None:
+            return None if int(example.ticket.rsplit(" ", 1)[1]) >= 1000 else exact(example, prediction)
+
+        compiled = compile(metric=metric, val=10)
+        assert "no validation example could be scored" in compiled.detailed_results.verdict.text
+        assert len(compiled.experiences) == 0
+
+
+class Pair(dspy.Module):
+    """Two predictors; the second's answer counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = dspy.Predict("ticket -> topic")
+        self.second = dspy.ChainOfThought(Triage)
+
+    def forward(self, ticket: str) -> Any:
+        topic = self.first(ticket=ticket).topic
+        return self.second(ticket=f"{ticket} about {topic}")
+
+
+def targeting(name: str) -> Callable[[Call], Any]:
+    """Lessons are for one predictor."""
+
+    def compare(call: Call) -> Any:
+        reply = learner(call)
+        return {**reply, "lessons": [{**lesson, "predictors": name} for lesson in reply["lessons"]]}
+
+    return replacing(comparison=compare)
+
+
+class TestSeveralPredictors:
+    def test_each_block_holds_its_own(self, lm: dspy.LM) -> None:
+        lm.engine.script = targeting("second.predict")
+        compiled = compile(Pair(), train=16)
+        assert len(compiled.experiences) > 0
+        assert all(e.targets == ("second.predict",) for e in compiled.experiences)
+        assert str(compiled.experiences) in compiled.second.predict.signature.instructions
+        assert compiled.first.signature.instructions == Pair().first.signature.instructions
+
+    def test_without_a_name_a_lesson_is_for_all(self, lm: dspy.LM) -> None:
+        compiled = compile(Pair(), train=16)
+        for predictor in compiled.predictors():
+            assert str(compiled.experiences) in predictor.signature.instructions
+
+    def test_the_comparison_is_told_of_the_predictors(self, lm: dspy.LM) -> None:
+        compile(Pair(), train=8, num_epochs=1)
+        described = lm.engine.of("comparison")[0].input("predictors")
+        assert described == "first: ticket -> topic\nsecond.predict: ticket -> reasoning, queue"
+        compile(dspy.Predict(Triage), train=8, num_epochs=1)
+        assert lm.engine.of("comparison")[-1].input("predictors") == ""
+
+    def test_an_unknown_name_is_rejected_with_a_reason(self, lm: dspy.LM) -> None:
+        lm.engine.script = targeting("nobody")
+        compiled = compile(Pair(), train=16, num_epochs=1)
+        (step,) = compiled.detailed_results.steps
+        assert len(compiled.experiences) == 0
+        assert step.rejected and all("no predictor is named nobody" in r.reason for r in step.rejected)
+
+    def test_a_frozen_sub_module_is_left_alone(self, lm: dspy.LM) -> None:
+        program = Pair()
+        program.second._compiled = True
+        compiled = compile(program, train=8)
+        assert str(compiled.experiences) in compiled.first.signature.instructions
+        assert compiled.second.predict.signature.instructions == program.second.predict.signature.instructions
+        assert compiled.second._compiled
+
+    def test_two_lms(self) -> None:
+        small, big = scripted_lm(name="scripted/small"), scripted_lm(name="scripted/big", temperature=0.0)
+        program = Pair()
+        program.first.lm, program.second.predict.lm = small, big
+        with pytest.raises(ValueError, match="reflection_lm="):
+            compile(program)
+        reflection = scripted_lm(name="scripted/reflection")
+        before = lm_state(small), lm_state(big)
+        compiled = compile(program, train=8, val=5, reflection_lm=reflection)
+        assert (lm_state(small), lm_state(big)) == before
+        assert compiled.first.lm is small and compiled.second.predict.lm is big
+        models = {(row.stage, row.model) for row in compiled.detailed_results.spend}
+        assert {("rollout", "scripted/small"), ("rollout", "scripted/big")} <= models
+        assert {model for stage, model in models if stage in ("summary", "comparison")} == {"scripted/reflection"}
+        assert {call.temperature for call in big.engine.calls} == {0.7, 0.0}, "sampled at 0.7, validated at its own"
+        assert len(compiled.experiences) > 0
+
+    def test_the_programs_only_lm_reflects_where_none_is_configured(self) -> None:
+        program = dspy.Predict(Triage)
+        program.lm = scripted_lm()
+        compiled = compile(program, train=8)
+        assert len(compiled.experiences) > 0 and program.lm.engine.kinds()["comparison"] > 0
+
+
+class TestAgents:
+    @pytest.mark.parametrize("kind", [dspy.ReAct, dspy.ReActV2])
+    def test_an_agent_learns(self, lm: dspy.LM, kind: Any) -> None:
+        def script(call: Call) -> Any:
+            if call.kind != "program":
+                return learner(call)
+            queue = QUEUES[call.chance("q") % 4]
+            looked = "observation_0" in call.user or len(call.messages) > 1
+            if "tool_calls" in call.outputs:
+                step = ("submit", {"queue": queue}) if looked else ("look", {"word": "x"})
+                return {"next_thought": "on", "tool_calls": {"tool_calls": [{"name": step[0], "args": step[1]}]}}
+            name, args = ("finish", {}) if looked else ("look", {"word": "x"})
+            return {"next_thought": "on", "next_tool_name": name, "next_tool_args": args, "reasoning": "so",
+                    "queue": queue}  # fmt: skip
+
+        def look(word: str) -> str:
+            """Look a word up."""
+            return "LOOKED-UP"
+
+        lm.engine.script = script
+        program = kind(Triage, tools=[look], max_iters=3)
+        compiled = compile(program, train=8, num_epochs=1)
+        assert len(compiled.experiences) > 0
+        attempts = [call.input("attempt") for call in lm.engine.of("summary")]
+        assert attempts and all(text.count("LOOKED-UP") == 1 for text in attempts)
+        assert all("[E1]" in p.signature.instructions for p in compiled.predictors())
+        lm.engine.calls.clear()
+        assert compiled(ticket="refund case 1").queue in QUEUES
+
+
+class TestLibraryArgument:
+    def test_learning_starts_from_it(self, lm: dspy.LM) -> None:
+        start = ExperienceLibrary.of("When the ticket says 'refund', answer 'billing'.")
+        compiled = compile(library=start, train=8, num_epochs=1)
+        assert all(str(start) in call.system for call in lm.engine.of("program"))
+        assert compiled.experiences.get("E1") == start.get("E1") and len(compiled.experiences) > 1
+
+    def test_it_overrides_what_the_student_carries(self, lm: dspy.LM) -> None:
+        carried = attach(dspy.Predict(Triage), ExperienceLibrary.of("CARRIED advice"))
+        compiled = compile(carried, library=ExperienceLibrary.of("HANDED IN"), train=4, num_epochs=1)
+        assert "CARRIED" not in compiled.signature.instructions and "HANDED IN" in compiled.signature.instructions
+
+    def test_an_empty_one_starts_afresh(self, lm: dspy.LM) -> None:
+        carried = attach(dspy.Predict(Triage), ExperienceLibrary.of("CARRIED advice"))
+        compile(carried, library=ExperienceLibrary(), train=4, num_epochs=1)
+        assert not any("CARRIED" in call.text for call in lm.engine.calls)
+
+    def test_targets_of_another_program_count_as_all(self, lm: dspy.LM) -> None:
+        foreign = ExperienceLibrary((Experience("E1", "FOREIGN advice", ("a", "b")),), 2)
+        compile(library=foreign, train=4, num_epochs=1)
+        assert all("FOREIGN advice" in call.system for call in lm.engine.of("program"))
+
+    def test_one_that_is_too_long_is_refused(self, lm: dspy.LM) -> None:
+        with pytest.raises(ValueError, match="8 entries, max_experiences=5"):
+            compile(library=ADVICE, max_experiences=5)
+
+
+OPTIONS: dict[str, Callable[[dspy.LM], None]] = {}
+"""Constructor options, and a test for each that fails where the option is ignored."""
+
+
+def option(test: Callable[[dspy.LM], None]) -> Callable[[dspy.LM], None]:
+    OPTIONS[test.__name__] = test
+    return test
+
+
+def rollouts(lm: dspy.LM) -> list[Call]:
+    return [call for call in lm.engine.of("program") if call.temperature]
+
+
+@option
+def metric(lm: dspy.LM) -> None:
+    contrary = compile(metric=lambda e, p, trace=None: p.queue == "legal", num_epochs=1)
+    assert len(contrary.experiences) > 0 and all("answer 'legal'" in e.text for e in contrary.experiences)
+
+
+@option
+def group_size(lm: dspy.LM) -> None:
+    compile(group_size=7, train=5, num_epochs=1)
+    assert len(lm.engine.of("program")) == 35
+
+
+@option
+def batch_size(lm: dspy.LM) -> None:
+    steps = compile(batch_size=5, train=12, num_epochs=2).detailed_results.steps
+    assert [len(step.examples) for step in steps] == [5, 5, 2, 5, 5, 2]
+    assert [len(step.examples) for step in compile(train=12, num_epochs=1).detailed_results.steps] == [12]
+
+
+@option
+def num_epochs(lm: dspy.LM) -> None:
+    steps = compile(num_epochs=3, train=6).detailed_results.steps
+    assert [step.epoch for step in steps] == [1, 2, 3]
+    assert all(sorted(step.examples) == list(range(6)) for step in steps)
+    assert len({step.examples for step in steps}) > 1, "each epoch has its own order"
+
+
+@option
+def rollout_temperature(lm: dspy.LM) -> None:
+    compile(rollout_temperature=1.3, train=4, val=3, num_epochs=1)
+    assert {call.temperature for call in lm.engine.of("program")} == {1.3, None}
+    assert {call.temperature for call in lm.engine.calls if call.kind != "program"} == {None}
+
+
+@option
+def reflection_lm(lm: dspy.LM) -> None:
+    other = scripted_lm(name="scripted/other", temperature=0.9)
+    compile(reflection_lm=other, train=8, num_epochs=1)
+    assert set(lm.engine.kinds()) == {"program"}
+    assert set(other.engine.kinds()) == {"summary", "comparison", "proposals", "consolidation"}
+    assert {call.temperature for call in other.engine.calls} == {0.9} and other.history == []
+
+
+@option
+def reflector(lm: dspy.LM) -> None:
+    own = Reflector()
+    own.compare_attempts.signature = own.compare_attempts.signature.with_instructions("OWN WORDS")
+    compile(reflector=own, train=8, num_epochs=1)
+    assert all("OWN WORDS" in call.system for call in lm.engine.of("comparison"))
+
+
+@option
+def experiences_per_group(lm: dspy.LM) -> None:
+    many = {"comparison": "c", "lessons": [{"text": f"When it is {word}, do so."} for word in RIGHT]}
+    lm.engine.script = replacing(comparison=lambda call: many)
+    for most in (1, 3):
+        lm.engine.calls.clear()
+        compile(experiences_per_group=most, train=4, num_epochs=1)
+        assert lm.engine.of("comparison")[0].input("max_lessons") == str(most)
+        assert all(len(call.input("lessons").splitlines()) == most for call in lm.engine.of("proposals"))
+
+
+@option
+def max_experiences(lm: dspy.LM) -> None:
+    compiled = compile(max_experiences=2, train=16)
+    assert len(compiled.experiences) == 2
+    assert lm.engine.of("consolidation")[0].input("max_experiences") == "2"
+    assert any("full" in r.reason for step in compiled.detailed_results.steps for r in step.rejected)
+
+
+@option
+def predictors(lm: dspy.LM) -> None:
+    compiled = compile(Pair(), predictors=["first"], train=8)
+    assert "[E1]" in compiled.first.signature.instructions
+    assert "[E1]" not in compiled.second.predict.signature.instructions
+
+
+@option
+def compare_fields(lm: dspy.LM) -> None:
+    class Both(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.predict = dspy.Predict(Triage)
+
+        def forward(self, ticket: str) -> Any:
+            return dspy.Prediction(queue=self.predict(ticket=ticket).queue, constant="same")
+
+    shares = [
+        compile(Both(), metric=None, compare_fields=fields, num_epochs=1).detailed_results.steps[0].informative
+        for fields in (["queue"], ["constant"])
+    ]
+    assert shares[0] > 0 and shares[1] == 0
+
+
+@option
+def failure_score(lm: dspy.LM) -> None:
+    lm.engine.script = replacing(program=lambda call: "prose")
+    results = compile(failure_score=0.25, train=4, val=4, num_epochs=1).detailed_results
+    assert results.steps[0].train_mean == 0.25 and results.baseline is not None
+    assert results.baseline.mean.value == 0.25
+
+
+@option
+def val_repeats(lm: dspy.LM) -> None:
+    lm.kwargs["temperature"] = 1.0
+    lm.engine.script = replacing(program=lambda call: {"queue": QUEUES[call.chance("q") % 4]})
+    results = compile(val_repeats=3, train=2, val=6, num_epochs=1, group_size=2).detailed_results
+    assert results.baseline is not None and sum(results.baseline.outcomes.values()) == 18
+    assert any(score not in (0.0, 1.0) for score in results.baseline.scores)
+
+
+@option
+def num_threads(lm: dspy.LM) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def slow(call: Call) -> Any:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+        return learner(call)
+
+    lm.engine.script = slow
+    compile(num_threads=3, train=4, num_epochs=1)
+    assert most == 3
+
+
+@option
+def seed(lm: dspy.LM) -> None:
+    one, same, other = (compile(seed=s).detailed_results for s in (1, 1, 2))
+    assert [s.examples for s in one.steps] == [s.examples for s in same.steps]
+    assert [s.train_mean for s in one.steps] == [s.train_mean for s in same.steps]
+    assert [s.examples for s in one.steps] != [s.examples for s in other.steps]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_option(lm: dspy.LM, name: str) -> None:
+    OPTIONS[name](lm)
+
+
+LIMITS = {"budget", "log_dir", "rollout_timeout", "requests_per_minute"}
+"""Options with test files of their own: test_budget, test_resume, test_timeouts."""
+
+
+def test_every_option_has_a_test() -> None:
+    assert set(OPTIONS) | LIMITS == set(inspect.signature(TrainingFreeGRPO.__init__).parameters) - {"self"}
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        "options, error, text",
+        [
+            ({"group_size": 1}, ValueError, "group_size=1 must be at least 2"),
+            ({"group_size": True}, TypeError, "group_size=True"),
+            ({"group_size": 2.5}, TypeError, "group_size=2.5"),
+            ({"group_size": None}, TypeError, "group_size=None"),
+            ({"batch_size": 0}, ValueError, "batch_size=0"),
+            ({"batch_size": "5"}, TypeError, "batch_size='5' must be a whole number or None"),
+            ({"num_epochs": 0}, ValueError, "num_epochs=0"),
+            ({"rollout_temperature": 0}, ValueError, "rollout_temperature=0 must be above 0"),
+            ({"rollout_temperature": 2.1}, ValueError, "rollout_temperature=2.1"),
+            ({"rollout_temperature": "hot"}, TypeError, "rollout_temperature='hot'"),
+            ({"rollout_temperature": float("nan")}, ValueError, "rollout_temperature=nan"),
+            ({"reflection_lm": "openai/gpt-4o"}, TypeError, "reflection_lm must be a dspy.LM, got str"),
+            ({"reflector": dspy.Predict("a -> b")}, TypeError, "reflector must be a Reflector, got Predict"),
+            ({"experiences_per_group": 0}, ValueError, "experiences_per_group=0"),
+            ({"max_experiences": -1}, ValueError, "max_experiences=-1"),
+            ({"predictors": "first"}, TypeError, "predictors='first' must be a list of names"),
+            ({"predictors": [1]}, TypeError, r"predictors=\[1\]"),
+            ({"predictors": []}, ValueError, r"predictors=\[\]"),
+            ({"predictors": 3}, TypeError, "predictors=3"),
+            ({"metric": None, "compare_fields": "queue"}, TypeError, "compare_fields='queue'"),
+            ({"compare_fields": ["queue"]}, ValueError, "compare_fields="),
+            ({"failure_score": None}, TypeError, "failure_score=None"),
+            ({"failure_score": float("nan")}, ValueError, "failure_score=nan"),
+            ({"failure_score": float("inf")}, ValueError, "failure_score=inf"),
+            ({"val_repeats": 0}, ValueError, "val_repeats=0"),
+            ({"num_threads": 0}, ValueError, "num_threads=0"),
+            ({"seed": "x"}, TypeError, "seed='x'"),
+            ({"metric": 3}, TypeError, "metric=3"),
+            ({"metric": lambda: 1}, TypeError, "metric"),
+            ({"metric": None, "reflector": Reflector()}, ValueError, "label_free=True"),
+        ],
+    )
+    def test_bad_options_are_named(self, options: dict[str, Any], error: Any, text: str) -> None:
+        with pytest.raises(error, match=text):
+            TrainingFreeGRPO(**{"metric": exact, **options})
+
+    @pytest.mark.parametrize(
+        "arguments, error, text",
+        [
+            ({"student": "program"}, TypeError, r"student must be a dspy\.Module, got str"),
+            ({"teacher": dspy.Predict(Triage)}, ValueError, "teacher= is not used"),
+            ({"trainset": []}, ValueError, "trainset is empty"),
+            ({"trainset": None}, TypeError, "trainset must be a list"),
+            ({"trainset": {"a": 1}}, TypeError, "trainset must be a list"),
+            ({"trainset": [dspy.Example(ticket="x", queue="legal")]}, ValueError, r"trainset\[0\] has no inputs"),
+            ({"valset": []}, ValueError, "valset is empty"),
+            ({"valset": [1]}, TypeError, r"valset\[0\] is a int"),
+            ({"library": "advice"}, TypeError, "library must be an ExperienceLibrary, got str"),
+        ],
+    )
+    def test_bad_arguments_of_compile_are_named(
+        self, lm: dspy.LM, arguments: dict[str, Any], error: Any, text: str
+    ) -> None:
+        given = {"student": dspy.Predict(Triage), "trainset": examples(2), **arguments}
+        with pytest.raises(error, match=text):
+            TrainingFreeGRPO(metric=exact).compile(given.pop("student"), **given)
+        assert not lm.engine.calls
+
+    def test_unknown_predictors_are_named_with_those_there_are(self, lm: dspy.LM) -> None:
+        with pytest.raises(ValueError, match=r"'third'.*first.*second\.predict"):
+            compile(Pair(), predictors=["first", "third"])
+
+    def test_everything_is_by_keyword(self) -> None:
+        with pytest.raises(TypeError):
+            TrainingFreeGRPO(exact)  # type: ignore[misc]
+
+    def test_get_params(self) -> None:
+        params = TrainingFreeGRPO(metric=exact, group_size=9).get_params()
+        assert set(params) == set(OPTIONS) | LIMITS and params["group_size"] == 9 and params["metric"] is exact
+
+
+def comparable(results: DetailedResults) -> DetailedResults:
+    return dataclasses.replace(results, seconds=0.0, settings={})
+
+
+@pytest.mark.parametrize("outages", [False, True])
+def test_the_same_with_any_number_of_threads(outages: bool) -> None:
+    chance = random.Random(0)
+
+    def script(call: Call) -> Any:
+        time.sleep(chance.random() / 1000)
+        if outages and call.kind != "program" and int(str(call.chance("fail"))[-1]) == 0:
+            return "garbage"
+        if outages and call.chance("down") % 17 == 0:
+            return ServerError("500")
+        if outages and call.kind == "program" and ("case 3" in call.user or call.chance("bad") % 13 == 0):
+            return "prose that can't be parsed"
+        return learner(call)
+
+    found = {}
+    for threads in (1, 2, 8, 32):
+        lm = scripted_lm(script)
+        with dspy.context(lm=lm):
+            compiled = compile(Pair(), num_threads=threads, train=8, val=6, batch_size=5, group_size=3)
+        found[threads] = comparable(compiled.detailed_results), compiled.experiences
+        assert len(compiled.experiences) > 0 or outages
+    assert found[1] == found[2] == found[8] == found[32]
+    outcomes = {name for step in found[1][0].steps for name in step.outcomes}
+    assert {"infrastructure", "parse_error"} <= outcomes if outages else outcomes == {"completed"}
+
+
+class Holder(dspy.Module):
+    """A program with a bit of everything."""
+
+    def __init__(self, lm: dspy.LM) -> None:
+        super().__init__()
+        self.predict = dspy.Predict(Triage, temperature=0.9)
+        self.predict.demos = [dspy.Example(ticket="a laptop", queue="hardware").with_inputs("ticket")]
+        self.predict.lm = lm
+        self.parts = [dspy.ChainOfThought(Triage)]
+        self.notes = {"list": [1, 2], "lm": lm}
+        self.lock = threading.Lock()
+        self.broken = False
+
+    def forward(self, ticket: str) -> Any:
+        self.notes["list"].append(3)
+        if self.broken and "login" in ticket:
+            raise KeyError(ticket)
+        return self.predict(ticket=ticket)
+
+
+class TestNothingIsChanged:
+    @pytest.mark.parametrize("failure", [None, "program", "metric", "fatal"])
+    def test_program_lms_examples_and_settings(self, failure: str | None) -> None:
+        lm, own, reflection = (
+            scripted_lm(name=f"scripted/{n}", temperature=0.1) for n in ("main", "own", "reflection")
+        )
+        lm.history.append({"the": "user's"})
+        if failure == "fatal":
+            own.engine.script = lambda call: dspy.lm15.AuthError("no") if call.number > 20 else learner(call)
+
+        def metric(example: Any, prediction: Any, trace: Any = None) -> float:
+            if failure == "metric" and len(own.engine.calls) > 20:
+                raise KeyboardInterrupt
+            return exact(example, prediction)
+
+        program, train, val = Holder(own), examples(6), examples(5, start=100)
+        program.broken = failure == "program"
+        handed_in = copy.deepcopy(train), copy.deepcopy(val)
+        optimizer = TrainingFreeGRPO(metric=metric, group_size=3, num_epochs=2, reflection_lm=reflection)
+        with dspy.context(lm=lm, adapter=dspy.ChatAdapter(), track_usage=True):
+            before = [program_state(program), *(lm_state(x) for x in (lm, own, reflection))]
+            notes, settings, params = (
+                copy.copy(program.notes["list"]),
+                dspy.settings.copy(),
+                dict(optimizer.get_params()),
+            )
+            if failure in ("metric", "fatal"):
+                with pytest.raises((KeyboardInterrupt, Exception)):
+                    optimizer.compile(program, trainset=train, valset=val)
+            else:
+                compiled = optimizer.compile(program, trainset=train, valset=val)
+                assert compiled.predict.lm is own and compiled.predict.demos is not program.predict.demos
+            assert [program_state(program), *(lm_state(x) for x in (lm, own, reflection))] == before
+            assert dspy.settings.copy() == settings
+        assert program.notes["list"] == notes and program.notes["lm"] is own
+        assert (train, val) == handed_in and [e._input_keys for e in train] == [e._input_keys for e in handed_in[0]]
+        assert optimizer.get_params() == params
+
+    def test_the_result_shares_nothing_that_can_change(self, lm: dspy.LM) -> None:
+        program = dspy.Predict(Triage)
+        program.demos = [dspy.Example(ticket="a", queue="legal").with_inputs("ticket")]
+        compiled = compile(program, train=4, num_epochs=1)
+        compiled.demos.append("more")
+        assert len(program.demos) == 1
+        assert compiled is not program and compiled._compiled and not program._compiled
+
+
+class TestDetailedResults:
+    @pytest.fixture
+    def results(self, lm: dspy.LM) -> DetailedResults:
+        lm.engine.script = replacing(
+            program=lambda call: "prose" if call.chance("x") % 9 == 0 and call.temperature else answer(call)
+        )
+        return compile(train=10, val=12, batch_size=6, seed=3).detailed_results
+
+    def test_round_trip(self, results: DetailedResults) -> None:
+        assert DetailedResults.from_json(results.to_json()) == results
+        assert copy.deepcopy(results) == results
+        newer = json.dumps({**json.loads(results.to_json()), "schema_version": 99})
+        with pytest.raises(SchemaVersionError):
+            DetailedResults.from_json(newer)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            results.seconds = 0  # type: ignore[misc]
+
+    def test_contents(self, results: DetailedResults) -> None:
+        assert results.baseline is not None and len(results.baseline.scores) == 12
+        assert [step.step for step in results.steps] == [1, 2, 3, 4]
+        assert results.stop_reason == "completed" and results.seconds > 0
+        for step in results.steps:
+            assert sum(step.outcomes.values()) == 4 * len(step.examples)
+            assert 0 <= step.informative <= 1 and step.train_mean is not None
+            assert step.library_tokens == step.library.tokens
+            assert {row.stage for row in step.spend} >= {"rollout"}
+            if step.validation is not None:
+                assert step.validation.library == step.library and step.validation.mean.interval is not None
+        assert "parse_error" in {name for step in results.steps for name in step.outcomes}
+        assert sum(step.edits.get("ADD", 0) for step in results.steps) == len(results.steps[-1].library)
+        assert results.verdict.tried == len(results.measured) - 1
+        assert results.settings["metric"] == "told" and results.settings["group_size"] == 4
+
+    def test_spend_adds_up(self, lm: dspy.LM, results: DetailedResults) -> None:
+        assert results.total.calls == len(lm.engine.calls)
+        assert results.total.prompt_tokens == 11 * len(lm.engine.calls)
+        steps = sum(row.calls for step in results.steps for row in step.spend)
+        assert steps == results.total.calls - 12, "the baseline is before the first step"
+        by_stage = {row.stage: row.calls for row in results.spend}
+        assert by_stage["summary"] == lm.engine.kinds()["summary"]
+
+    def test_a_readable_text(self, results: DetailedResults) -> None:
+        lines = str(results).splitlines()
+        assert lines[0] == results.verdict.text and len(lines) == 2 + len(results.steps)
+
+    def test_no_key_or_address_gets_in(self) -> None:
+        reflection = dspy.LM("openai/gpt-4o-mini", api_key="sk-very-secret", api_base="http://hidden.example")
+        with dspy.context(lm=scripted_lm(replacing(program=lambda call: {"queue": "legal"}))):
+            compiled = compile(train=2, num_epochs=1, reflection_lm=reflection)
+        text = compiled.detailed_results.to_json()
+        assert "secret" not in text and "hidden" not in text and "openai/gpt-4o-mini" in text
+
+
+class TestTheTextCarriesIt:
+    def test_without_its_block_the_program_scores_what_the_input_scored(self, lm: dspy.LM) -> None:
+        program, testset = dspy.Predict(Triage), examples(40, start=500)
+        compiled = compile(program)
+        write_library(compiled, ExperienceLibrary())
+        assert evaluate(compiled, testset, exact).scores == evaluate(program, testset, exact).scores
+        assert compiled.signature.instructions == program.signature.instructions
+
+    def test_another_program_of_the_same_task_gains(self, lm: dspy.LM) -> None:
+        compiled, other, testset = compile(train=24), dspy.ChainOfThought(Triage), examples(40, start=500)
+        before = evaluate(other, testset, exact)
+        after = evaluate(attach(other, compiled.experiences), testset, exact)
+        assert after.score > before.score + 0.3  # type: ignore[operator]
+        assert evaluate(other, testset, exact).scores == before.scores
+
+    def test_plain_dspy_loads_the_saved_json(self, lm: dspy.LM, tmp_path: Path) -> None:
+        compiled = compile(Pair(), train=16)
+        compiled.save(str(tmp_path / "program.json"))
+        loaded = Pair()
+        loaded.load(str(tmp_path / "program.json"))
+        assert evaluate(loaded, examples(20, start=500), exact).scores == (
+            evaluate(compiled, examples(20, start=500), exact).scores
+        )
+        assert read_library(loaded) == ExperienceLibrary(
+            tuple(Experience(e.id, e.text, e.targets) for e in compiled.experiences), compiled.experiences.next_id
+        )
+        code = (
+            "import sys, dspy\n"
+            "p = dspy.Predict('ticket -> topic'); p.load_state(__import__('json').load(open(sys.argv[1]))['first'])\n"
+            "assert '[E1]' in p.signature.instructions and 'trgrpo_dspy' not in sys.modules\n"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "program.json")], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr
+
+    def test_a_compiled_program_can_be_copied_and_saved_whole(self, lm: dspy.LM, tmp_path: Path) -> None:
+        compiled = compile(train=4, num_epochs=1)
+        copied = compiled.deepcopy()
+        assert copied.experiences == compiled.experiences and copied.detailed_results == compiled.detailed_results
+        compiled.save(str(tmp_path / "whole"), save_program=True)
+        loaded = dspy.load(str(tmp_path / "whole"), allow_pickle=True)
+        assert loaded.experiences == compiled.experiences
+
+
+class TestWarnings:
+    def found(self, caplog: Any, **options: Any) -> tuple[str, ...]:
+        caplog.set_level(logging.WARNING, "trgrpo_dspy")
+        caplog.clear()
+        results = compile(**{"num_epochs": 1, **options}).detailed_results
+        assert tuple(r.getMessage() for r in caplog.records if r.name == "trgrpo_dspy.run") == results.warnings
+        return results.warnings
+
+    def test_none_where_all_is_well(self, lm: dspy.LM, caplog: Any) -> None:
+        assert self.found(caplog, train=8, val=40) == ()
+
+    def test_shared_inputs(self, lm: dspy.LM, caplog: Any) -> None:
+        (warning,) = self.found(caplog, trainset=examples(8), valset=examples(40))
+        assert "8 of 40 validation examples have the same inputs" in warning
+
+    def test_a_small_valset(self, lm: dspy.LM, caplog: Any) -> None:
+        (warning,) = self.found(caplog, train=8, val=29)
+        assert "29 examples: too few" in warning
+
+    def test_no_contrast(self, lm: dspy.LM, caplog: Any) -> None:
+        warnings = self.found(caplog, train=4, metric=lambda e, p, trace=None: 0.5)
+        assert "No group had a contrast" in warnings[0] and len(warnings) == 1
+
+    def test_many_unscored_attempts(self, lm: dspy.LM, caplog: Any) -> None:
+        lm.engine.script = replacing(
+            program=lambda call: ServerError("500") if "case 3" in call.user else learner(call)
+        )
+        warnings = self.found(caplog, train=4)
+        assert any("4 of 16 attempts have no score (4 infrastructure)" in w for w in warnings), warnings
+
+    def test_identical_attempts(self, lm: dspy.LM, caplog: Any) -> None:
+        lm.engine.script = replacing(program=lambda call: {"queue": "legal"})
+        warnings = self.found(caplog, train=4)
+        assert any("all attempts came back identical" in w for w in warnings)
+
+
+class TestLogging:
+    def test_one_line_a_step_and_nothing_printed(self, lm: dspy.LM, caplog: Any, capsys: Any) -> None:
+        caplog.set_level(logging.INFO, "trgrpo_dspy")
+        compile(train=8, val=30, batch_size=4, num_epochs=2)
+        lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
+        assert len(lines) == 1 + 4 + 1
+        assert lines[0].startswith("input program: validation")
+        assert [line.split(" |")[0] for line in lines[1:5]] == [
+            "step 1 (epoch 1)", "step 2 (epoch 1)", "step 3 (epoch 2)", "step 4 (epoch 2)",
+        ]  # fmt: skip
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err == ""
+
+
+class Compiles(dspy.utils.BaseCallback):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any]] = []
+
+    def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.seen.append(("start", instance))
+
+    def on_compile_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+        self.seen.append(("end", outputs))
+
+
+def test_compile_callbacks(lm: dspy.LM) -> None:
+    callback, optimizer = Compiles(), TrainingFreeGRPO(metric=exact, group_size=2, num_epochs=1)
+    with dspy.context(callbacks=[callback]):
+        compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(2))
+    assert callback.seen == [("start", optimizer), ("end", compiled)]
+
+
+def test_one_optimizer_compiles_many_programs(lm: dspy.LM) -> None:
+    optimizer = TrainingFreeGRPO(metric=told, group_size=3, num_epochs=1)
+    first = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
+    second = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
+    assert comparable(first.detailed_results) == comparable(second.detailed_results)
+
+
+def test_labels_of_a_predictor_block_are_its_own(lm: dspy.LM) -> None:
+    library = ExperienceLibrary((Experience("E1", "FOR FIRST", ("first",)), Experience("E2", "FOR ALL")), 3)
+    compiled = compile(Pair(), library=library, train=4, num_epochs=1)
+    assert "FOR FIRST" in compiled.first.signature.instructions
+    assert "FOR FIRST" not in compiled.second.predict.signature.instructions
+    assert all("FOR ALL" in p.signature.instructions for p in compiled.predictors())

@@ -1,0 +1,168 @@
+"""The house: each row imports only from rows below it, and the lowest rows know nothing of DSPy."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trgrpo_dspy
+
+PACKAGE = Path(trgrpo_dspy.__file__).parent
+
+ROWS = """
+__init__
+optimizer
+run
+logdir       verdict    reflector
+evaluation   signatures
+runner       execution
+calls        transcript scoring    instructions
+fingerprint  journal    observed   replies      health   interrupts  rendering  failures
+result       confidential
+estimate
+library      rollout    meter        schedule   statistics
+budget       errors
+"""
+
+RECORDS = ["errors", "budget", "library", "rollout", "schedule", "meter", "estimate", "result", "statistics"]
+
+EXPORTED = [
+    "Budget",
+    "DetailedResults",
+    "Estimate",
+    "Evaluation",
+    "Experience",
+    "ExperienceLibrary",
+    "FatalError",
+    "InfrastructureError",
+    "JournalError",
+    "Reflector",
+    "RunStopped",
+    "SchemaVersionError",
+    "TrainingFreeGRPO",
+    "TrainingFreeGRPOError",
+    "attach",
+    "compare",
+    "evaluate",
+    "read_library",
+]
+
+ROW_OF = {module: row for row, line in enumerate(ROWS.strip().splitlines()) for module in line.split()}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of all modules a file imports, inside functions too."""
+    inside = ("trgrpo_dspy", *path.relative_to(PACKAGE).parent.parts)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(inside[: len(inside) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            # `from . import name` imports a module, `from .module import name` what is in it.
+            found |= {module} if node.module else {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules and folders of the package that a file imports."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("trgrpo_dspy.")}
+
+
+def modules() -> list[str]:
+    return sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def test_every_module_has_its_row() -> None:
+    """A new module wants a place in the table above (and in the README's)."""
+    assert sorted(ROW_OF) == modules()
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_only_run_downward(module: str) -> None:
+    upward = [name for name in own_imports(PACKAGE / f"{module}.py") if ROW_OF.get(name, -1) <= ROW_OF[module]]
+    assert not upward, f"{module} imports {upward}, which stand no lower"
+
+
+def test_the_offline_model_imports_nothing_above_it() -> None:
+    for path in (PACKAGE / "offline").rglob("*.py"):
+        outside = {name for name in imports(path) if name.startswith("trgrpo_dspy")} - {"trgrpo_dspy.offline"}
+        assert all(name.startswith("trgrpo_dspy.offline.") for name in outside), f"{path.name} imports {outside}"
+
+
+def test_nothing_in_the_package_needs_the_offline_model() -> None:
+    assert not [module for module in modules() if "offline" in own_imports(PACKAGE / f"{module}.py")]
+
+
+LOADER = """
+import sys, types
+package = types.ModuleType("trgrpo_dspy")  # in place of __init__, which imports everything
+package.__path__ = [sys.argv[1]]
+sys.modules["trgrpo_dspy"] = package
+__import__("trgrpo_dspy." + sys.argv[2])
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"dspy", "litellm", "openai", "datasets", "httpx"}))
+"""
+
+
+@pytest.mark.parametrize("module", RECORDS)
+def test_records_load_without_dspy_or_an_lm_client(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(PACKAGE), module], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_the_loader_would_see_dspy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(PACKAGE), "failures"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "dspy" in done.stdout.split()
+
+
+def test_importing_the_package_does_nothing(tmp_path: Path) -> None:
+    """No output, no file, no setting touched, no thread started."""
+    code = (
+        "import dspy, threading, sys\n"
+        "before = repr(sorted(dspy.settings.config.items(), key=str)), threading.active_count()\n"
+        "import trgrpo_dspy\n"
+        "assert (repr(sorted(dspy.settings.config.items(), key=str)), threading.active_count()) == before\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:trgrpo_dspy", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exported_names() -> None:
+    assert sorted(trgrpo_dspy.__all__) == EXPORTED
+    assert all(hasattr(trgrpo_dspy, name) for name in EXPORTED)
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m != "__init__"])
+def test_every_module_says_what_it_exports_and_guarantees(module: str) -> None:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    assert ast.get_docstring(tree)
+    exported = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    defined = {getattr(node, "name", None) for node in tree.body} | {
+        ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+    }
+    assert len(exported) == 1
+    assert set(exported[0]) <= defined
