@@ -14,7 +14,8 @@ import pytest
 from dspy.lm15 import RateLimitError, Usage
 from scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scripted_lm, told
 
-from trgrpo_dspy import FatalError, TrainingFreeGRPO, calls as calls_module
+from trgrpo_dspy import FatalError, TrainingFreeGRPO
+from trgrpo_dspy import calls as calls_module
 from trgrpo_dspy.budget import Budget
 from trgrpo_dspy.calls import Calls, Unit
 from trgrpo_dspy.errors import RunStopped
@@ -302,7 +303,8 @@ class TestResuming:
         assert done.detailed_results.stop_reason == "completed"
 
     @pytest.mark.parametrize(
-        "budget", [Budget(max_lm_calls=20), Budget(max_tokens=20 * A_CALL), Budget(max_cost=20 * A_PRICE, prices=PRICES)]
+        "budget",
+        [Budget(max_lm_calls=20), Budget(max_tokens=20 * A_CALL), Budget(max_cost=20 * A_PRICE, prices=PRICES)],
     )
     def test_a_cap_that_is_reached_already(self, budget: Budget, tmp_path: Path) -> None:
         first = scripted_lm()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def test_the_first_result_of_a_unit_stays(tmp_path: Path) -> None:
 def test_attempts_of_a_later_patch_with_more_fields_can_be_read(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.finish("u", Rollout(0, 0, Outcome.COMPLETED, 1.0))
-        journal._db.execute("UPDATE attempts SET rollout = json_set(rollout, '$.novel', 1)")
+        journal._db.connection.execute("UPDATE attempts SET rollout = json_set(rollout, '$.novel', 1)")
         assert journal.attempt("u") == Rollout(0, 0, Outcome.COMPLETED, 1.0)
 
 
@@ -150,6 +151,54 @@ def test_tool_calls_that_are_a_clients_own_objects_become_plain() -> None:
     call = ChatCompletionMessageToolCall(id="c", type="function", function=Function(name="look", arguments='{"x": 1}'))
     again = decode_reply(encode_reply([{"text": "", "tool_calls": [call]}]) or {})
     assert again[0]["tool_calls"][0].function.arguments == '{"x": 1}'
+
+
+def test_many_threads_commit_together_and_each_its_own(tmp_path: Path) -> None:
+    """What a thread has recorded is there when it goes on, whoever wrote it."""
+
+    def work(thread: int) -> None:
+        for number in range(40):
+            unit = f"rollout/1/{thread}/{number}"
+            journal.record(unit, "hash", 0, {"outputs": [f"{thread} {number}"]}, CALL)
+            found = journal.reply(unit, "hash", 0)
+            assert found is not None and found.reply == {"outputs": [f"{thread} {number}"]}
+            journal.record(unit, "hash", 1, None, CALL)
+            mine = Rollout(thread, number, Outcome.COMPLETED, 1.0)
+            assert journal.finish(unit, mine) == mine == journal.attempt(unit)
+
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(24) as pool:
+        list(pool.map(work, range(24)))
+    with Journal(tmp_path) as journal:
+        assert len(journal.paid()) == 2 * 24 * 40
+        assert all(journal.attempt(f"rollout/1/{t}/{n}") for t in range(24) for n in range(40))
+
+
+def test_two_threads_that_finish_one_unit_agree(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(2) as pool:
+        for number in range(200):
+            offers = [Rollout(0, 0, Outcome.COMPLETED, float(score)) for score in range(2)]
+            found = list(pool.map(lambda offer: journal.finish(f"u{number}", offer), offers))  # noqa: B023
+            assert found[0] == found[1] == journal.attempt(f"u{number}")
+
+
+def test_an_error_reaches_every_thread_whose_row_it_took(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
+        pages = journal._db.one("PRAGMA page_count")
+        assert pages is not None
+        journal._db.connection.execute(f"PRAGMA max_page_count={pages[0] + 3}")
+
+        def work(number: int) -> bool:
+            try:
+                journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 5000]}, CALL)
+            except JournalError:
+                return False
+            return True
+
+        told = list(pool.map(work, range(32)))
+    with Journal(tmp_path) as journal:
+        kept = [journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in range(32)]
+    assert kept == told
+    assert not all(told)
 
 
 # -- one process at a time -------------------------------------------------------------------------------------------
@@ -199,10 +248,11 @@ def test_a_reply_is_safe_the_moment_it_is_recorded(tmp_path: Path) -> None:
         """,
         str(tmp_path),
     )
-    time.sleep(1.5)
+    assert writer.stdout is not None and writer.stdout.readline() == "0\n"
+    time.sleep(0.3)
     writer.send_signal(signal.SIGKILL)
-    out, _ = writer.communicate()
-    told = [int(line) for line in out.split("\n")[:-1]]
+    told = [0, *(int(line) for line in writer.stdout.read().split("\n")[:-1])]
+    writer.communicate()
     assert len(told) > 20
     with Journal(tmp_path) as journal:
         assert all(journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in told)
@@ -243,7 +293,7 @@ def test_a_damaged_database_is_refused_and_not_touched(tmp_path: Path, damage: A
 def test_a_damaged_entry_is_no_failure_of_the_program(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.record("rollout/1/u", "hash", 0, {"outputs": ["x"]}, CALL)
-        journal._db.execute("UPDATE calls SET reply = substr(reply, 3)")
+        journal._db.connection.execute("UPDATE calls SET reply = substr(reply, 3)")
         with pytest.raises(JournalError, match="is damaged: an entry can't be read"):
             journal.reply("rollout/1/u", "hash", 0)
 
@@ -309,8 +359,8 @@ def test_a_directory_that_can_not_be_written(tmp_path: Path, name: str) -> None:
 def test_a_full_disk_is_told_and_what_was_committed_stays(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.record("rollout/1/u", "before", 0, {"outputs": ["x"]}, CALL)
-        pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
-        journal._db.execute(f"PRAGMA max_page_count={pages + 2}")
+        pages = journal._db.connection.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.connection.execute(f"PRAGMA max_page_count={pages + 2}")
         with pytest.raises(JournalError, match=r"full. What was committed is safe; make room or mend the directory"):
             journal.record("rollout/1/u", "big", 0, {"outputs": ["x" * 10**6]}, CALL)
         assert journal.reply("rollout/1/u", "before", 0) is not None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from scripted import TOKENS, Call, Triage, answer, exact, examples, learner, scr
 
 from trgrpo_dspy import Budget, FatalError, JournalError, TrainingFreeGRPO
 
+ROOT = Path(__file__).parents[1]
 TRAIN, VAL = examples(6), examples(5, start=6)
 
 
@@ -548,3 +552,17 @@ def test_a_reply_whose_request_no_longer_matches_is_not_used(tmp_path: Path) -> 
         same = marks[0] == marks[1]
         assert sent(second).total() == 2
         assert ("next_thought" in second.engine.calls[0].outputs) is not same
+
+
+# -- killed ----------------------------------------------------------------------------------------------------------
+
+
+def test_killed_five_times(tmp_path: Path) -> None:
+    """The short form of the kill campaign: real processes, real HTTP, SIGKILL."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kill_campaign", "--quick"], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS  requests repeated whose reply had been committed: 0" in done.stdout
+    assert "PASS  kills 5 of 5" in done.stdout

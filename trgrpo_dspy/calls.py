@@ -16,6 +16,7 @@ Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 import time
@@ -83,7 +84,7 @@ class Unit:
     asked: Counter[str] = field(default_factory=Counter)
     """How often each request was made in this unit."""
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """The unit's name in the journal, unique in a run."""
         return "/".join([self.stage.value, str(self.step), *map(str, self.key), *filter(None, (self.basis, self.role))])

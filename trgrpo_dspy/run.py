@@ -505,7 +505,8 @@ class Run:
         attempts = len(places)
         spend = self.calls.meter.spend()
         per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
-        return self.estimate(per_attempt).priced(spend, attempts)
+        growth = max(0.0, self.limits.max_tokens / 2 - self.start.tokens)  # from nothing to full, on average half
+        return self.estimate(per_attempt).priced(spend, attempts, steps=len(self.schedule), growth=growth)
 
     def _trial_reflection(self, step: Step, group: RolloutGroup) -> Flow[None]:
         reflector, text = self.reflector, self.predictors_text
