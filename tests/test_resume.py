@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from scripted import TOKENS, Call, Triage, answer, exact, examples, learner, scr
 
 from trgrpo_dspy import Budget, FatalError, JournalError, TrainingFreeGRPO
 
+ROOT = Path(__file__).parents[1]
 TRAIN, VAL = examples(6), examples(5, start=6)
 
 
@@ -88,7 +92,7 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, whole: Any) -> None:
     assert not sent(lm)
 
 
-@pytest.mark.parametrize("cut", random.Random(0).sample(range(1, 88), 10))
+@pytest.mark.parametrize("cut", random.Random(0).sample(range(1, 88), 7))
 def test_cut_by_a_budget(tmp_path: Path, whole: Any, cut: int) -> None:
     first, second = scripted_lm(), scripted_lm()
     stopped = compile_with(first, tmp_path, budget=Budget(max_lm_calls=cut))
@@ -101,7 +105,7 @@ def test_cut_by_a_budget(tmp_path: Path, whole: Any, cut: int) -> None:
 def test_cut_many_times_with_a_budget_for_all_parts_together(tmp_path: Path, whole: Any) -> None:
     lms, chance, cap = [], random.Random(1), 0
     while True:
-        cap += chance.randint(1, 12)
+        cap += chance.randint(1, 25)
         lms.append(scripted_lm())
         compiled = compile_with(lms[-1], tmp_path, budget=Budget(max_lm_calls=cap), num_threads=chance.randint(1, 16))
         if compiled.detailed_results.stop_reason == "completed":
@@ -119,7 +123,7 @@ def test_the_same_budget_again_spends_nothing(tmp_path: Path) -> None:
     assert not sent(second)
 
 
-@pytest.mark.parametrize("at", [0, 3, 17, 50, 80])
+@pytest.mark.parametrize("at", [0, 17, 70])
 @pytest.mark.parametrize("error", [LMAuthError("bad key", model="scripted/model"), KeyboardInterrupt(), SystemExit(3)])
 def test_cut_by_an_exception(tmp_path: Path, whole: Any, error: BaseException, at: int) -> None:
     first = scripted_lm(lambda call: error if call.number == at else learner(call))
@@ -213,7 +217,7 @@ def test_what_an_outage_took_is_gone_also_after_resuming(tmp_path: Path, kind: s
 
 def test_a_backend_that_never_answered_leaves_no_results(tmp_path: Path, whole: Any) -> None:
     dead, alive = scripted_lm(lambda call: LMServerError("down")), scripted_lm()
-    with pytest.raises(FatalError, match="none of 8 requests was answered"):
+    with pytest.raises(FatalError, match="none of 8 requests"):
         compile_with(dead, tmp_path)
     assert not rows(tmp_path, "attempts")
     found, experiences = facts(compile_with(alive, tmp_path))
@@ -236,7 +240,7 @@ def test_an_abandoned_attempt_stays_abandoned(tmp_path: Path) -> None:
 
     def slow(call: Call) -> Any:
         if call.kind == "program" and "refund case 0" in call.user and call.temperature == 0.7:
-            released.wait(20)
+            released.wait(2)
         return learner(call)
 
     first, second = scripted_lm(slow), scripted_lm()
@@ -285,7 +289,7 @@ def judged(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
 
 
 class Sampled(dspy.Module):
-    """Asks the same again and again: `BestOfN`, `Parallel`, threads, tasks, and plain repetition."""
+    """Asks the same again and again: `BestOfN`, `Parallel`, tasks, and plain repetition."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -300,18 +304,12 @@ class Sampled(dspy.Module):
             found = dspy.Parallel(num_threads=3, disable_progress_bar=True)(pairs)
         elif self.how == "asyncio":
             found = asyncio.run(self.gather(ticket))
-        elif self.how == "repeated":
-            found = [self.triage(ticket=ticket) for _ in range(3)]
         else:
-            with ThreadPoolExecutor(3) as pool:
-                found = list(pool.map(dspy.asyncify.__globals__["settings"] and self._ask, [ticket] * 3))
+            found = [self.triage(ticket=ticket) for _ in range(3)]
         return dspy.Prediction(queue=Counter(p.queue for p in found).most_common(1)[0][0])
 
     async def gather(self, ticket: str) -> list[Any]:
         return await asyncio.gather(*(self.triage.acall(ticket=ticket) for _ in range(3)))
-
-    def _ask(self, ticket: str) -> Any:
-        return self.triage(ticket=ticket)
 
 
 @pytest.mark.parametrize("how", ["best", "parallel", "asyncio", "repeated"])
@@ -402,8 +400,7 @@ def _typed(lm: Any) -> Any:
     return lm(Request(model=lm.model, messages=(Message.user("what now?"),), config=Config(max_tokens=50)))
 
 
-@pytest.mark.filterwarnings("ignore:Passing OpenAI-style messages:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI-style messages, which leave DSPy in 3.5
 @pytest.mark.parametrize("ask", [_direct, _typed, lambda lm: lm("what now?")])
 def test_replies_come_back_as_they_were(tmp_path: Path, ask: Any) -> None:
     engine = RichEngine()
@@ -475,11 +472,12 @@ def test_a_metric_that_met_an_outage_pays_its_judge_once(tmp_path: Path) -> None
             raise ConnectionError("the metric's own service")
         return float(prediction.queue == example.queue)
 
-    lm = scripted_lm()
+    lm, steady = scripted_lm(), scripted_lm()
     settings = {"metric": flaky, "trainset": TRAIN[:1], "valset": VAL[:1], "num_epochs": 1, "num_threads": 1}
     compiled = compile_with(lm, tmp_path, **settings)
-    assert compiled.detailed_results.total.calls == sent(lm).total() == sent(lm).__len__()
-    assert compiled.detailed_results.baseline.mean.unscored == 0
+    assert compiled.detailed_results.total.calls == sent(lm).total()
+    assert facts(compiled) == facts(compile_with(steady, None, **settings))
+    assert sent(lm) == sent(steady)
 
 
 # -- tools -----------------------------------------------------------------------------------------------------------
@@ -554,3 +552,17 @@ def test_a_reply_whose_request_no_longer_matches_is_not_used(tmp_path: Path) -> 
         same = marks[0] == marks[1]
         assert sent(second).total() == 2
         assert ("next_thought" in second.engine.calls[0].outputs) is not same
+
+
+# -- killed ----------------------------------------------------------------------------------------------------------
+
+
+def test_killed_five_times(tmp_path: Path) -> None:
+    """The short form of the kill campaign: real processes, real HTTP, SIGKILL."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kill_campaign", "--quick"], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS  requests repeated whose reply had been committed: 0" in done.stdout
+    assert "PASS  kills 5 of 5" in done.stdout

@@ -26,7 +26,7 @@ fingerprint  journal    copies     observed   replies      health   interrupts  
 result       confidential
 estimate
 library      rollout    meter        schedule   statistics
-budget       errors
+budget       errors       database
 """
 
 RECORDS = ["errors", "budget", "library", "rollout", "schedule", "meter", "estimate", "result", "statistics"]

@@ -16,6 +16,7 @@ Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 import time
@@ -83,7 +84,7 @@ class Unit:
     asked: Counter[str] = field(default_factory=Counter)
     """How often each request was made in this unit."""
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """The unit's name in the journal, unique in a run."""
         return "/".join([self.stage.value, str(self.step), *map(str, self.key), *filter(None, (self.basis, self.role))])
@@ -135,6 +136,7 @@ class Calls:
         self._stopped = threading.Event()
         self._lock = threading.RLock()
         self._lms: dict[int, tuple[Any, Any]] = {}
+        self._unkept: list[Callable[[], object]] = []
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_request = 0.0
         self._replayed = False
@@ -176,7 +178,18 @@ class Calls:
         self.journal = journal
         for unit, call in journal.paid():
             stage, step = unit.split("/")[:2]
-            self.meter.record(call, Stage(stage), int(step))
+            self.meter.record(self.meter.priced(call), Stage(stage), int(step))
+
+    def keep_later(self, write: Callable[[], object]) -> None:
+        """Keep a result when the backend gives its first answer; an outage that never ended is nobody's result."""
+        with self._lock:
+            self._unkept.append(write)
+
+    def _keep_now(self) -> None:
+        with self._lock:
+            writes, self._unkept = self._unkept, []
+        for write in writes:
+            write()
 
     def abandon(self, unit: Unit) -> None:
         """Refuse a unit's further calls: it has taken too long. Those that are out got no reply in time."""
@@ -417,20 +430,18 @@ class _Call:
 
     def answered(self, reply: Any, report: Report) -> Any:
         """Commit the reply, count it, and hand it over."""
-        cost = report.cost
-        if cost is None:
-            cost = self._gate.meter.budget.price(self.lm.model, report.prompt_tokens, report.completion_tokens)
         call = LMCall(
             self.lm.model,
             prompt_tokens=report.prompt_tokens,
             completion_tokens=report.completion_tokens,
             provider_cached_tokens=report.provider_cached_tokens,
-            cost=cost,
+            cost=report.cost,
             cached=not report.fresh,
             retries=self._tries,
             truncated=report.truncated,
         )
-        if cost is None and self._gate.meter.budget.max_cost is not None:
+        call = self._gate.meter.priced(call)
+        if call.cost is None and self._gate.meter.budget.max_cost is not None:
             self._gate.stop("fatal", FatalError(_unpriced(self.lm.model)))
         if report.fresh:
             self._gate.note_answer(self.lm)
@@ -441,6 +452,8 @@ class _Call:
         if self._gate.journal is not None:
             kept = encode_reply(reply) if self._hash else None
             try:
+                if not call.failed:
+                    self._gate._keep_now()
                 self._gate.journal.record(self.unit.id, self._hash, self._occurrence, kept, call)
             except TrainingFreeGRPOError as error:  # a full disk must not look like the program's own failure
                 self._gate.stop("fatal", error)

@@ -56,20 +56,27 @@ class Estimate:
         costs = [row.cost for row in self.stages]
         return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)
 
-    def priced(self, trials: Iterable[Spend], sample: int) -> Estimate:
+    def priced(self, trials: Iterable[Spend], sample: int, *, steps: int = 1, growth: float = 0.0) -> Estimate:
         """Add tokens and cost from trial calls: each stage's calls at the mean of its trials.
 
         Args:
-            trials: What the trial calls spent, by stage; a stage without trials stays unknown, but validation takes
-                the rollouts' mean (it is the same program).
+            trials: What the trial calls spent, by stage. Validation takes the rollouts' mean (it is the same program);
+                where the comparison brought no lesson, the steps after it take its own.
             sample: Trial attempts made.
+            steps: Steps of the run.
+            growth: Tokens by which the library is expected to lengthen a prompt, from the second step on.
         """
         spent: dict[str, Spend] = {}
         for row in trials:
             spent[row.stage] = spent[row.stage].plus(row) if row.stage in spent else row
         if Stage.ROLLOUT.value in spent:
             spent[Stage.VALIDATION.value] = spent[Stage.ROLLOUT.value]
-        return Estimate(tuple(_price(row, spent) for row in self.stages), sample)
+        if Stage.COMPARISON.value in spent:
+            for stage in (Stage.PROPOSALS, Stage.CONSOLIDATION):
+                spent.setdefault(stage.value, spent[Stage.COMPARISON.value])
+        return Estimate(
+            tuple(_price(row, spent, growth * _share_with_library(row, steps)) for row in self.stages), sample
+        )
 
     def __str__(self) -> str:
         """A table, a line a stage."""
@@ -122,15 +129,22 @@ def estimate_calls(
     )
 
 
-def _price(row: StageEstimate, spent: Mapping[str, Spend]) -> StageEstimate:
+def _share_with_library(row: StageEstimate, steps: int) -> float:
+    """Share of a stage's prompts that carry what was learned before."""
+    if row.stage == Stage.SUMMARY.value:
+        return 0.0
+    return steps / (steps + 1) if row.stage == Stage.VALIDATION.value else (steps - 1) / steps
+
+
+def _price(row: StageEstimate, spent: Mapping[str, Spend], growth: float) -> StageEstimate:
     trial = spent.get(row.stage)
     if trial is None or not trial.calls:
         return row
-    scale = row.calls / trial.calls
-    cost = None if trial.cost is None else trial.cost * scale
-    return StageEstimate(
-        row.stage, row.calls, row.at_most, trial.prompt_tokens * scale, trial.completion_tokens * scale, cost
-    )
+    scale, more = row.calls / trial.calls, row.calls * growth
+    tokens = trial.prompt_tokens + trial.completion_tokens
+    cost = None if trial.cost is None else trial.cost * (scale + more / max(1, tokens))
+    prompt, completion = trial.prompt_tokens * scale + more, trial.completion_tokens * scale
+    return StageEstimate(row.stage, row.calls, row.at_most, prompt, completion, cost)
 
 
 def _number(value: float | None) -> str:

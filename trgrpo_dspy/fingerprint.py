@@ -80,8 +80,12 @@ def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hash(value: Any) -> str:
-    text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    """Hash of the value as JSON data; `plain` is asked for what JSON does not know."""
+    try:
+        text = json.dumps(value, sort_keys=True, default=plain)
+    except TypeError:  # names that are no text, or can't be sorted
+        text = json.dumps(plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
 
 def fingerprint(

@@ -18,15 +18,15 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from .database import Database, NewerSchemaError
 from .errors import JournalError, SchemaVersionError
 from .meter import LMCall
 from .rollout import Outcome, Rollout
@@ -71,7 +71,6 @@ class Journal:
             SchemaVersionError: It was written by a newer version.
         """
         self.directory = Path(directory).expanduser()
-        self._lock = threading.Lock()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,6 +83,7 @@ class Journal:
         except BaseException:
             self._file_lock.release()
             raise
+        self._read_index()
 
     def _claim(self) -> filelock.BaseFileLock:
         lock = filelock.FileLock(self.directory / "run.lock", timeout=0, is_singleton=False, thread_local=False)
@@ -104,36 +104,26 @@ class Journal:
             ) from error
         return lock
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Database:
         path = self.directory / "journal.sqlite"
         try:
-            self._check(path)
-            db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+            return Database(path, _TABLES, SCHEMA_VERSION)
+        except NewerSchemaError as newer:
+            raise SchemaVersionError(
+                f"{path.name} in {str(self.directory)!r} is of schema {newer}; this version knows up to "
+                f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
+            ) from None
         except sqlite3.Error as error:
             raise self._unusable(path, error) from error
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
-            db.executescript(_TABLES)
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        except sqlite3.Error as error:
-            db.close()
-            raise self._unusable(path, error) from error
-        return db
 
-    def _check(self, path: Path) -> None:
-        """Look whether the database can be used, without writing to it."""
-        if not path.exists() or path.stat().st_size == 0:
-            return
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise SchemaVersionError(
-                    f"{path.name} in {str(self.directory)!r} is of schema {version}; this version knows up to "
-                    f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
-                )
-            if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
+    def _read_index(self) -> None:
+        """Know what is there: most of what is asked for is not, and need not be looked for."""
+        with self._guard():
+            self._answered: set[tuple[str, str]] = set(self._db.all("SELECT unit, request FROM calls"))
+            self._finished: dict[str, Rollout | None] = {
+                unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
+            }
+            self._lost: dict[str, str] = dict(self._db.all("SELECT unit, reason FROM lost"))
 
     def _unusable(self, path: Path, error: sqlite3.Error) -> JournalError:
         if isinstance(error, sqlite3.OperationalError):
@@ -148,8 +138,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the database and give the directory back."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
         (self.directory / "run.pid").unlink(missing_ok=True)
         self._file_lock.release()
 
@@ -165,6 +154,8 @@ class Journal:
 
     def reply(self, unit: str, request: str, occurrence: int) -> Recorded | None:
         """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
+        if (unit, request) not in self._answered:
+            return None
         row = self._one(
             "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
             "ORDER BY occurrence LIMIT 1",
@@ -181,26 +172,26 @@ class Journal:
         except TypeError:  # a backend's own objects in a reply: counted, but it can't be replayed
             text = None
         if text is None:
-            self._write("INSERT INTO other_calls VALUES (?, ?)", unit, _dump(asdict(call)))
+            self._write("INSERT INTO other_calls", unit, _dump(vars(call)))
         else:
-            values = (unit, request, occurrence, _dump(asdict(call)), text)
-            self._write("INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)", *values)
+            self._write("INSERT OR REPLACE INTO calls", unit, request, occurrence, _dump(vars(call)), text)
+            self._answered.add((unit, request))
 
     def paid(self) -> list[tuple[str, LMCall]]:
         """Every call the run made so far, with the unit it was made for."""
         with self._guard():
-            rows = self._db.execute(
-                "SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls"
-            ).fetchall()
+            rows = self._db.all("SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls")
         return [(unit, LMCall(**self._load(call))) for unit, call in rows]
 
     # -- what units of work came to --------------------------------------------------------------------------------
 
     def attempt(self, unit: str) -> Rollout | None:
         """A finished attempt, or None."""
+        if unit not in self._finished:
+            return None
         row = self._one("SELECT rollout FROM attempts WHERE unit=?", unit)
         if row is None:
-            return None
+            return self._finished[unit]
         data = self._load(row[0])
         known = {f.name for f in fields(Rollout)}
         return Rollout(**{**{k: v for k, v in data.items() if k in known}, "outcome": Outcome(data["outcome"])})
@@ -211,18 +202,21 @@ class Journal:
         Returns:
             What stands in the journal: an attempt that was given up may have finished a moment before.
         """
-        if self._write("INSERT OR IGNORE INTO attempts VALUES (?, ?)", unit, _dump(asdict(rollout))):
-            return rollout
-        return self.attempt(unit) or rollout
+        first = self._finished.setdefault(unit, rollout)
+        if first is not rollout:
+            return first or self.attempt(unit) or rollout
+        self._write("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
+        self._finished[unit] = None  # it is in the database now
+        return rollout
 
     def lost(self, unit: str) -> str:
         """Why a reflection step gave nothing; empty if it did or has not been tried."""
-        row = self._one("SELECT reason FROM lost WHERE unit=?", unit)
-        return "" if row is None else str(row[0])
+        return self._lost.get(unit, "")
 
     def lose(self, unit: str, reason: str) -> None:
         """Commit that a reflection step gave nothing: what follows rests on it."""
-        self._write("INSERT OR IGNORE INTO lost VALUES (?, ?)", unit, reason)
+        if self._lost.setdefault(unit, reason) == reason:
+            self._write("INSERT OR IGNORE INTO lost", unit, reason)
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +227,7 @@ class Journal:
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value of the run itself (plain data)."""
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, _dump(value))
+        self._write("INSERT OR REPLACE INTO meta", key, _dump(value))
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Keep what the run is, or refuse one that differs; `num_epochs` may grow.
@@ -260,12 +254,11 @@ class Journal:
 
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         with self._guard():
-            row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
-            return row
+            return self._db.one(query, *values)
 
-    def _write(self, statement: str, *values: Any) -> int:
+    def _write(self, into: str, *values: Any) -> None:
         with self._guard():
-            return self._db.execute(statement, values).rowcount  # autocommit: durable when it returns
+            self._db.write(into, *values)
 
     def _load(self, text: str) -> Any:
         try:
@@ -279,8 +272,7 @@ class Journal:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
-            with self._lock:
-                yield
+            yield
         except sqlite3.Error as error:
             raise JournalError(
                 f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed "

@@ -126,6 +126,12 @@ class Meter:
             return None
         return self.budget.max_seconds - (time.monotonic() - self._started)
 
+    def priced(self, call: LMCall) -> LMCall:
+        """The call at the budget's price where the backend named none."""
+        if call.cost is not None or call.cached or call.failed:
+            return call
+        return replace(call, cost=self.budget.price(call.model, call.prompt_tokens, call.completion_tokens))
+
     def reserve(self) -> tuple[bool, str]:
         """Reserve a place for one call.
 

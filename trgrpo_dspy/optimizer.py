@@ -189,11 +189,18 @@ class TrainingFreeGRPO(Teleprompter):
             program: As for `compile`.
             trainset: As for `compile`.
             valset: As for `compile`.
-            sample: Trial attempts to make for tokens and cost, each at another example, and one call of each
-                reflection step; 0 makes no call and gives LM calls only, one to an attempt assumed.
+            sample: Trial attempts to make for tokens and cost, each at another example, and with them one more at
+                the first example and one call of each reflection step; 0 makes no call and gives LM calls only, one
+                of each predictor to an attempt assumed.
 
         Returns:
             LM calls by stage, expected and at most; with a sample, tokens and cost.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: An argument can't be used; the message names it and the way out.
+            FatalError: A wrong key, no credit, an unknown model or a configuration that can't work.
+            InfrastructureError: The trial calls were lost to outages.
         """
         self._check_compile(program, trainset, valset, None, None)
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:

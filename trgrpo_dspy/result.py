@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ from .statistics import Interval, Mean
 __all__ = ["DetailedResults", "Measurement", "RejectedProposal", "StepResult", "Verdict"]
 
 SCHEMA_VERSION = 1
+_SPEND_HEAD = (
+    "stage", "expected", "at most", "calls", "retries", "failed", "cached", "cut", "prompt", "reply", "cost, $",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,18 @@ class DetailedResults:
         """Spend of the whole run, in one row."""
         return total_spend(self.spend)
 
+    @property
+    def spend_table(self) -> str:
+        """What was spent beside what was expected, a line a stage: readable text. '?' is unknown."""
+        rows = [
+            _spend_row(row.stage, row.calls, row.at_most, _of_stage(self.spend, row.stage))
+            for row in self.estimate.stages
+        ]
+        rows.append(_spend_row("all", self.estimate.calls, self.estimate.at_most, self.total))
+        return "\n".join(
+            "".join(f"{c:<14}" if i == 0 else f"{c:>11}" for i, c in enumerate(r)) for r in (_SPEND_HEAD, *rows)
+        )
+
     def to_json(self) -> str:
         """Serialise; `from_json` is the inverse."""
         return _ADAPTER.dump_json(self, indent=2).decode()
@@ -179,6 +195,17 @@ def step_line(step: StepResult) -> str:
     if step.validation is not None:
         parts.append(f"validation {_percent(step.validation.mean.value)}")
     return " | ".join(parts)
+
+
+def _of_stage(spend: Iterable[Spend], stage: str) -> Spend:
+    return total_spend(row for row in spend if row.stage == stage)
+
+
+def _spend_row(stage: str, expected: float, at_most: float, spent: Spend) -> tuple[str, ...]:
+    counts = (spent.calls, spent.retries, spent.failed, spent.cached, spent.truncated)
+    tokens = (spent.prompt_tokens, spent.completion_tokens)
+    cost = "?" if spent.cost is None else f"{spent.cost:.2f}"
+    return (stage, f"{expected:.0f}", f"{at_most:.0f}", *(f"{n:,}" for n in (*counts, *tokens)), cost)
 
 
 def _percent(value: float | None) -> str:

@@ -145,8 +145,9 @@ class Run:
         self.log_dir = None if dry else settings.log_dir
         self.journal: Journal | None = None
         self.files: LogDir | None = None
+        budget = settings.budget or Budget()
         self.calls = Calls(
-            Meter(None if dry else settings.budget),
+            Meter(Budget(prices=budget.prices) if dry else budget),
             requests_per_minute=settings.requests_per_minute,
             seed=settings.seed,
         )
@@ -326,8 +327,11 @@ class Run:
     def _lose(self, unit: Unit, reason: str) -> Reply:
         """Keep that the step gave nothing: a resumed run does not try again, for what follows rests on it."""
         reason = f"{unit.stage.value}: {reason}"
-        if self.journal is not None and not self.calls.stopped and not self.calls.silent:
-            self.journal.lose(unit.id, reason)
+        if (journal := self.journal) is not None and not self.calls.stopped:
+            if self.calls.silent:
+                self.calls.keep_later(lambda: journal.lose(unit.id, reason))
+            else:
+                journal.lose(unit.id, reason)
         return Reply(lost=reason)
 
     def consolidate(self, step: Step, groups: Sequence[Learned], library: ExperienceLibrary) -> Reply:
@@ -469,9 +473,11 @@ class Run:
         program._compiled = True
         return program
 
-    def estimate(self, calls_per_attempt: float = 1.0) -> Estimate:
-        """LM calls by stage, from the settings alone."""
+    def estimate(self, calls_per_attempt: float | None = None) -> Estimate:
+        """LM calls by stage, from the settings alone; without a trial, one call of each predictor to an attempt."""
         s = self.settings
+        if calls_per_attempt is None:
+            calls_per_attempt = float(sum(1 for _ in self.student.named_sub_modules(dspy.Predict)))
         return estimate_calls(
             examples=len(self.trainset),
             steps=len(self.schedule),
@@ -497,7 +503,8 @@ class Run:
         attempts = len(places)
         spend = self.calls.meter.spend()
         per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
-        return self.estimate(per_attempt).priced(spend, attempts)
+        growth = max(0.0, self.limits.max_tokens / 2 - self.start.tokens)  # from nothing to full, on average half
+        return self.estimate(per_attempt).priced(spend, attempts, steps=len(self.schedule), growth=growth)
 
     def _trial_reflection(self, step: Step, group: RolloutGroup) -> Flow[None]:
         reflector, text = self.reflector, self.predictors_text

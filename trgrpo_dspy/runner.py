@@ -128,10 +128,14 @@ class Runner:
         return self._commit(unit, rollout)
 
     def _commit(self, unit: Unit, rollout: Rollout) -> Rollout:
-        """Keep the result, whatever it is: what follows rests on it. Only an outage that never ended is nobody's."""
-        if self.calls.journal is None or (rollout.outcome is Outcome.INFRASTRUCTURE and self.calls.silent):
+        """Keep the result, whatever it is: what follows rests on it."""
+        journal = self.calls.journal
+        if journal is None:
             return rollout
-        return self.calls.journal.finish(unit.id, rollout)
+        if rollout.outcome is Outcome.INFRASTRUCTURE and self.calls.silent:
+            self.calls.keep_later(lambda: journal.finish(unit.id, rollout))
+            return rollout
+        return journal.finish(unit.id, rollout)
 
     def _recorded(self, unit: Unit) -> Rollout | None:
         """The attempt as the journal has it; its calls were counted when the journal was opened."""
