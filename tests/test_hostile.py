@@ -50,7 +50,8 @@ class TestAttempts:
         assert results.steps[0].informative == 0 and len(compiled.experiences) == 0
         assert results.baseline.mean.value == 0.0 and results.verdict.step == 0
         assert not lm.engine.calls, "there was nothing to reflect on"
-        assert any("No group had a contrast" in w for w in results.warnings)
+        (warning,) = (w for w in results.warnings if "the program itself failed" in w)
+        assert f"In {ATTEMPTS} of {ATTEMPTS} attempts" in warning and "the first: ValueError: " in warning
 
     def test_some_fail_and_that_is_a_contrast(self, lm: dspy.LM) -> None:
         lm.engine.script = replacing(program=lambda call: answer(call) if call.chance("f") % 2 else "prose")
@@ -86,14 +87,20 @@ class TestAttempts:
 class TestMetrics:
     @pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.9", "good", {}, [1], object()])
     def test_no_score(self, lm: dspy.LM, value: Any) -> None:
-        compiled = compile(metric=lambda e, p, trace=None: value, valset=examples(5, start=100))
+        compiled = compile(metric=lambda e, p, trace=None: value)
         step = learned_nothing(compiled)
         assert step.outcomes == {"metric_error": ATTEMPTS} and step.train_mean is None
-        assert compiled.detailed_results.baseline.mean.value is None
-        assert any(
-            f"{ATTEMPTS} of {ATTEMPTS} attempts have no score ({ATTEMPTS} metric_error)" in w
-            for w in compiled.detailed_results.warnings
-        )
+        (warning,) = (w for w in compiled.detailed_results.warnings if "have no score" in w)
+        assert f"{ATTEMPTS} of {ATTEMPTS} attempts" in warning and "the first: the metric returned" in warning
+
+    def test_no_score_on_the_valset_ends_the_run_at_once(self, lm: dspy.LM) -> None:
+        def metric(example: Any, prediction: Any, trace: Any = None) -> float:
+            raise KeyError("labell")
+
+        results = compile(metric=metric, valset=examples(5, start=100)).detailed_results
+        assert len(lm.engine.calls) == 5, "nothing is paid for after the input was measured"
+        assert results.steps == () and results.stop_reason == "unscored" and results.verdict.step == 0
+        assert any("KeyError: 'labell'" in w for w in results.warnings)
 
     def test_one_that_raises(self, lm: dspy.LM) -> None:
         def metric(example: Any, prediction: Any, trace: Any = None) -> float:

@@ -36,7 +36,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from .budget import Budget
-from .errors import InfrastructureError, RunStopped
+from .errors import FatalError, InfrastructureError, RunStopped
 from .estimate import Estimate
 from .evaluation import check_examples
 from .health import TOO_MANY_LOST
@@ -158,7 +158,8 @@ class TrainingFreeGRPO(Teleprompter):
         Raises:
             TypeError: An argument is of the wrong type.
             ValueError: An argument can't be used; the message names it and the way out.
-            FatalError: A wrong key, no credit, an unknown model or a configuration that can't work.
+            FatalError: A wrong key, no credit, an unknown model or a configuration that can't work; its `program` is
+                the best program so far, if a step was completed.
         """
         self._check_compile(student, trainset, valset, teacher, library)
         with Run(self, student, list(trainset), list(valset or ()), library) as run:
@@ -173,6 +174,9 @@ class TrainingFreeGRPO(Teleprompter):
                     library = run.update(step, groups, plan, library)
             except RunStopped:  # a budget, Ctrl-C or too many errors: what was learned until then counts
                 pass
+            except FatalError as error:
+                error.program = run.finish() if run.record.steps else None
+                raise
             return run.finish()
 
     def estimate(

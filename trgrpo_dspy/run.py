@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import dspy
@@ -20,6 +20,7 @@ from dspy.utils.exceptions import AdapterParseError
 from .budget import Budget
 from .calls import Calls, Unit
 from .copies import own_copy
+from .errors import RunStopped
 from .estimate import INFORMATIVE, Estimate, estimate_calls
 from .evaluation import default_threads, evaluation_flows, summarize_evaluation
 from .execution import Execution, Flow, Task
@@ -103,6 +104,15 @@ class _Record:
     informative: int = 0
     identical: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, str] = field(default_factory=dict)
+    """The first error of each outcome."""
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def note(self, rollouts: Iterable[Rollout]) -> None:
+        """Keep the first error of each kind."""
+        for rollout in rollouts:
+            if rollout.error:
+                self.errors.setdefault(rollout.outcome.value, rollout.error)
 
 
 class Run:
@@ -130,7 +140,8 @@ class Run:
         """
         self.settings, self.student, self.trainset, self.valset = settings, student, trainset, valset
         self.names = list(teachable_predictors(student, settings.predictors))
-        self.limits = LibraryLimits(max_entries=settings.max_experiences)
+        limits = settings.reflector.limits if settings.reflector is not None else LibraryLimits()
+        self.limits = replace(limits, max_entries=settings.max_experiences)
         self.start = self._starting_library(library)
         self.schedule = make_schedule(
             len(trainset), batch_size=settings.batch_size, num_epochs=settings.num_epochs, seed=settings.seed
@@ -209,6 +220,16 @@ class Run:
                 f"the starting library has {len(library)} entries, max_experiences={self.limits.max_entries}; "
                 "raise the limit or pass a smaller library="
             )
+        if long := [e.id for e in library if len(e.text.split()) > self.limits.max_words]:
+            raise ValueError(
+                f"entries {', '.join(long)} of the starting library have more than {self.limits.max_words} words; "
+                "shorten them, or pass reflector=Reflector(limits=LibraryLimits(max_words=...))"
+            )
+        if library.tokens > self.limits.max_tokens:
+            raise ValueError(
+                f"the starting library has {library.tokens} tokens (4 characters each), {self.limits.max_tokens} are "
+                "allowed; shorten it, or pass reflector=Reflector(limits=LibraryLimits(max_tokens=...))"
+            )
         return library
 
     def _own_reflector(self) -> Reflector:
@@ -227,7 +248,7 @@ class Run:
         if len(lms) != 1 and any(p.lm is None for p in self.reflector.predictors()):
             raise ValueError(
                 f"no LM for the reflection steps: no LM is configured and the program's predictors use {len(lms)}; "
-                "pass reflection_lm=dspy.LM(...) or call dspy.configure(lm=...)"
+                "call dspy.configure(lm=dspy.LM('openai/gpt-4o-mini')), or pass reflection_lm=dspy.LM(...)"
             )
         return next(iter(lms.values()), None)
 
@@ -381,8 +402,14 @@ class Run:
         self.record.steps.append(result)
         self.record.groups += len(groups)
         self.record.informative += sum(learned.group.informative for learned in groups)
-        self.record.identical += sum(learned.group.identical for learned in groups)
+        scores = [r.score for learned in groups for r in learned.group.rollouts if r.score is not None]
+        top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
+        self.record.identical += sum(
+            learned.group.identical and (top is None or learned.group.usable[0].score != top) for learned in groups
+        )
         self.record.outcomes.update(result.outcomes)
+        self.record.lost.update(result.lost)
+        self.record.note(r for learned in groups for r in learned.group.rollouts)
         logger.info("%s", step_line(result))
         if self.files is not None:
             self.files.library(result.step, result.library)
@@ -406,7 +433,12 @@ class Run:
         measurement = Measurement(step, library, found.scores, found.mean, found.outcomes)
         if step == 0:
             self.record.baseline = measurement
+            self.record.note(r for attempts in found.rollouts for r in attempts)
             logger.info("input program: validation %s", found)
+            if found.mean.n == 0 and not self.calls.silent:  # a broken metric or tool: all else would be in vain
+                self.record.outcomes.update(found.outcomes)
+                self.calls.stop("unscored")
+                raise RunStopped("no validation example could be scored")
         return measurement
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -424,7 +456,10 @@ class Run:
         """Choose the library, say what may be said of it, and write it into a copy of the student."""
         reason = self.calls.stop_reason or "completed"
         verdict, library = self._best()
-        after = warnings_after(self.record.groups, self.record.informative, self.record.identical, self.record.outcomes)
+        record = self.record
+        after = warnings_after(
+            record.groups, record.informative, record.identical, record.outcomes, record.errors, record.lost
+        )
         for warning in after:
             logger.warning("%s", warning)
         spend = self.calls.meter.spend()

@@ -26,7 +26,10 @@ FEW_EXAMPLES = 30
 """Validation examples below which an interval is not to be relied on."""
 MANY_UNSCORED = 0.2
 """Share of unscored attempts from which the user is told."""
+MANY_FAILED = 0.5
+"""Share of attempts in which the program itself failed from which the user is told."""
 _UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
+_FAILED = (Outcome.PROGRAM_ERROR.value, Outcome.PARSE_ERROR.value, Outcome.CONTEXT_WINDOW.value)
 
 
 def decide(
@@ -98,12 +101,20 @@ def with_ending(verdict: Verdict, stop_reason: str, spend: Sequence[Spend]) -> V
 
 _ENDINGS = {
     "interrupted": "The run was interrupted.",
+    "unscored": "The run ended early: no attempt at a validation example could be scored.",
+    "fatal": "The run ended early: no further LM call could succeed.",
     "error_rate": f"The run ended early because {TOO_MANY_LOST}.",
     **{
         cap: f"The run ended early: {cap} was reached."
         for cap in ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
     },
 }
+
+
+def _first(outcomes: Mapping[str, int], errors: Mapping[str, str], names: Sequence[str]) -> str:
+    """Counts of these outcomes, each with the first error that was met."""
+    found = [name for name in names if outcomes.get(name)]
+    return "; ".join(f"{outcomes[n]} {n}" + (f", the first: {errors[n]}" if n in errors else "") for n in found)
 
 
 def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> tuple[str, ...]:
@@ -123,24 +134,43 @@ def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Exam
     return tuple(found)
 
 
-def warnings_after(groups: int, informative: int, identical: int, outcomes: Mapping[str, int]) -> tuple[str, ...]:
+def warnings_after(
+    groups: int,
+    informative: int,
+    identical: int,
+    outcomes: Mapping[str, int],
+    errors: Mapping[str, str] | None = None,
+    lost: Mapping[str, int] | None = None,
+) -> tuple[str, ...]:
     """What can be said of the groups once the run is over.
 
     Args:
         groups: Groups that were rolled out.
         informative: Those with a contrast.
-        identical: Those whose usable attempts all came back word for word the same.
+        identical: Those whose usable attempts all came back word for word the same, and not with the best score.
         outcomes: Attempts by outcome.
+        errors: The first error of each outcome.
+        lost: Reflection replies that could not be used, by stage and reason.
     """
     found = []
     attempts = sum(outcomes.values())
-    lost = {name: count for name, count in outcomes.items() if name in _UNSCORED}
-    if (unscored := sum(lost.values())) > attempts * MANY_UNSCORED:
+    unscored = sum(outcomes.get(name, 0) for name in _UNSCORED)
+    failed = sum(outcomes.get(name, 0) for name in _FAILED)
+    if unscored > attempts * MANY_UNSCORED:
         found.append(
-            f"{unscored} of {attempts} attempts have no score ({', '.join(f'{v} {k}' for k, v in lost.items())}) and "
-            "taught nothing: an LM or a tool that is down, or a metric that raises or returns no number."
+            f"{unscored} of {attempts} attempts have no score and taught nothing: an LM or a tool that is down or too "
+            f"slow, or a metric that raises or returns no number ({_first(outcomes, errors or {}, _UNSCORED)})."
         )
-    if groups and informative == 0 and unscored < attempts:
+    if failed > attempts * MANY_FAILED:
+        found.append(
+            f"In {failed} of {attempts} attempts the program itself failed ({_first(outcomes, errors or {}, _FAILED)})."
+        )
+    if sum((lost or {}).values()) > groups * MANY_UNSCORED:
+        told = ", ".join(f"{count} {reason}" for reason, count in (lost or {}).items())
+        found.append(
+            f"Reflection replies were lost ({told}): check the reflection LM, its max_tokens, or your reflector."
+        )
+    if groups and informative == 0 and unscored + failed < attempts:
         found.append(
             "No group had a contrast: the attempts at each example came out alike, so there was nothing to learn from. "
             "The examples are too easy or too hard for this model, the metric is too coarse, or the attempts do not "
