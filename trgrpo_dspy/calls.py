@@ -21,7 +21,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -179,6 +179,11 @@ class Calls:
         for unit, call in journal.paid():
             stage, step = unit.split("/")[:2]
             self.meter.record(self.meter.priced(call), Stage(stage), int(step))
+
+    def keep_results(self) -> None:
+        """Have the journal hold what was found so far: to be called before work starts that rests on it."""
+        if self.journal is not None:
+            self.journal.flush()
 
     def keep_later(self, write: Callable[[], object]) -> None:
         """Keep a result when the backend gives its first answer; an outage that never ended is nobody's result."""
@@ -340,6 +345,8 @@ class _Call:
     def __init__(self, gate: Calls, lm: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         self._gate, self.lm, self.unit = gate, lm, _current_unit()
         self.prompt, self.kwargs = prompt, gate.request(lm, self.unit, kwargs)
+        if own := {name: value for name, value in kwargs.items() if isinstance(value, (str, Mapping))}:
+            remember(own)  # a predictor may bring a key of its own
         if isinstance(asked := kwargs.get("request", prompt), Request):
             self.prompt, self.kwargs = _typed(asked, kwargs, self.kwargs)
         self.reply: Any = None

@@ -148,12 +148,16 @@ _PYDANTIC_LINK = "For further information visit https://errors.pydantic.dev/"
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
-    """Exception type and the last line of its message, without secrets: what may enter a prompt or a record."""
+    """Exception type and the line of its message that tells, without secrets: what may enter a prompt or a record.
+
+    That is the last line, as in a traceback; for an LM's error the first, which general advice follows.
+    """
     if isinstance(error, dspy_errors.AdapterParseError):
         return "AdapterParseError: the reply could not be parsed into " + ", ".join(error.signature.output_fields)
     lines = [line.strip() for line in redact(_message(error)).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(_PYDANTIC_LINK)] or lines
-    text = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    line = 0 if isinstance(error, dspy_errors.LMError) else -1
+    text = f"{type(error).__name__}: {lines[line]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
