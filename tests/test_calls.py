@@ -302,7 +302,7 @@ class TestWhatStaysAsItWas:
         program = dspy.Predict(Triage)
         run(program)
         assert len(GLOBAL_HISTORY) == before + 1
-        assert program.history == []
+        assert len(program.history) == 1, "a program may read its own history"
 
     def test_a_saved_program_with_an_observed_lm_names_the_users_class(self) -> None:
         observed = Calls().observe(dspy.LM("openai/gpt-4o-mini"))

@@ -53,7 +53,7 @@ def test_the_search_would_find_a_leak(lm: dspy.LM) -> None:
     """The same search over a run with a metric finds every mark, so the test above can fail."""
     compile(dspy.Predict(Triage), metric=judged)
     everything = "\n".join(call.text for call in lm.engine.calls)
-    assert all(mark in everything or mark == "0.73519" for mark in MARKS) and "0.7352" in everything
+    assert all(mark in everything for mark in MARKS)
 
 
 def test_nothing_of_a_label_is_in_the_results(lm: dspy.LM) -> None:

@@ -321,6 +321,10 @@ def test_operations_are_read_with_their_synonyms(written: str, meant: str) -> No
         ("E10000000001", "E10000000001"),
         ("E0", "E0"),
         ("none", "none"),
+        ("P2", "P2"),
+        ("none of the 3", "none of the 3"),
+        ("E1, E2", "E1, E2"),
+        ("-1", "-1"),
     ],
 )
 def test_ids_are_read_forgivingly_and_never_as_another(written: str, meant: str) -> None:

@@ -763,7 +763,8 @@ class TestDetailedResults:
 
     def test_a_readable_text(self, results: DetailedResults) -> None:
         lines = str(results).splitlines()
-        assert lines[0] == results.verdict.text and len(lines) == 2 + len(results.steps)
+        assert lines[0] == results.verdict.text
+        assert len(lines) == 2 + len(results.steps) + 1 + len(results.warnings)
 
     def test_no_key_or_address_gets_in(self) -> None:
         reflection = dspy.LM("openai/gpt-4o-mini", api_key="sk-very-secret", api_base="http://hidden.example")
@@ -846,7 +847,9 @@ class TestWarnings:
             program=lambda call: ServerError("500") if "case 3" in call.user else learner(call)
         )
         warnings = self.found(caplog, train=4)
-        assert any("4 of 16 attempts have no score (4 infrastructure)" in w for w in warnings), warnings
+        assert any("4 of 16 attempts have no score" in w and "(4 infrastructure, the first: " in w for w in warnings), (
+            warnings
+        )
 
     def test_identical_attempts(self, lm: dspy.LM, caplog: Any) -> None:
         lm.engine.script = replacing(program=lambda call: {"queue": "legal"})

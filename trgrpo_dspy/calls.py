@@ -21,7 +21,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -180,6 +180,11 @@ class Calls:
             stage, step = unit.split("/")[:2]
             self.meter.record(self.meter.priced(call), Stage(stage), int(step))
 
+    def keep_results(self) -> None:
+        """Have the journal hold what was found so far: to be called before work starts that rests on it."""
+        if self.journal is not None:
+            self.journal.flush()
+
     def keep_later(self, write: Callable[[], object]) -> None:
         """Keep a result when the backend gives its first answer; an outage that never ended is nobody's result."""
         with self._lock:
@@ -282,7 +287,7 @@ class Calls:
 
     def request(self, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
-        if not unit.resample:
+        if not unit.resample or not lm.takes_any:
             return kwargs
         own_rollout = kwargs.get("rollout_id", lm.kwargs.get("rollout_id"))
         rollout_id = derive_seed(self.seed, *unit.key, *([] if own_rollout is None else [own_rollout]))
@@ -340,6 +345,8 @@ class _Call:
     def __init__(self, gate: Calls, lm: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         self._gate, self.lm, self.unit = gate, lm, _current_unit()
         self.prompt, self.kwargs = prompt, gate.request(lm, self.unit, kwargs)
+        if own := {name: value for name, value in kwargs.items() if isinstance(value, (str, Mapping))}:
+            remember(own)  # a predictor may bring a key of its own
         if isinstance(asked := kwargs.get("request", prompt), Request):
             self.prompt, self.kwargs = _typed(asked, kwargs, self.kwargs)
         self.reply: Any = None

@@ -2,10 +2,12 @@
 
 Guarantees:
 
-- A row is durable when `write` returns: killing the process loses nothing that was written.
+- A row is durable when `write` returns: killing the process loses nothing that was written. A row given to
+  `write_soon` is durable when `flush` returns, and without that after a moment.
 - It is looked at without being touched first; one that is damaged, or of a newer schema, is not opened.
 - Rows of threads that come together are committed together. Every call into SQLite gives up the interpreter lock, and
-  with many busy threads it takes long to come back; so a writer writes for all that wait, in one statement.
+  with many busy threads it takes long to come back: so a writer writes for all that wait, in one statement, and what
+  nobody waits for is written by a thread of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,6 +26,8 @@ __all__ = ["Database", "NewerSchemaError"]
 
 _MOST = 100
 """Rows of one statement."""
+_SOON = 0.02
+"""Seconds that a row nobody waits for may wait for company."""
 
 
 class NewerSchemaError(Exception):
@@ -58,6 +63,10 @@ class Database:
         _check(path, schema)
         self._lock = threading.Lock()
         self._waiting: deque[_Row] = deque()
+        self._unwaited: deque[_Row] = deque()
+        self._some = threading.Event()
+        self._closed = False
+        self._error: sqlite3.Error | None = None
         self.connection = sqlite3.connect(
             path, check_same_thread=False, isolation_level=None, timeout=10, cached_statements=512
         )
@@ -69,17 +78,21 @@ class Database:
         except sqlite3.Error:
             self.connection.close()
             raise
+        threading.Thread(target=self._write_unwaited, name="trgrpo-journal", daemon=True).start()
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what is left and close the file."""
         with self._lock:
+            if not self._closed:
+                self._empty(self._unwaited)
+            self._closed = True
             self.connection.close()
+        self._some.set()
 
     def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a query finds."""
         with self._lock:
-            while self._waiting:
-                self._flush()
+            self._empty(self._unwaited)
             return self.connection.execute(query, values).fetchall()
 
     def one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
@@ -97,30 +110,54 @@ class Database:
         self._waiting.append(row)
         with self._lock:
             while not row.done:
-                self._flush()
+                self._commit(self._waiting)
         if row.error is not None:
             raise row.error
 
-    def _flush(self) -> None:
-        """Commit what waits, a statement a table; the lock is held."""
-        rows = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+    def write_soon(self, into: str, *values: Any) -> None:
+        """Commit one row in a moment; what goes wrong is raised by the next `flush`."""
+        self._unwaited.append(_Row(into, values))
+        if not self._some.is_set():
+            self._some.set()
+
+    def flush(self) -> None:
+        """Commit what was given to `write_soon`."""
+        if self._unwaited:
+            with self._lock:
+                self._empty(self._unwaited)
+        if self._error is not None:
+            raise self._error
+
+    def _write_unwaited(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(_SOON)
+            self._some.clear()
+            with self._lock:
+                if self._closed:
+                    return
+                self._empty(self._unwaited)
+
+    def _empty(self, rows: deque[_Row]) -> None:
+        while rows:
+            self._commit(rows)
+
+    def _commit(self, queue: deque[_Row]) -> None:
+        """Commit what is in a queue, a statement a table; the lock is held."""
+        rows = [queue.popleft() for _ in range(min(_MOST, len(queue)))]
         try:
-            if len(rows) == 1:
-                self._insert(rows[0].into, rows)
-            else:
-                for into in dict.fromkeys(row.into for row in rows):
-                    self._insert(into, [row for row in rows if row.into == into])
+            for into in dict.fromkeys(row.into for row in rows):
+                self._insert(into, [row for row in rows if row.into == into])
         finally:
-            self._waiting.extendleft(row for row in reversed(rows) if not row.done)  # Ctrl-C: others wait for theirs
+            queue.extendleft(row for row in reversed(rows) if not row.done)  # after Ctrl-C: others wait for theirs
 
     def _insert(self, into: str, rows: list[_Row]) -> None:
+        statement = _statement(into, len(rows[0].values), len(rows))
         error: sqlite3.Error | None = None
-        try:  # one statement is one transaction
-            self.connection.execute(
-                _statement(into, len(rows[0].values), len(rows)), [value for row in rows for value in row.values]
-            )
+        try:  # one statement is one transaction; `executemany` gives the interpreter lock up less often than `execute`
+            self.connection.executemany(statement, [[value for row in rows for value in row.values]])
         except sqlite3.Error as failure:
-            error = failure
+            self._error = error = failure
         for row in rows:
             row.error, row.done = error, True
 

@@ -241,6 +241,7 @@ class _Driver(Generic[T]):
             except StopIteration as stop:
                 state.value, state.missing = stop.value, -1
                 return
+            self._calls.keep_results()
             state.results, state.missing = [None] * len(tasks), len(tasks)
             for slot, task in enumerate(tasks):
                 heapq.heappush(self._ready, (-task.remaining, next(self._order), index, slot, task))

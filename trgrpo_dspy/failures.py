@@ -19,7 +19,8 @@ from .errors import FatalError, InfrastructureError
 from .rollout import Outcome
 
 __all__ = [
-    "Failure", "classify", "describe", "fatal_message", "is_backend_failure", "outcome_of", "redact", "worth_retrying",
+    "Failure", "classify", "describe", "fatal_message", "is_backend_failure", "is_tool_outage", "outcome_of", "redact",
+    "worth_retrying",
 ]  # fmt: skip
 
 
@@ -113,13 +114,29 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was explicitly raised from, outermost first."""
+    """The exception, what it was explicitly raised from, and what a group holds, outermost first."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        link = waiting.pop(0)
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        waiting += [inner for inner in getattr(link, "exceptions", ()) if isinstance(inner, BaseException)]
+        waiting += [link.__cause__] if link.__cause__ is not None else []
+
+
+def is_tool_outage(error: BaseException) -> bool:
+    """Whether a tool's error is an outage, also where the tool caught that and raised something else in its place."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        yield link
-        link = link.__cause__
+        if classify(link) is Failure.INFRASTRUCTURE:
+            return True
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return False
 
 
 def _is_outage(error: BaseException) -> bool:
@@ -148,16 +165,16 @@ _PYDANTIC_LINK = "For further information visit https://errors.pydantic.dev/"
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
-    """Exception type and last line of the message, without secrets: what may enter a prompt or a record.
+    """Exception type and the line of its message that tells, without secrets: what may enter a prompt or a record.
 
-    Of an LM error it is the first line: its last one is a remedy for the user.
+    That is the last line, as in a traceback; for an LM's error the first, which general advice follows.
     """
     if isinstance(error, dspy_errors.AdapterParseError):
         return "AdapterParseError: the reply could not be parsed into " + ", ".join(error.signature.output_fields)
     lines = [line.strip() for line in redact(_message(error)).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(_PYDANTIC_LINK)] or lines
-    line = lines[:1] if isinstance(error, dspy_errors.LMError) else lines[-1:]  # there the last one is a remedy
-    text = f"{type(error).__name__}: {line[0]}" if line else type(error).__name__
+    line = 0 if isinstance(error, dspy_errors.LMError) else -1
+    text = f"{type(error).__name__}: {lines[line]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -32,6 +32,8 @@ _SAMPLING = (
 """The keyword arguments of an LM that change what it says; all others may hold secrets and stay out."""
 _HASHED = ("extra_body",)
 """The same, where a value may hold anything: told by their hash."""
+_PIECE = 2000
+"""Bytes hashed at a time: for 2,048 the interpreter lock is given up, and busy threads are slow to return it."""
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
@@ -85,7 +87,10 @@ def _hash(value: Any) -> str:
         text = json.dumps(value, sort_keys=True, default=plain)
     except TypeError:  # names that are no text, or can't be sorted
         text = json.dumps(plain(value), sort_keys=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+    data, digest = text.encode("ascii"), hashlib.sha256()
+    for start in range(0, len(data), _PIECE):
+        digest.update(data[start : start + _PIECE])
+    return digest.hexdigest()[:32]
 
 
 def fingerprint(

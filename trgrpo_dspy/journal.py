@@ -70,7 +70,7 @@ class Journal:
             JournalError: Another process uses it, it can't be written, or it is damaged.
             SchemaVersionError: It was written by a newer version.
         """
-        self.directory = Path(directory).expanduser()
+        self.directory = Path(directory).expanduser().absolute()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -197,7 +197,7 @@ class Journal:
         return Rollout(**{**{k: v for k, v in data.items() if k in known}, "outcome": Outcome(data["outcome"])})
 
     def finish(self, unit: str, rollout: Rollout) -> Rollout:
-        """Commit a finished attempt with outcome, score, feedback and transcript.
+        """Take a finished attempt with outcome, score, feedback and transcript: committed in a moment, or by `flush`.
 
         Returns:
             What stands in the journal: an attempt that was given up may have finished a moment before.
@@ -205,9 +205,15 @@ class Journal:
         first = self._finished.setdefault(unit, rollout)
         if first is not rollout:
             return first or self.attempt(unit) or rollout
-        self._write("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
-        self._finished[unit] = None  # it is in the database now
+        with self._guard():
+            self._db.write_soon("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
+        self._finished[unit] = None  # it is in the database now, or will be when that is read
         return rollout
+
+    def flush(self) -> None:
+        """Commit the finished attempts: to be called before anything is asked that rests on them."""
+        with self._guard():
+            self._db.flush()
 
     def lost(self, unit: str) -> str:
         """Why a reflection step gave nothing; empty if it did or has not been tried."""

@@ -198,6 +198,13 @@ def _read_entry(data: dict[str, Any]) -> Experience:
     )
 
 
+_WRAP = r"[\s\[\](){}'\"`*#.:]*"
+_WRITTEN_ID = re.compile(
+    rf"{_WRAP}(?:id\W+)?(?:experience\s*)?E?\s*0*([1-9][0-9]{{0,8}}){_WRAP}", re.IGNORECASE | re.ASCII
+)
+"""One id and nothing else: 'P2' is a proposal, 'none of the 3' no id, 'E1, E2' two of them."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """One operation on a library, as it was proposed. Build it with `Edit.parse` from anything a model wrote."""
@@ -219,7 +226,7 @@ class Edit:
     ) -> Edit:
         """Normalise what a model wrote: case, brackets round an id, UPDATE for MODIFY, NONE for KEEP."""
         name = re.sub(r"[^A-Z]", "", operation.upper())
-        found = re.search(r"(?<![0-9])0*([1-9][0-9]{0,8})(?![0-9])", id)
+        found = _WRITTEN_ID.fullmatch(id)
         return cls(
             _SYNONYMS.get(name, name) or operation.strip(),
             f"E{found.group(1)}" if found else id.strip(),

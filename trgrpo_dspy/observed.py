@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ def observe_lm(lm: Any, gate: Gate) -> Any:
     observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
     observed._gate = gate
     observed.retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
+    observed.takes_any = isinstance(lm, dspy.LM) or _takes_any(lm.forward)
     return observed
 
 
@@ -57,6 +59,11 @@ def observe_adapter(adapter: Any, gate: Gate) -> Any:
     return observed
 
 
+def _takes_any(forward: Callable[..., Any]) -> bool:
+    """Whether an LM of the old kind takes keyword arguments it does not know."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(forward).parameters.values())
+
+
 class Report:
     """What one LM call reported; stands in for `dspy.settings.usage_tracker` while it is under way.
 
@@ -66,17 +73,21 @@ class Report:
     def __init__(self, outer: Any) -> None:
         """Report to the user's own tracker as well."""
         self._outer = outer
-        self.fresh = False
-        """Whether the backend answered, not DSPy's cache."""
+        self._told = False
         self._usage: dict[str, Any] = {}
         self.entry: dict[str, Any] = {}
         """DSPy's history entry."""
 
     def add_usage(self, model: str, usage: dict[str, Any]) -> None:
         """Take what DSPy tells its usage tracker."""
-        self.fresh, self._usage = True, dict(usage or {})
+        self._told, self._usage = True, dict(usage or {})
         if self._outer is not None:
             self._outer.add_usage(model, usage)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the backend answered, not DSPy's cache; an LM that reports nothing at all is taken to have."""
+        return self._told or not self.entry
 
     @property
     def prompt_tokens(self) -> int:
@@ -106,6 +117,7 @@ class Report:
 
 
 _NO_HISTORY = "trgrpo_dspy_no_history"
+_HISTORY = 100
 
 
 @contextmanager
@@ -127,6 +139,8 @@ class _Observed:
 
     _gate: Gate
     retries: int
+    takes_any: bool
+    """Whether its requests may carry a rollout id, a temperature or a seed of ours."""
     keeps_temperature = False
     """Whether a temperature was set on this copy on purpose, as BestOfN and Refine do: it stays."""
 
@@ -149,8 +163,8 @@ class _Observed:
         if isinstance(report, Report):
             report.entry = entry
         if not dspy.settings.get(_NO_HISTORY, False):
-            # The modules of a run live as long as the run: only the global history, which DSPy bounds, grows.
-            with dspy.context(caller_modules=[], max_history_size=1):
+            # Programs may read their history; the run's copies keep no more of it than an attempt can need.
+            with dspy.context(max_history_size=min(_HISTORY, dspy.settings.max_history_size)):
                 super().update_history(entry)  # type: ignore[misc]
 
 

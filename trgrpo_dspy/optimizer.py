@@ -43,6 +43,7 @@ from .health import TOO_MANY_LOST
 from .instructions import teachable_predictors
 from .library import ExperienceLibrary
 from .reflector import Reflector
+from .result import DetailedResults
 from .run import Run
 from .scoring import Metric, adapt_metric
 
@@ -235,6 +236,11 @@ class TrainingFreeGRPO(Teleprompter):
                 f"library must be an ExperienceLibrary, got {type(library).__name__}; see ExperienceLibrary.of(...)"
             )
         teachable_predictors(student, self.predictors)
+        for name, kind in (("experiences", ExperienceLibrary), ("detailed_results", DetailedResults)):
+            if not isinstance(student.__dict__.get(name), (kind, type(None))):
+                raise ValueError(
+                    f"the student has an attribute {name!r} of its own, which the result would overwrite; rename it"
+                )
 
 
 def _check_numbers(**limits: tuple[Any, int]) -> None:

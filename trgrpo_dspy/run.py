@@ -614,8 +614,10 @@ def _settings_record(settings: Settings) -> dict[str, Any]:
     """The arguments as plain data; objects by name only, so that no key or address gets in."""
 
     def name(value: Any) -> Any:
-        if isinstance(value, (dspy.BaseLM, dspy.Module)) or callable(value):
-            return getattr(value, "model", None) or getattr(value, "__name__", type(value).__name__)
+        if isinstance(value, dspy.BaseLM):
+            return str(value.model)
+        if isinstance(value, dspy.Module) or callable(value):
+            return str(getattr(value, "__qualname__", type(value).__qualname__))
         return plain(vars(value) if isinstance(value, Budget) else value)
 
     return {key: name(value) for key, value in vars(settings).items()}

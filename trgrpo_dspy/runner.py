@@ -8,8 +8,9 @@ metric.
 from __future__ import annotations
 
 import copy
-import re
+import hashlib
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +20,19 @@ from dspy.utils.callback import BaseCallback
 
 from .calls import Calls, Unit
 from .confidential import blank
+from .copies import own_copy
 from .errors import FatalError, RunStopped
-from .failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of
-from .rendering import clean, cut_middle, render_fields
+from .failures import (
+    Failure,
+    classify,
+    describe,
+    fatal_message,
+    is_tool_outage,
+    no_lm_message,
+    outcome_of,
+    redact,
+)
+from .rendering import clean, cut_middle, render_fields, text_of
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
 from .transcript import Recorder
@@ -83,7 +94,7 @@ class Runner:
         """Run the program once (again where only a tool's outage was in the way) and score the answer.
 
         Args:
-            program: A copy that is the run's own (`Calls.bind` was called on it); it may be shared by threads.
+            program: A copy that is the run's own (`Calls.bind` was called on it); it is copied for each try.
             example: The example; the program sees `example.inputs()`, the metric all of it.
             unit: The unit of work its LM calls belong to.
             index: Index of the example in its set.
@@ -99,7 +110,8 @@ class Runner:
             unit.outage, unit.tool_outage = None, False
             inputs = _own_inputs(example)
             recorder = Recorder(names, inputs)
-            result = self._run(program, inputs, unit, recorder)
+            # A copy for each try: what a module keeps in itself (BestOfN a count) is not shared between threads.
+            result = self._run(own_copy(program), inputs, unit, recorder)
             if not unit.tool_outage or tries == _TRIES:
                 break
             self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
@@ -166,6 +178,8 @@ class Runner:
 
     def end_if_fatal(self, error: Exception | None) -> None:
         """Raise `FatalError` if this error is one after which no call can succeed."""
+        if isinstance(error, FatalError):  # the user's own word that nothing can go on
+            raise error from None
         if error is not None and classify(error) is Failure.FATAL:
             raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
 
@@ -176,14 +190,19 @@ class Runner:
         if result.error is not None:
             score = self._failure_score if self._score is not None else None
             return replace(blank, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
-        fields = _outputs(result.prediction)
-        rollout = replace(blank, answer=render_fields(fields, 300))
+        try:
+            fields = _outputs(result.prediction)
+        except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
+            fields = {}
+        rollout = replace(blank, answer=redact(render_fields(fields, 300)))
         if self._score is None:
             return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
         verdict = self._measure(example, unit, result.prediction)
         if verdict.value is None:
             return replace(rollout, outcome=Outcome.METRIC_ERROR, error=clean(verdict.problem))
-        return replace(rollout, score=verdict.value, feedback=cut_middle(clean(verdict.feedback), _FEEDBACK_TOKENS))
+        return replace(
+            rollout, score=verdict.value, feedback=cut_middle(clean(redact(verdict.feedback)), _FEEDBACK_TOKENS)
+        )
 
     def _measure(self, example: dspy.Example, unit: Unit, prediction: Any) -> Score:
         """Call the metric, again where an outage was in the way; a metric that raises leaves the attempt unscored."""
@@ -211,8 +230,9 @@ class Runner:
         names = self._compare_fields or [name for name in fields if name not in _NOT_COMPARED]
         if missing := [name for name in names if name not in fields]:
             raise FatalError(f"compare_fields names {missing!r}; the program's outputs are {list(fields)}")
-        text = render_fields({name: fields[name] for name in names}, 1000)
-        return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+        texts = [" ".join(unicodedata.normalize("NFKC", text_of(fields[name])).casefold().split()) for name in names]
+        text = "\x1f".join(text.rstrip(".!?;, ") for text in texts)
+        return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 class _ToolWatch(BaseCallback):
@@ -228,7 +248,7 @@ class _ToolWatch(BaseCallback):
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         name, arguments = self._open.pop(call_id, ("tool", {}))
-        if exception is not None and classify(exception) is Failure.INFRASTRUCTURE:
+        if exception is not None and is_tool_outage(exception):
             self._unit.outage = self._unit.outage or exception
             self._unit.tool_outage = True
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)

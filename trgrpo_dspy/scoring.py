@@ -20,6 +20,8 @@ import dspy
 
 __all__ = ["Metric", "Score", "adapt_metric"]
 
+_LARGEST = 1e100
+"""Largest score: its square must still be a number."""
 Metric = Callable[..., Any]
 """A metric as the user writes it."""
 
@@ -95,4 +97,6 @@ def _read_number(value: Any) -> Score:
         number = float(value)
     except (OverflowError, ValueError) as error:  # an int beyond a float's range, a signalling NaN
         return Score(None, problem=f"the metric returned what is no float: {error}")
+    if abs(number) > _LARGEST:
+        return Score(None, problem=f"the metric returned {number:g}; scores up to {_LARGEST:g} can be averaged")
     return Score(number) if math.isfinite(number) else Score(None, problem=f"the metric returned {number}")

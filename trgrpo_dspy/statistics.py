@@ -439,7 +439,8 @@ def _differences(a: _Array, b: _Array, name_a: str, name_b: str) -> _Array:
     if len(a) != len(b):
         raise ValueError(f"{name_b} has {len(b)} scores and {name_a} has {len(a)}; they must match")
     difference = b - a
-    return np.where(np.abs(difference) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, difference)
+    rounding = np.maximum(1e-12 * np.maximum(np.abs(a), np.abs(b)), 1e-150)  # below, its square is 0
+    return np.where(np.abs(difference) <= rounding, 0.0, difference)
 
 
 def _scores(scores: Sequence[float | None], name: str) -> _Array:

@@ -20,6 +20,8 @@ from .statistics import select_best
 
 __all__ = ["decide", "warnings_after", "warnings_before", "with_ending"]
 
+MOSTLY_SCORED = 0.9
+"""Share of the examples the input was scored on that a library must be scored on to be chosen."""
 MANY_CUT = 0.05
 """Share of replies cut by length in a stage from which the verdict says so."""
 FEW_EXAMPLES = 30
@@ -51,9 +53,13 @@ def decide(
     if baseline.mean.n == 0:
         return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
     tried = measured
-    measured = [m for m in tried if 2 * m.mean.n >= baseline.mean.n]  # one scored on a few examples may look good
+    # What is missing is not missing by chance: a library that makes the metric fail must not look good for it.
+    measured = [m for m in tried if _paired(baseline, m) >= MOSTLY_SCORED * baseline.mean.n]
     if tried and not measured:
-        why = f"none of {_libraries(len(tried))} could be scored on half of the validation examples"
+        why = (
+            f"none of {_libraries(len(tried))} could be scored on {100 * MOSTLY_SCORED:.0f}% of the validation "
+            "examples the input was scored on"
+        )
         return Verdict(f"Not measured, the input is returned: {why}.", None, 0, tried=len(tried))
     if not measured:
         why = "no step changed the library" if last_step else "no step was completed"
@@ -66,8 +72,10 @@ def decide(
         )
         return Verdict(text, False, 0, found.gain, found.interval, len(measured))
     step, interval = measured[found.best].step, found.interval
+    size = len(baseline.scores)
+    unscored = f", {size - found.n} unscored" if found.n < size else ""
     facts = (
-        f"{found.gain:+.3f} on {found.n} validation examples ({100 * interval.level:.0f}% interval "
+        f"{found.gain:+.3f} on {found.n} validation examples{unscored} ({100 * interval.level:.0f}% interval "
         f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried"
         + (f"; below {FEW_EXAMPLES} examples an interval is not to be relied on)" if found.n < FEW_EXAMPLES else ")")
     )
@@ -76,6 +84,11 @@ def decide(
     else:
         text = f"Not distinguishable from noise: {facts}; step {step}, the best measured, is returned."
     return Verdict(text, found.improved, step, found.gain, interval, len(measured))
+
+
+def _paired(baseline: Measurement, other: Measurement) -> int:
+    """Examples scored for both."""
+    return sum(a is not None and b is not None for a, b in zip(baseline.scores, other.scores, strict=True))
 
 
 def _libraries(count: int) -> str:
