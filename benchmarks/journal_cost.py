@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", type=int, default=5000, help=f"LM calls, a multiple of {EXAMPLES}")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds a call")
-    parser.add_argument("--threads", type=int, default=32, help="calls in flight")
+    parser.add_argument("--threads", type=int, default=16, help="calls in flight")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs")
     parser.add_argument("--quick", action="store_true", help="1,000 calls, 2 pairs")
     options = parser.parse_args(arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,10 @@ def slow(seconds: float = 0.004) -> Callable[[Call], Any]:
         return learner(call)
 
     return script
+
+
+def learner_text(call: Call) -> Any:
+    return "[[ ## queue ## ]]\nbilling\n\n[[ ## completed ## ]]"
 
 
 def compile_with(budget: Budget | None, lm: dspy.LM, program: dspy.Module | None = None, **options: Any) -> dspy.Module:
@@ -173,6 +178,26 @@ class TestWhereCallsAreMade:
         with pytest.raises(asyncio.TimeoutError):
             asyncio.run(one())
         assert calls.meter.reserve() == (True, "")
+
+    def test_an_lm_that_asks_another_one_is_one_call(self) -> None:
+        """A router: its own place is enough, and it does not wait for itself."""
+        calls, inner = Calls(Meter(Budget(max_lm_calls=1))), scripted_lm(name="scripted/inner")
+
+        def route(call: Call) -> Any:
+            return calls.observe(inner)(call.user)[0]
+
+        inner.engine.script = learner_text
+        found: list[Any] = []
+
+        def ask() -> None:
+            with calls.context(Unit(Stage.ROLLOUT), lm=scripted_lm(route)):
+                found.append(dspy.Predict(Triage)(ticket="refund").queue)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert found == ["billing"]
+        assert total_spend(calls.meter.spend()).calls == 1
 
     @pytest.mark.parametrize("cap", [2, 9, 24])
     def test_inside_a_metric(self, cap: int) -> None:

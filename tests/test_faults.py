@@ -141,7 +141,7 @@ class TestAtTheStart:
                 pool = dspy.Parallel(num_threads=16, disable_progress_bar=True)
                 return pool([(self.answer, {"ticket": f"{ticket} {i}"}) for i in range(16)])[0]
 
-        lm = scripted_lm(lambda call: AuthError("no such key"))
+        lm = scripted_lm(lambda call: time.sleep(0.05) or AuthError("no such key"))
         with pytest.raises(FatalError, match="the key was refused"):
             compile_with(lm, Many())
         assert len(lm.engine.calls) == 1
@@ -149,7 +149,7 @@ class TestAtTheStart:
     @pytest.mark.parametrize(("answer", "requests"), [(AuthError("no"), 1), (ServerError("down"), 8)])
     def test_of_a_second_lm(self, answer: Exception, requests: int) -> None:
         """The program's LM works; that of the reflection does not."""
-        other = scripted_lm(lambda call: answer, name="scripted/reflection", num_retries=2)
+        other = scripted_lm(lambda call: time.sleep(0.02) or answer, name="scripted/reflection", num_retries=2)
         with pytest.raises(FatalError, match="LM 'scripted/reflection'"):
             compile_with(scripted_lm(), reflection_lm=other)
         assert len(other.engine.calls) == requests

@@ -296,6 +296,13 @@ class TestEverySetting:
             compile_with(lm, log_dir=tmp_path)
         assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
 
+    def test_in_a_fatal_error_of_the_reflection(self, tmp_path: Path, logged: list[str]) -> None:
+        lm = self.Telltale("some/model", num_retries=0, **GIVEN)
+        lm.fails = "all"
+        with pytest.raises(FatalError, match="the key was refused") as caught:
+            compile_with(scripted_lm(), reflection_lm=lm, log_dir=tmp_path)
+        assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
+
     def test_in_outages(self, tmp_path: Path, logged: list[str]) -> None:
         """The reflection's LM answers nobody, after one reply of the program's."""
         lm = self.Telltale("some/model", num_retries=0, **GIVEN)

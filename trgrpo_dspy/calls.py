@@ -396,8 +396,9 @@ class _Call:
 
     def admit(self) -> float:
         """Seconds to wait before asking again; 0 when the request may go out."""
-        self.check()
-        if not self._gate._health.may_go(self.lm.model, self):
+        may_go = self._gate._health.may_go(self.lm.model, self)
+        self.check()  # after the above: whoever made way by stopping the run stopped it first
+        if not may_go:
             return _POLL
         if not self._reserved:
             self._reserved, reached = self._gate.meter.reserve()
@@ -428,9 +429,9 @@ class _Call:
             self._gate.note_request_failure(self.lm, error)
         wait = self._gate.wait_before_retry(self.lm, error, self._tries)
         if wait is None:
-            self._account(LMCall(self.lm.model, retries=self._tries, failed=True))
-            if not self.over:
+            if not self.over:  # first, so that a fatal error stops the run before the next call may go out
                 self._gate.note_call_failure(self.lm, self.unit, error)
+            self._account(LMCall(self.lm.model, retries=self._tries, failed=True))
             raise error
         self._tries, self._turn = self._tries + 1, None
         return wait
