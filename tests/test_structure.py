@@ -18,6 +18,8 @@ ROWS = """
 __init__
 optimizer
 run
+groups
+settings
 logdir       verdict    reflector
 evaluation   signatures
 runner       execution

@@ -5,93 +5,42 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
 
 from .budget import Budget
-from .calls import Calls, Unit
+from .calls import Calls
 from .copies import own_copy
 from .errors import RunStopped
 from .estimate import INFORMATIVE, Estimate, estimate_calls
 from .evaluation import default_threads, evaluation_flows, summarize_evaluation
-from .execution import Execution, Flow, Task
-from .failures import Failure, classify, describe
-from .fingerprint import fingerprint, plain
+from .execution import Execution
+from .fingerprint import fingerprint
+from .groups import Groups, Learned, Reply, edits_of, single
 from .instructions import read_library, retarget, teachable_predictors, write_library
 from .interrupts import graceful_interrupt
 from .journal import Journal
-from .library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
+from .library import ExperienceLibrary, LibraryLimits, apply_edits
 from .logdir import LogDir
 from .meter import Meter, Stage
-from .reflector import Comparison, Lesson, Reflector, with_sources
+from .reflector import Reflector
 from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
-from .rollout import Rollout, RolloutGroup, mean
-from .runner import Runner, expected_text, task_text
+from .rollout import Rollout, mean
+from .runner import Runner
 from .schedule import Step, make_schedule
-from .scoring import Metric
+from .settings import LEARNING, Settings, settings_record
 from .verdict import decide, warnings_after, warnings_before, with_ending
 
-__all__ = ["Learned", "Reply", "Run", "Settings"]
+__all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
-
-
-class Settings(Protocol):
-    """The optimizer's arguments; `TrainingFreeGRPO` documents them."""
-
-    metric: Metric | None
-    group_size: int
-    batch_size: int | None
-    num_epochs: int
-    rollout_temperature: float
-    reflection_lm: Any
-    reflector: Reflector | None
-    experiences_per_group: int
-    max_experiences: int
-    predictors: list[str] | None
-    compare_fields: list[str] | None
-    failure_score: float
-    val_repeats: int
-    num_threads: int | None
-    seed: int
-    budget: Budget | None
-    log_dir: str | None
-    rollout_timeout: float | None
-    requests_per_minute: float | None
-
-
-LEARNING = (
-    "group_size", "batch_size", "num_epochs", "rollout_temperature", "experiences_per_group", "max_experiences",
-    "predictors", "compare_fields", "failure_score", "val_repeats", "seed",
-)  # fmt: skip
-"""Settings that decide what is learned: part of a run's fingerprint."""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What one group gave."""
-
-    group: RolloutGroup
-    edits: tuple[Edit, ...] = ()
-    lost: tuple[str, ...] = ()
-    """Reflection replies that could not be used, as 'stage: reason'."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reflection step's result; `lost` says why there is none."""
-
-    value: Any = None
-    lost: str = ""
 
 
 @dataclass
@@ -165,6 +114,7 @@ class Run:
         self.runner = Runner(
             self.calls, settings.metric, failure_score=settings.failure_score, compare_fields=settings.compare_fields
         )
+        self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
         self.execution = Execution(self.calls, default_threads(settings.num_threads))
         self._exit = ExitStack()
 
@@ -204,7 +154,7 @@ class Run:
         )
         self.calls.resume(journal)
         self.journal, self.files = journal, LogDir(journal.directory)
-        self.files.config(_settings_record(s))
+        self.files.config(settings_record(s))
 
     def _starting_library(self, library: ExperienceLibrary | None) -> ExperienceLibrary:
         """What was handed in, else what the student carries, else nothing."""
@@ -263,108 +213,18 @@ class Run:
     def learn(self, step: Step, library: ExperienceLibrary) -> list[Learned]:
         """Steps 1 to 5 for a batch: groups flow through them side by side."""
         program = self.program_with(library)
-        return self.execution.run([self._group(step, index, program, library) for index in step.examples])
-
-    def _group(self, step: Step, index: int, program: dspy.Module, library: ExperienceLibrary) -> Flow[Learned]:
-        """One group: attempts, summaries, comparison, proposals."""
-        rollouts = yield [
-            self.attempt_task(step, index, attempt, program, library) for attempt in range(self.settings.group_size)
-        ]
-        group = self.as_group(index, rollouts)
-        if not group.informative:
-            return Learned(group)
-        if type(self.reflector).forward is not Reflector.forward:
-            (whole,) = yield [self.reflection_task(Stage.COMPARISON, step, index, 0, self._forward, group, library)]
-            return Learned(group, _edits(whole, [index]), _losses(whole))
-        reflector, text = self.reflector, self.predictors_text
-        summaries = yield [
-            self.reflection_task(Stage.SUMMARY, step, index, rollout.attempt, reflector.summarize, group, rollout)
-            for rollout in group.usable
-        ]
-        told = [reply.value for reply in summaries]
-        (compared,) = yield [
-            self.reflection_task(Stage.COMPARISON, step, index, 0, reflector.compare, group, told, library, text)
-        ]
-        lessons = _lessons(compared)
-        if not lessons:
-            return Learned(group, (), _losses(*summaries, compared))
-        propose = functools.partial(reflector.propose, source=index)
-        (proposed,) = yield [self.reflection_task(Stage.PROPOSALS, step, index, 0, propose, lessons, library, text)]
-        return Learned(group, _edits(proposed, [index]), _losses(*summaries, compared, proposed))
-
-    def attempt_task(
-        self, step: Step, index: int, attempt: int, program: dspy.Module, library: ExperienceLibrary
-    ) -> Task:
-        """One attempt of a group, as work for the pool."""
-        key = ("rollout", step.index, index, attempt)
-        unit = Unit(
-            Stage.ROLLOUT, step.index, key,
-            resample=True, temperature=self.settings.rollout_temperature, basis=library.digest,
-        )  # fmt: skip
-        example, seconds = self.trainset[index], self.settings.rollout_timeout
-        return Task(
-            Stage.ROLLOUT,
-            functools.partial(self.runner.attempt, program, example, unit, index=index, attempt=attempt),
-            remaining=4,
-            timeout=seconds,
-            held=functools.partial(getattr, unit, "held"),
-            on_timeout=functools.partial(
-                self.runner.abandon, unit, index=index, attempt=attempt, seconds=seconds or 0.0
-            ),
-        )
-
-    def as_group(self, index: int, rollouts: Sequence[Rollout]) -> RolloutGroup:
-        """The attempts at an example, as the reflection sees them."""
-        example, label_free = self.trainset[index], self.settings.metric is None
-        expected = "" if label_free else expected_text(example)
-        return RolloutGroup(index, task_text(example), expected, tuple(rollouts), label_free)
-
-    def _forward(self, group: RolloutGroup, library: ExperienceLibrary) -> Any:
-        return self.reflector(attempts=group, experiences=library, predictors=self.predictors_text).edits
-
-    def reflection_task(
-        self, stage: Stage, step: Step, index: int, number: int, run: Callable[..., Any], *args: Any
-    ) -> Task:
-        """One reflection call, as work for the pool; its result is a `Reply`."""
-        unit = Unit(stage, step.index, (stage.value, step.index, index, number), resample=True)
-        remaining = {Stage.SUMMARY: 3, Stage.COMPARISON: 2, Stage.PROPOSALS: 1}.get(stage, 0)
-        return Task(stage, functools.partial(self._reflect, unit, run, *args), remaining)
-
-    def _reflect(self, unit: Unit, run: Callable[..., Any], *args: Any) -> Reply:
-        """Run a reflection step; what can't be used is lost and counted, never guessed at."""
-        if self.journal is not None and (known := self.journal.lost(unit.id)):
-            return Reply(lost=known)
-        with self.calls.context(unit, lm=self.reflection_lm, trace=None):
-            try:
-                value = run(*args)
-            except Exception as error:  # the reflector may be the user's own
-                self.runner.end_if_fatal(error)
-                logger.debug("%s lost: %s", unit.id, describe(error))
-                return self._lose(unit, "cut by length" if unit.truncated else _why_lost(error))
-        if unit.truncated:
-            return Reply(lost=f"{unit.stage.value}: cut by length")
-        return Reply(value)
-
-    def _lose(self, unit: Unit, reason: str) -> Reply:
-        """Keep that the step gave nothing: a resumed run does not try again, for what follows rests on it."""
-        reason = f"{unit.stage.value}: {reason}"
-        if (journal := self.journal) is not None and not self.calls.stopped:
-            if self.calls.silent:
-                self.calls.keep_later(lambda: journal.lose(unit.id, reason))
-            else:
-                journal.lose(unit.id, reason)
-        return Reply(lost=reason)
+        return self.execution.run([self.groups.flow(step, index, program, library) for index in step.examples])
 
     def consolidate(self, step: Step, groups: Sequence[Learned], library: ExperienceLibrary) -> Reply:
         """Step 6: merge all proposals into one plan, by the LM only if there is something to merge."""
         proposals = [edit for learned in groups for edit in learned.edits if edit.operation != "KEEP"]
         if len(proposals) < 2:
             return Reply(tuple(proposals))
-        task = self.reflection_task(
+        task = self.groups.reflection_task(
             Stage.CONSOLIDATION, step, 0, 0, self.reflector.consolidate, proposals, library, self.predictors_text
         )
-        (reply,) = self.execution.run([_single(task)])
-        plan = _edits(reply, [source for edit in proposals for source in edit.sources])
+        (reply,) = self.execution.run([single(task)])
+        plan = edits_of(reply, [source for edit in proposals for source in edit.sources])
         if not plan:  # lost, or a plan with nothing in it: the proposals themselves are paid for
             return Reply(tuple(proposals), reply.lost or "consolidation: empty plan")
         return Reply(plan)
@@ -471,7 +331,7 @@ class Run:
             warnings=(*self.warnings, *after),
             spend=spend,
             estimate=self.estimate(),
-            settings=_settings_record(self.settings),
+            settings=settings_record(self.settings),
             seconds=time.monotonic() - self.started,
         )
         logger.info("%s", results.verdict.text)
@@ -532,70 +392,22 @@ class Run:
         """
         program, step = self.program_with(self.start), Step(0, 0, ())
         places = [(index, 0) for index in range(min(sample, len(self.trainset)))] + [(0, 1)]
-        rollouts = self.execution.run([_single(self.attempt_task(step, i, a, program, self.start)) for i, a in places])
-        group = self.as_group(0, [rollouts[0], rollouts[-1]])
-        self.execution.run([self._trial_reflection(step, group)])
+        rollouts = self.execution.run(
+            [single(self.groups.attempt_task(step, i, a, program, self.start)) for i, a in places]
+        )
+        group = self.groups.as_group(0, [rollouts[0], rollouts[-1]])
+        many = max(1, round(len(self.schedule[0].examples) * INFORMATIVE))
+        self.execution.run([self.groups.trial_flow(step, group, self.start, many)])
         attempts = len(places)
         spend = self.calls.meter.spend()
         per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
         growth = max(0.0, self.limits.max_tokens / 2 - self.start.tokens)  # from nothing to full, on average half
         return self.estimate(per_attempt).priced(spend, attempts, steps=len(self.schedule), growth=growth)
 
-    def _trial_reflection(self, step: Step, group: RolloutGroup) -> Flow[None]:
-        reflector, text = self.reflector, self.predictors_text
-        rollout = group.rollouts[0]
-        (told,) = yield [self.reflection_task(Stage.SUMMARY, step, 0, 0, reflector.summarize, group, rollout)]
-        summaries = [told.value for _ in group.usable]
-        (compared,) = yield [
-            self.reflection_task(Stage.COMPARISON, step, 0, 0, reflector.compare, group, summaries, self.start, text)
-        ]
-        lessons = _lessons(compared)
-        if not lessons:
-            return
-        propose = functools.partial(reflector.propose, source=0)
-        (edits,) = yield [self.reflection_task(Stage.PROPOSALS, step, 0, 0, propose, lessons, self.start, text)]
-        if edits.value:  # as many proposals as a step is expected to bring
-            many = list(edits.value) * max(1, round(len(self.schedule[0].examples) * INFORMATIVE))
-            yield [self.reflection_task(Stage.CONSOLIDATION, step, 0, 0, reflector.consolidate, many, self.start, text)]
-
 
 def _told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
     """What programs are told, without where it comes from."""
     return [(e.id, e.text, e.targets) for e in library]
-
-
-def _lessons(reply: Reply) -> tuple[Lesson, ...]:
-    """The lessons of a comparison; a reflector may be the user's own."""
-    if reply.lost:
-        return ()
-    if not isinstance(reply.value, Comparison):
-        raise TypeError(f"Reflector.compare must return a Comparison, got {type(reply.value).__name__}")
-    return reply.value.lessons
-
-
-def _edits(reply: Reply, sources: Sequence[int]) -> tuple[Edit, ...]:
-    """The edits of a reply; those without sources come from all of these."""
-    if reply.lost:
-        return ()
-    found = tuple(reply.value) if isinstance(reply.value, Iterable) else (reply.value,)
-    if wrong := [edit for edit in found if not isinstance(edit, Edit)]:
-        raise TypeError(f"the reflector must return edits, got a {type(wrong[0]).__name__}; see Edit.parse(...)")
-    return tuple(with_sources(edit, sources) for edit in found)
-
-
-def _why_lost(error: Exception) -> str:
-    if classify(error) is Failure.INFRASTRUCTURE:
-        return "infrastructure"
-    return "unusable reply" if isinstance(error, AdapterParseError) else type(error).__name__
-
-
-def _losses(*replies: Reply) -> tuple[str, ...]:
-    return tuple(reply.lost for reply in replies if reply.lost)
-
-
-def _single(task: Task) -> Flow[Any]:
-    (result,) = yield [task]
-    return result
 
 
 def _describe_predictors(program: dspy.Module, names: Sequence[str]) -> str:
@@ -608,16 +420,3 @@ def _describe_predictors(program: dspy.Module, names: Sequence[str]) -> str:
         signature = found[name].signature
         lines.append(f"{name}: {', '.join(signature.input_fields)} -> {', '.join(signature.output_fields)}")
     return "\n".join(lines)
-
-
-def _settings_record(settings: Settings) -> dict[str, Any]:
-    """The arguments as plain data; objects by name only, so that no key or address gets in."""
-
-    def name(value: Any) -> Any:
-        if isinstance(value, dspy.BaseLM):
-            return str(value.model)
-        if isinstance(value, dspy.Module) or callable(value):
-            return str(getattr(value, "__qualname__", type(value).__qualname__))
-        return plain(vars(value) if isinstance(value, Budget) else value)
-
-    return {key: name(value) for key, value in vars(settings).items()}
