@@ -75,6 +75,8 @@ class Overshoot:
     """Wall time beyond `max_seconds`."""
     longest: float
     """Longest reply, in seconds."""
+    at_once: int
+    """Calls the program can have in flight."""
     consistent: bool
     """Whether the run gives the cap as its reason, and its own count is the server's."""
 
@@ -85,7 +87,7 @@ class Overshoot:
             return self.consistent and self.spent == self.value
         if self.cap == "max_seconds":
             return self.consistent and self.late == 0 and self.seconds_late <= self.longest + 0.5
-        return self.consistent and self.spent >= self.value and self.late < THREADS * 2  # Twice has two in flight
+        return self.consistent and self.spent >= self.value and self.late < self.at_once
 
 
 def spent_on(cap: str, request: ServedRequest) -> float:
@@ -130,11 +132,17 @@ def run(cap: str, value: float, *, twice: bool, seed: int) -> Overshoot | None:
     results = compiled.detailed_results
     if results.stop_reason == "completed":
         return None
-    return measure(cap, value, server.requests, results, started[0], seconds)
+    return measure(cap, value, server.requests, results, started[0], seconds, THREADS * (2 if twice else 1))
 
 
 def measure(
-    cap: str, value: float, requests: Sequence[ServedRequest], results: Any, began: float, seconds: float
+    cap: str,
+    value: float,
+    requests: Sequence[ServedRequest],
+    results: Any,
+    began: float,
+    seconds: float,
+    at_once: int,
 ) -> Overshoot:
     """Compare a run with its cap."""
     ended = sorted(requests, key=lambda r: r.time + r.latency)
@@ -144,7 +152,7 @@ def measure(
         end = began + value + ARRIVAL
         late = sum(r.time > end for r in requests)
         in_flight = sum(r.time <= end < r.time + r.latency for r in requests)
-        return Overshoot(cap, value, seconds, late, in_flight, seconds - value, longest, consistent)
+        return Overshoot(cap, value, seconds, late, in_flight, seconds - value, longest, at_once, consistent)
     spent, late, in_flight = 0.0, 0, 0
     for request in ended:
         if spent >= value:
@@ -153,7 +161,7 @@ def measure(
         if not in_flight and spent >= value:
             moment = request.time + request.latency
             in_flight = sum(r.time <= moment < r.time + r.latency for r in requests)
-    return Overshoot(cap, value, spent, late, in_flight, 0.0, longest, consistent)
+    return Overshoot(cap, value, spent, late, in_flight, 0.0, longest, at_once, consistent)
 
 
 def draw(cap: str, chance: random.Random) -> float:

@@ -83,6 +83,24 @@ def test_the_journal_changes_nothing(tmp_path: Path, whole: Any) -> None:
     lm = scripted_lm()
     assert facts(compile_with(lm, tmp_path)) == whole[0]
     assert sent(lm) == whole[1]
+    kept = rows(tmp_path, "calls")
+    assert len(kept) == len(lm.engine.calls) == len({(unit, request) for unit, request, *_ in kept})
+    assert {occurrence for _, _, occurrence, *_ in kept} == {0}  # no unit is taken for another
+    attempts = sum(step["outcomes"]["completed"] for step in whole[0][0]["steps"])
+    measured = sum(step["validation"] is not None for step in whole[0][0]["steps"]) + 1
+    assert len(rows(tmp_path, "attempts")) == attempts + measured * len(VAL)
+
+
+def test_results_are_committed_before_anything_is_asked_that_rests_on_them(tmp_path: Path) -> None:
+    found: list[int] = []
+
+    def script(call: Call) -> Any:
+        if call.kind == "summary":
+            found.append(len(rows(tmp_path, "attempts")))
+        return learner(call)
+
+    compile_with(scripted_lm(script), tmp_path, trainset=TRAIN[:1], valset=None, num_epochs=1, group_size=6)
+    assert found and set(found) == {6}
 
 
 def test_a_finished_run_returns_at_once(tmp_path: Path, whole: Any) -> None:

@@ -21,7 +21,7 @@ import pytest
 from dspy.utils.exceptions import LMAuthError, LMServerError
 from scripted import Triage, exact, examples, learner, scripted_lm, told
 
-from trgrpo_dspy import FatalError, TrainingFreeGRPO, calls, evaluate
+from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, calls, evaluate
 from trgrpo_dspy.confidential import blank, remember
 from trgrpo_dspy.failures import describe, redact
 from trgrpo_dspy.offline.server import OfflineServer
@@ -302,6 +302,18 @@ class TestEverySetting:
         with pytest.raises(FatalError, match="the key was refused") as caught:
             compile_with(scripted_lm(), reflection_lm=lm, log_dir=tmp_path)
         assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
+
+    def test_in_a_fatal_error_of_a_users_reflector(self, logged: list[str]) -> None:
+        """It calls an LM of its own, past everything; what it raises comes to us as it is."""
+
+        class Reflects(Reflector):
+            def compare(self, *args: Any, **kwargs: Any) -> Any:
+                raise LMAuthError(f"no such key: {KEY}", model="some/model")
+
+        remember(GIVEN)
+        with pytest.raises(FatalError, match=r"the key was refused.*no such key: \*\*\*") as caught:
+            compile_with(scripted_lm(), reflector=Reflects())
+        assert_untold(told_by(caught.value), *logged)
 
     def test_in_outages(self, tmp_path: Path, logged: list[str]) -> None:
         """The reflection's LM answers nobody, after one reply of the program's."""
