@@ -125,9 +125,23 @@ def _example(example: dspy.Example) -> Any:
 
 
 def _program(program: dspy.Module) -> dict[str, Any]:
-    modules = [[name, type(m).__qualname__, _tools(m)] for name, m in program.named_sub_modules(dspy.Module)]
+    parts = list(program.named_sub_modules(dspy.Module))
     predictors = program.named_sub_modules(dspy.Predict)
-    return {"structure": _hash(modules), **{name: _predictor(predictor) for name, predictor in predictors}}
+    return {
+        "structure": _hash([[name, type(m).__qualname__, _tools(m), _settings(m)] for name, m in parts]),
+        "code": _hash(
+            [_source(type(m)) for _, m in parts if not type(m).__module__.startswith(("dspy.", "trgrpo_dspy."))]
+        ),
+        **{name: _predictor(predictor) for name, predictor in predictors},
+    }
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """A module's own plain settings, such as `max_iters`; a predictor's and our own reflector's are told apart."""
+    if isinstance(module, dspy.Predict) or type(module).__module__.startswith("trgrpo_dspy."):
+        return {}
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str))}
 
 
 def _predictor(predictor: dspy.Predict) -> dict[str, str]:
@@ -152,7 +166,9 @@ def _schema(field: Any) -> Any:
 
 def _tools(module: Any) -> list[str]:
     tools = module.__dict__.get("tools")
-    return sorted(map(str, tools)) if isinstance(tools, Mapping) else []
+    if not isinstance(tools, Mapping):
+        return []
+    return sorted(f"{name} {_source(getattr(tool, 'func', tool))}" for name, tool in tools.items())
 
 
 def _lm(lm: Any) -> str:
@@ -170,8 +186,27 @@ def _metric(metric: Any) -> str:
     target = inspect.unwrap(metric.func if isinstance(metric, functools.partial) else metric)
     if not inspect.isroutine(target) and not inspect.isclass(target):
         target = type(target)
-    arguments = f", {_hash([metric.args, metric.keywords])}" if isinstance(metric, functools.partial) else ""
-    return f"{plain(target)}, {_source(target)}{arguments}"
+    state = [_hash(part) for part in _state(metric, target) if part]
+    return ", ".join([plain(target), _source(target), *state])
+
+
+def _state(metric: Any, target: Any) -> list[Any]:
+    """What a metric holds beside its source: arguments of a partial, closure, defaults, an object's plain settings."""
+    owner = getattr(metric, "__self__", None if inspect.isroutine(metric) else metric)
+    closure = [cell.cell_contents for cell in getattr(target, "__closure__", None) or () if _is_filled(cell)]
+    return [
+        [metric.args, metric.keywords] if isinstance(metric, functools.partial) else None,
+        [value for value in closure if isinstance(value, (bool, int, float, str, list, tuple, dict))],
+        getattr(target, "__defaults__", None) and [repr(type(v)) if callable(v) else v for v in target.__defaults__],
+        {k: v for k, v in getattr(owner, "__dict__", {}).items() if isinstance(v, (bool, int, float, str))},
+    ]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return bool(cell.cell_contents is not cell)
+    except ValueError:  # a name that is not bound yet
+        return False
 
 
 def _source(target: Any) -> str:

@@ -72,7 +72,7 @@ class Groups:
             predictors_text: The program's predictors, a line each; empty if there is only one.
         """
         self.settings, self.trainset, self.runner = settings, trainset, runner
-        self.calls, self.journal = runner.calls, runner.calls.journal
+        self.calls = runner.calls
         self.reflector, self.reflection_lm, self.predictors_text = reflector, reflection_lm, predictors_text
 
     def flow(self, step: Step, index: int, program: dspy.Module, library: ExperienceLibrary) -> Flow[Learned]:
@@ -142,7 +142,7 @@ class Groups:
 
     def _reflect(self, unit: Unit, run: Callable[..., Any], *args: Any) -> Reply:
         """Run a reflection step; what can't be used is lost and counted, never guessed at."""
-        if self.journal is not None and (known := self.journal.lost(unit.id)):
+        if self.calls.journal is not None and (known := self.calls.journal.lost(unit.id)):
             return Reply(lost=known)
         with self.calls.context(unit, lm=self.reflection_lm, trace=None):
             try:
@@ -158,7 +158,7 @@ class Groups:
     def _lose(self, unit: Unit, reason: str) -> Reply:
         """Keep that the step gave nothing: a resumed run does not try again, for what follows rests on it."""
         reason = f"{unit.stage.value}: {reason}"
-        if (journal := self.journal) is not None and not self.calls.stopped:
+        if (journal := self.calls.journal) is not None and not self.calls.stopped:
             if self.calls.silent:
                 self.calls.keep_later(lambda: journal.lose(unit.id, reason))
             else:
