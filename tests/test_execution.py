@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.execution import Execution, Flow, Task, ThreadExecutor
+from trgrpo_dspy.execution import Execution, Flow, Task
 from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.threads import ThreadExecutor
 
 
 def task(fn: Callable[..., Any], *args: Any, remaining: int = 0) -> Task:
@@ -198,7 +199,7 @@ class TestFailure:
 
         with Execution(calls, 2) as execution:
             monkeypatch.setattr(
-                "trgrpo_dspy.execution._Bars.advance", lambda self, stage: (_ for _ in ()).throw(KeyboardInterrupt)
+                "trgrpo_dspy.progress.Bars.advance", lambda self, stage: (_ for _ in ()).throw(KeyboardInterrupt)
             )
             with pytest.raises(KeyboardInterrupt):
                 execution.run([flow(), flow()])
@@ -264,7 +265,7 @@ class TestContext:
     def test_threads_end_with_the_run(self) -> None:
         with Execution(Calls(), 5) as execution:
             execution.run([single(time.sleep, 0.01) for _ in range(10)])
-            threads = list(execution._pool._threads)
+            threads = [t for t in threading.enumerate() if t.name.startswith("trgrpo-")]
             assert len(threads) == 5
         for thread in threads:
             thread.join(5)
@@ -278,16 +279,16 @@ def test_a_thousand_tasks() -> None:
 
 
 def test_the_pool_starts_threads_only_as_needed() -> None:
-    pool = ThreadExecutor(16)
+    pool = ThreadExecutor()
     for i in range(20):
         assert pool.submit(lambda i=i: i).result(5) == i
         time.sleep(0.001)
-    assert len(pool._threads) <= 3
+    assert pool._threads <= 3
     pool.close()
 
 
 def test_the_pool_hands_on_exceptions() -> None:
-    pool = ThreadExecutor(1)
+    pool = ThreadExecutor()
     with pytest.raises(KeyError):
         pool.submit(lambda: {}["x"]).result(5)
     assert pool.submit(lambda: "still alive").result(5) == "still alive"
@@ -308,7 +309,7 @@ def test_a_progress_bar_per_stage_in_a_terminal(monkeypatch: pytest.MonkeyPatch,
             return True
 
     terminal = Terminal()
-    from trgrpo_dspy import execution as module
+    from trgrpo_dspy import progress as module
 
     real = module.tqdm
     monkeypatch.setattr(module, "tqdm", functools.partial(real, file=terminal, mininterval=0))

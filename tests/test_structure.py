@@ -22,13 +22,14 @@ groups
 settings
 logdir       verdict    reflector
 evaluation   signatures
+attempts
 runner       execution
 calls        transcript scoring    instructions
 fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
 result       confidential
-estimate
+estimate       progress
 library      rollout    meter        schedule   statistics
-budget       errors       database
+budget       errors       database     places   threads
 """
 
 RECORDS = ["errors", "budget", "library", "rollout", "schedule", "meter", "estimate", "result", "statistics"]

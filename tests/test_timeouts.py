@@ -20,9 +20,10 @@ from scripted import Call, Triage, exact, examples, learner, scripted_lm
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
 from trgrpo_dspy import calls as calls_module
 from trgrpo_dspy.calls import Calls, Unit
-from trgrpo_dspy.execution import Execution, Task, ThreadExecutor
+from trgrpo_dspy.execution import Execution, Task
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
+from trgrpo_dspy.threads import ThreadExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -164,7 +165,7 @@ class TestRolloutTimeout:
 class TestThePool:
     def test_a_stuck_thread_is_replaced(self, released: threading.Event) -> None:
         """Also where work was handed in at the very moment a thread became free: it is not counted as idle twice."""
-        pool, later, start = ThreadExecutor(1), [], threading.Event()
+        pool, later, start = ThreadExecutor(), [], threading.Event()
         first = pool.submit(start.wait, 5)
         first.add_done_callback(lambda _: later.append(pool.submit(lambda: "second")))
         start.set()
@@ -173,7 +174,6 @@ class TestThePool:
             time.sleep(0.001)
         assert later[0].result(5) == "second"
         stuck = pool.submit(released.wait, 30)
-        pool.replace_one()
         assert pool.submit(lambda: "went on").result(5) == "went on"
         assert not stuck.done()
         pool.close()

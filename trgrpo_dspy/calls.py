@@ -6,7 +6,7 @@ seed. The gate then
 
 - replays the reply if the journal holds it: what was paid for is not paid again;
 - reserves a place in the budget, keeps to the rate limit, and refuses every call once the run is stopped;
-- retries outages with jittered back-off, honouring `retry_after`;
+- retries outages with jittered back-off, honouring `retry_after`; a call that waits for that holds no place;
 - commits the reply to the journal before the program sees it, and counts it.
 
 Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own LM, and LMs a program chooses in
@@ -38,15 +38,20 @@ from .health import Health
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
 from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .places import Place
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
 
 __all__ = ["Calls", "Unit"]
 
 _UNIT = "trgrpo_dspy_unit"
-_LONGEST_WAIT = 60.0
+_LONGEST_HINT, _LONGEST_BACKOFF = 60.0, 16.0
+"""The longest waits before a retry, in seconds: as the backend asks for, and of our own."""
 BACKOFF = 1.0
-"""First wait before a retry, in seconds, where a run is not told another; it doubles and is jittered."""
+"""Wait before the second retry, in seconds, where a run is not told another; it doubles and is jittered. The first
+retry comes after a quarter of it: most failures are alone, and one alone costs little then."""
+_PATIENCE = 1.0
+"""Seconds between two looks at the end of the run, of a unit that waits for a place."""
 _POLL = 0.02
 """Seconds between two looks of a call that waits for its place."""
 
@@ -78,7 +83,11 @@ class Unit:
     basis: str = ""
     """Hash of the library it rests on: an attempt with another library is other work."""
     held: float = 0.0
-    """Seconds its calls were held back by the rate limit: they are no time of its own."""
+    """Seconds its calls were held back by the run (rate limit, first answer, no place): no time of its own."""
+    place: Place | None = None
+    """Where it is at work; None outside an execution."""
+    out: list[float] = field(default_factory=list)
+    """When its requests that are out now went out, by the monotonic clock."""
     whole: Unit | None = None
     """The attempt that a judge's calls belong to; None is itself."""
     asked: Counter[str] = field(default_factory=Counter)
@@ -98,8 +107,13 @@ class Unit:
         """The unit of the metric's own calls: same account, no sampling changes."""
         return Unit(
             self.stage, self.step, self.key,
-            calls=self.calls, abandoned=self.abandoned, role="judge", basis=self.basis, whole=self,
+            calls=self.calls, abandoned=self.abandoned, role="judge", basis=self.basis, whole=self, place=self.place,
         )  # fmt: skip
+
+    @property
+    def account(self) -> Unit:
+        """The unit that time is counted on: the attempt, also for its judge."""
+        return self.whole or self
 
 
 class Calls:
@@ -211,6 +225,46 @@ class Calls:
         if seconds > 0:
             self._stopped.wait(seconds)
 
+    def rest(self, unit: Unit, tries: int) -> None:
+        """Wait before a unit's work is tried again; as long, its place is another's."""
+        if unit.place is not None:
+            unit.place.opens()
+        try:
+            self._rest(unit, self.backoff_after(tries - 1))
+        finally:
+            if unit.place is not None:
+                unit.place.closes()
+
+    def _rest(self, unit: Unit, seconds: float) -> None:
+        place = self._leave(unit)
+        self.sleep(seconds)
+        self._return(unit, place)
+
+    def _leave(self, unit: Unit) -> Place | None:
+        """Give the unit's place to others; None where it keeps it, for nobody else may start yet."""
+        if unit.place is None or not self.proven:
+            return None
+        unit.place.leave()
+        return unit.place
+
+    def _return(self, unit: Unit, place: Place | None) -> None:
+        """Wait for a place again."""
+        began = time.monotonic()
+        while place is not None and not place.back(_PATIENCE) and not self.stopped:
+            pass
+        unit.account.held += time.monotonic() - began
+
+    async def _areturn(self, unit: Unit, place: Place | None) -> None:
+        """The same on an event loop."""
+        began = time.monotonic()
+        while place is not None and not place.back(0) and not self.stopped:
+            await asyncio.sleep(_POLL)
+        unit.account.held += time.monotonic() - began
+
+    def backoff_after(self, tries: int) -> float:
+        """Seconds to wait after so many earlier tries, before jitter."""
+        return float(min(self.backoff * (2 ** (tries - 1) if tries else 0.25), _LONGEST_BACKOFF))
+
     # -- copies ----------------------------------------------------------------------------------------------------
 
     def observe(self, lm: Any) -> Any:
@@ -252,15 +306,21 @@ class Calls:
             return call.reply
         try:
             while True:
-                while wait := call.admit():
+                place = None
+                while not call.admitted():
+                    place = place or self._leave(call.unit)  # what waits for others holds no place they may need
+                    self.sleep(_POLL)
+                self._return(call.unit, place)
+                while wait := call.turn():
                     self.sleep(wait)
                 try:
                     with call.out(), watch() as report:
                         reply = send(call.prompt, messages=messages, **call.kwargs)
                 except BaseException as error:
-                    self.sleep(call.failed(error))
+                    wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
+                self._rest(call.unit, wait)
         finally:
             call.end()
 
@@ -273,15 +333,23 @@ class Calls:
             return call.reply
         try:
             while True:
-                while wait := call.admit():
+                place = None
+                while not call.admitted():
+                    place = place or self._leave(call.unit)  # what waits for others holds no place they may need
+                    await asyncio.sleep(_POLL)
+                await self._areturn(call.unit, place)
+                while wait := call.turn():
                     await asyncio.sleep(wait)
                 try:
                     with call.out(), watch() as report:
                         reply = await send(call.prompt, messages=messages, **call.kwargs)
                 except BaseException as error:
-                    await asyncio.sleep(call.failed(error))
+                    wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
+                place = self._leave(call.unit)
+                await asyncio.sleep(wait)
+                await self._areturn(call.unit, place)
         finally:
             call.end()
 
@@ -312,8 +380,8 @@ class Calls:
             return None
         hint = getattr(error, "retry_after", None)
         if isinstance(hint, (int, float)) and hint >= 0:
-            return min(float(hint), _LONGEST_WAIT) + random.uniform(0, self.backoff / 4)
-        return float(min(self.backoff * 2**tries, _LONGEST_WAIT) * random.uniform(0.5, 1.5))
+            return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 4)
+        return self.backoff_after(tries) * random.uniform(0.5, 1.5)
 
     def note_replay(self) -> None:
         """The journal answered."""
@@ -353,6 +421,9 @@ class _Call:
         self.replayed = False
         self._tries, self._reserved = 0, False
         self._turn: float | None = None
+        self._place = self.unit.place
+        if self._place is not None:
+            self._place.opens()
         self._hash, self._occurrence = "", 0
         if gate.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
             self._hash = request_hash(lm, self.prompt, messages, self.kwargs)
@@ -394,34 +465,40 @@ class _Call:
         """Whether nobody waits for this call any more."""
         return self.unit.abandoned.is_set()
 
-    def admit(self) -> float:
-        """Seconds to wait before asking again; 0 when the request may go out."""
+    def admitted(self) -> bool:
+        """Whether backend and budget let it go; else it waits for what other calls come to."""
         may_go = self._gate._health.may_go(self.lm.model, self)
         self.check()  # after the above: whoever made way by stopping the run stopped it first
-        if not may_go:
-            return _POLL
-        if not self._reserved:
+        if may_go and not self._reserved:
             self._reserved, reached = self._gate.meter.reserve()
             if reached:
                 self._gate.stop(reached)
                 self.check()
-            if not self._reserved:
-                return _POLL
+        if not self._reserved or not may_go:
+            self.unit.account.held += _POLL
+        return may_go and self._reserved
+
+    def turn(self) -> float:
+        """Seconds to wait under the rate limit before asking again; 0 when the request may go out."""
+        self.check()
         if self._turn is None:
             self._turn = self._gate.pace()
-            (self.unit.whole or self.unit).held += max(0.0, self._turn - time.monotonic())
+            self.unit.account.held += max(0.0, self._turn - time.monotonic())
         return min(max(0.0, self._turn - time.monotonic()), 10 * _POLL)
 
     @contextmanager
     def out(self) -> Iterator[None]:
         """While the request is out."""
+        out, since = self.unit.account.out, time.monotonic()
         with self._gate._lock:
             self._gate._out.add(self)
+            out.append(since)
         try:
             yield
         finally:
             with self._gate._lock:
                 self._gate._out.discard(self)
+                out.remove(since)
 
     def failed(self, error: BaseException) -> float:
         """Seconds to wait before the next try; raises the error if there is none."""
@@ -475,6 +552,9 @@ class _Call:
         if self._reserved:
             self._gate.meter.give_back()
             self._reserved = False
+        if self._place is not None:
+            self._place.closes()
+            self._place = None
         self._gate._health.done(self.lm.model, self)
 
 

@@ -7,17 +7,17 @@ examples scored for both.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import dspy
 
+from .attempts import attempt_task
 from .calls import Calls, Unit
 from .copies import own_copy
 from .errors import InfrastructureError, RunStopped
-from .execution import Execution, Flow, Task
+from .execution import Execution, Flow
 from .health import TOO_MANY_LOST
 from .meter import Spend, Stage
 from .rollout import Rollout
@@ -167,10 +167,9 @@ def evaluation_flows(
         tasks = []
         for repeat in range(k):
             unit = Unit(stage, step, (stage.value, index, repeat), resample=repeat > 0, basis=basis)
-            run = functools.partial(runner.attempt, program, examples[index], unit, index=index, attempt=repeat)
-            late = functools.partial(runner.abandon, unit, index=index, attempt=repeat, seconds=timeout or 0.0)
-            held = functools.partial(getattr, unit, "held")
-            tasks.append(Task(stage, run, timeout=timeout, held=held, on_timeout=late))
+            tasks.append(
+                attempt_task(runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout)
+            )
         rollouts = yield tasks
         return tuple(replace(r, transcript="") for r in rollouts)
 

@@ -1,14 +1,15 @@
 """Where work runs.
 
 Work is written as *flows*: generators that yield batches of tasks and get back their results, in order. Flows run side
-by side on a bounded pool; none waits for another, so a group goes on to its summaries while other groups still roll
-out. What a flow computes depends only on its own results, in its own order: one thread or sixty-four give the same.
+by side; none waits for another, so a group goes on to its summaries while other groups still roll out, and validation
+of one library fills the places that the next step's rollouts leave free. What a flow computes depends only on its own
+results, in its own order: one thread or sixty-four give the same.
 
-The driver is the calling thread alone: it advances flows, draws progress bars and returns results in input order. The
-first task of a run goes out by itself, and until the backend has answered once no two do: a wrong key costs one call.
-Worker threads are daemons and never keep the process from exiting; each task runs in a copy of the caller's context,
-so DSPy's settings travel. When the run is stopped (a budget, Ctrl-C, a fatal error) nothing new is started, calls in
-flight get a moment to return, and `RunStopped` or `FatalError` is raised.
+The driver is the calling thread alone: it advances flows, draws progress bars and returns results in input order. One
+number bounds what is at work (`places.py`); the longest remaining chain goes first. The first task of a run goes out by
+itself, and until the backend has answered once no two do: a wrong key costs one call. Each task runs in a copy of the
+caller's context, so DSPy's settings travel. When the run is stopped (a budget, Ctrl-C, a fatal error) nothing new is
+started, calls in flight get a moment to return, and `RunStopped` or `FatalError` is raised.
 """
 
 from __future__ import annotations
@@ -18,24 +19,31 @@ import heapq
 import itertools
 import math
 import queue
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from tqdm.auto import tqdm
-
-from .calls import Calls
+from .calls import Calls, Unit
 from .errors import FatalError, RunStopped, TrainingFreeGRPOError
 from .meter import Stage
+from .places import Place, Places
+from .progress import Bars
+from .threads import ThreadExecutor
 
-__all__ = ["Execution", "Executor", "Flow", "Task", "ThreadExecutor"]
+__all__ = ["Batch", "Execution", "Flow", "Task"]
 
 T = TypeVar("T")
 _GRACE = 10.0
 """Seconds to wait for calls in flight when a run ends early."""
+_CALL_DEADLINE = 1800.0
+"""Seconds after which a single request that is out is given up: the clients' own timeouts (600 s between two bytes)
+never end a reply that trickles."""
+_LOOK = 30.0
+"""Seconds between two looks at deadlines that other threads may have moved."""
+_MOST_WAITING = 3
+"""Tasks in all, as a multiple of the places, that may have begun and wait for a retry."""
 
 
 @dataclass(frozen=True)
@@ -48,95 +56,59 @@ class Task:
     """The work; what it raises ends the run."""
     remaining: int = 0
     """Stages that follow it in its flow: the longest remaining chain goes first."""
+    unit: Unit | None = None
+    """What its LM calls belong to."""
     timeout: float | None = None
-    """Seconds after which it is abandoned; None is never."""
-    held: Callable[[], float] = lambda: 0.0
-    """Seconds of its time so far that do not count."""
+    """Seconds of its own time after which it is abandoned; None is never."""
     on_timeout: Callable[[], Any] | None = None
-    """Makes the result of an abandoned task, and tells the work to stop."""
+    """Makes the result of an abandoned task, and tells the work to stop; without it no deadline holds."""
 
 
 Flow = Generator[Sequence[Task], list[Any], T]
 """Yields batches of tasks, is sent their results in the same order, returns its own result."""
 
 
-class Executor(Protocol):
-    """Where tasks run: anything with `submit`, such as a `concurrent.futures` executor."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Run `fn(*args)` somewhere."""
-
-
-class ThreadExecutor:
-    """A bounded pool of daemon threads."""
-
-    def __init__(self, num_threads: int) -> None:
-        """Threads are started as work comes in, up to `num_threads`."""
-        self._limit = num_threads
-        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._threads: list[threading.Thread] = []
-        self._idle = threading.Semaphore(0)
-
-    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Run `fn(*args)` on the pool."""
-        future: Future[T] = Future()
-        self._queue.put((future, fn, args))
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._limit:
-            thread = threading.Thread(target=self._work, name=f"trgrpo-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        return future
-
-    def replace_one(self) -> None:
-        """Allow one more thread: another is stuck in work that was abandoned."""
-        self._limit += 1
-
-    def close(self) -> None:
-        """Let the threads end when their work is done."""
-        for _ in self._threads:
-            self._queue.put(None)
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            future, fn, args = item
-            result: Any = None
-            failure: BaseException | None = None
-            try:
-                result = fn(*args)
-            except BaseException as error:
-                failure = error
-            self._idle.release()  # before the result is known: whoever submits next counts on this thread
-            future.set_exception(failure) if failure is not None else future.set_result(result)
-            del item, future, fn, args, result, failure
-
-
-@dataclass
+@dataclass(eq=False)
 class _Running(Generic[T]):
     """A flow under way."""
 
     flow: Flow[T]
+    batch: Batch[T]
     results: list[Any] | None = None
-    """Results of its last batch; None before the first."""
+    """Results of its last batch of tasks; None before the first."""
     missing: int = 0
     """Results still out; -1 when it has ended."""
     value: T | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
+class Batch(Generic[T]):
+    """Flows that were begun together."""
+
+    flows: list[_Running[T]] = field(default_factory=list)
+    unfinished: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class _InFlight:
-    """A task on the pool."""
+    """A task at work."""
 
     task: Task
-    flow: int
+    flow: _Running[Any]
     slot: int
+    place: Place
     started: float
 
     @property
-    def deadline(self) -> float | None:
-        """When it is abandoned, by the monotonic clock; None is never."""
-        return None if self.task.timeout is None else self.started + self.task.timeout + self.task.held()
+    def deadline(self) -> float:
+        """When it is abandoned, by the monotonic clock."""
+        task = self.task
+        if task.on_timeout is None:
+            return math.inf
+        held = task.unit.held if task.unit is not None else 0.0
+        own = math.inf if task.timeout is None else self.started + task.timeout + held
+        out = min(list(task.unit.out), default=math.inf) if task.unit is not None else math.inf
+        return min(own, out + _CALL_DEADLINE)
 
 
 class Execution:
@@ -146,11 +118,17 @@ class Execution:
         """Prepare to run at most `num_threads` tasks at a time through the gate `calls`."""
         self.calls = calls
         self._num_threads = num_threads
-        self._pool = ThreadExecutor(num_threads)
+        self._pool = ThreadExecutor()
+        self._places = Places(lambda: self.width, self._wake)
         self._finished: queue.SimpleQueue[tuple[int, Future[Any]] | None] = queue.SimpleQueue()
-        self._tickets = itertools.count()
+        self._tickets, self._order = itertools.count(), itertools.count()
+        self._ready: list[tuple[int, int, _Running[Any], int, Task]] = []
+        self._in_flight: dict[int, _InFlight] = {}
+        self._new: list[_Running[Any]] = []
+        self._running: set[_Running[Any]] = set()
+        self._bars = Bars()
         self._begun = False
-        calls.on_stop = lambda: self._finished.put(None)  # wakes the driver, also from a signal handler
+        calls.on_stop = self._wake  # also from a signal handler
 
     def __enter__(self) -> Execution:
         """Start nothing yet."""
@@ -158,46 +136,118 @@ class Execution:
 
     def __exit__(self, *exc: object) -> None:
         """Let the threads end."""
+        self._bars.close()
         self._pool.close()
 
     def run(self, flows: Sequence[Flow[T]]) -> list[T]:
-        """Drive the flows to their ends; results in input order.
+        """Drive flows to their ends; results in input order. Raises as `finish`."""
+        return self.finish(self.begin(flows))
+
+    def begin(self, flows: Sequence[Flow[T]]) -> Batch[T]:
+        """Take flows in; they go on whenever `finish` drives, for this batch or another."""
+        batch: Batch[T] = Batch()
+        batch.flows = [_Running(flow, batch) for flow in flows]
+        batch.unfinished = len(batch.flows)
+        self._new.extend(batch.flows)
+        return batch
+
+    def finish(self, batch: Batch[T]) -> list[T]:
+        """Drive all flows until those of this batch have ended; their results in input order.
 
         Raises:
             FatalError: No further call can succeed; the message names the model and what to do.
             RunStopped: The run was stopped; `calls.stop_reason` says why.
         """
-        running = [_Running(flow) for flow in flows]
-        try:
-            with _Bars() as bars:
-                _Driver(self, running).drive(bars)
-        except BaseException as error:  # Ctrl-C too: whatever is in flight pays for nothing more
-            self.calls.stop("interrupted")
-            for state in running:
-                state.flow.close()
-            failure = self.calls.fatal if isinstance(error, RunStopped) else error
-            if failure is None or not isinstance(failure, TrainingFreeGRPOError):
-                raise
-        else:
-            return [state.value for state in running]  # type: ignore[misc]
+        failure = self._drive(batch)
         if isinstance(failure, FatalError):  # what it came from may quote keys and addresses
             failure.__cause__ = failure.__context__ = None
-        raise failure
+        if failure is not None:
+            raise failure
+        return [state.value for state in batch.flows]  # type: ignore[misc]
 
     @property
     def width(self) -> int:
-        """Tasks at a time: one until a task has ended and the backend is known to answer."""
+        """Tasks at work at a time: one until a task has ended and the backend is known to answer."""
         return self._num_threads if self._begun and self.calls.proven else 1
 
-    def start(self, task: Task) -> int:
-        """Put a task on the pool; its ticket comes back through `wait`."""
+    # -- one turn --------------------------------------------------------------------------------------------------
+
+    def _drive(self, batch: Batch[Any]) -> TrainingFreeGRPOError | None:
+        """Turn until the batch has ended, or say what ended the run."""
+        try:
+            while self._new:
+                state = self._new.pop(0)
+                self._running.add(state)
+                self._advance(state)
+            while batch.unfinished:
+                self._turn()
+        except BaseException as error:  # Ctrl-C too: whatever is in flight pays for nothing more
+            self._close_flows(_GRACE if isinstance(error, (Exception, RunStopped)) else 0.0)
+            failure = self.calls.fatal if isinstance(error, RunStopped) else error
+            if not isinstance(failure, TrainingFreeGRPOError):
+                raise
+            return failure
+        finally:
+            if not self._running:
+                self._bars.close()
+        return None
+
+    def _turn(self) -> None:
+        """Start what there are places for, wait for something to happen, and pass it on."""
+        self._end_if_stopped()
+        self._fill()
+        item = self._wait(self._seconds_to_wait())
+        done = self._in_flight.pop(item[0], None) if item is not None else None
+        if done is not None:
+            done.place.end()
+        self._end_if_stopped()
+        if item is not None and done is not None:  # else it was abandoned
+            self._settle(done, item[1].result())
+        self._abandon_late()
+
+    def _advance(self, state: _Running[Any]) -> None:
+        """Send a flow its results until it asks for more work or ends."""
+        while state.missing == 0:
+            try:
+                tasks = next(state.flow) if state.results is None else state.flow.send(state.results)
+            except StopIteration as stop:
+                state.value, state.missing, state.results = stop.value, -1, None
+                state.batch.unfinished -= 1
+                self._running.discard(state)
+                return
+            self.calls.keep_results()
+            state.results, state.missing = [None] * len(tasks), len(tasks)
+            for slot, task in enumerate(tasks):
+                heapq.heappush(self._ready, (-task.remaining, next(self._order), state, slot, task))
+                self._bars.expect(task.stage)
+
+    def _fill(self) -> None:
+        while self._ready and len(self._in_flight) < (1 + _MOST_WAITING) * self._num_threads:
+            place = self._places.take()
+            if place is None:
+                return
+            _, _, state, slot, task = heapq.heappop(self._ready)
+            ticket = self._start(task, place)
+            self._in_flight[ticket] = _InFlight(task, state, slot, place, time.monotonic())
+
+    def _start(self, task: Task, place: Place) -> int:
         ticket = next(self._tickets)
+        if task.unit is not None:
+            task.unit.place = place
         future = self._pool.submit(contextvars.copy_context().run, task.run)
         future.add_done_callback(lambda done: self._finished.put((ticket, done)))
         return ticket
 
-    def wait(self, seconds: float | None) -> tuple[int, Future[Any]] | None:
-        """The next finished task; None when time is up or the run was stopped."""
+    def _seconds_to_wait(self) -> float:
+        """Until the next deadline or the end of the run's time."""
+        left = self.calls.meter.seconds_left
+        if left is not None and left <= 0:
+            self.calls.stop("max_seconds")
+        first = min((flight.deadline for flight in self._in_flight.values()), default=math.inf)
+        return max(0.0, min(first - time.monotonic(), _LOOK if left is None else left, _LOOK))
+
+    def _wait(self, seconds: float) -> tuple[int, Future[Any]] | None:
+        """The next finished task; None when time is up, a place became free or the run was stopped."""
         try:
             item = self._finished.get(timeout=seconds)
         except queue.Empty:
@@ -205,122 +255,41 @@ class Execution:
         self._begun = self._begun or item is not None
         return item
 
-    def abandon(self) -> None:
-        """A task is stuck: let another take its place."""
-        self._pool.replace_one()
+    def _wake(self) -> None:
+        self._finished.put(None)
 
-
-class _Driver(Generic[T]):
-    """Advances flows as their tasks finish; lives in the calling thread."""
-
-    def __init__(self, execution: Execution, running: list[_Running[T]]) -> None:
-        self._execution, self._calls, self._running = execution, execution.calls, running
-        self._ready: list[tuple[int, int, int, int, Task]] = []
-        self._order = itertools.count()
-        self._in_flight: dict[int, _InFlight] = {}
-
-    def drive(self, bars: _Bars) -> None:
-        for index in range(len(self._running)):
-            self._advance(index, bars)
-        while self._ready or self._in_flight:
-            self._end_if_stopped()
-            self._fill()
-            item = self._execution.wait(self._seconds_to_wait())
-            done = self._in_flight.pop(item[0], None) if item is not None else None
-            self._end_if_stopped()
-            if item is not None and done is not None:  # else it was abandoned
-                self._settle(done, self._result(item[1]), bars)
-            self._abandon_late(bars)
-
-    def _advance(self, index: int, bars: _Bars) -> None:
-        """Send a flow its results until it asks for more work or ends."""
-        state = self._running[index]
-        while state.missing == 0:
-            try:
-                tasks = next(state.flow) if state.results is None else state.flow.send(state.results)
-            except StopIteration as stop:
-                state.value, state.missing = stop.value, -1
-                return
-            self._calls.keep_results()
-            state.results, state.missing = [None] * len(tasks), len(tasks)
-            for slot, task in enumerate(tasks):
-                heapq.heappush(self._ready, (-task.remaining, next(self._order), index, slot, task))
-                bars.expect(task.stage)
-
-    def _fill(self) -> None:
-        while self._ready and len(self._in_flight) < self._execution.width:
-            _, _, index, slot, task = heapq.heappop(self._ready)
-            ticket = self._execution.start(task)
-            self._in_flight[ticket] = _InFlight(task, index, slot, time.monotonic())
-
-    def _seconds_to_wait(self) -> float | None:
-        """Until the next deadline or the end of the run's time; None if there is neither."""
-        left = self._calls.meter.seconds_left
-        if left is not None and left <= 0:
-            self._calls.stop("max_seconds")
-        deadlines = [deadline for flight in self._in_flight.values() if (deadline := flight.deadline) is not None]
-        waits = [d - time.monotonic() for d in deadlines] + ([left] if left is not None else [])
-        return max(0.0, min(waits)) if waits else None
-
-    def _result(self, future: Future[Any]) -> Any:
-        try:
-            return future.result()
-        except BaseException:
-            self._drain()
-            raise
-
-    def _settle(self, done: _InFlight, result: Any, bars: _Bars) -> None:
-        bars.advance(done.task.stage)
-        state = self._running[done.flow]
+    def _settle(self, done: _InFlight, result: Any) -> None:
+        self._bars.advance(done.task.stage)
+        state = done.flow
         assert state.results is not None
         state.results[done.slot] = result
         state.missing -= 1
-        self._advance(done.flow, bars)
+        self._advance(state)
 
-    def _abandon_late(self, bars: _Bars) -> None:
+    def _abandon_late(self) -> None:
         now = time.monotonic()
-        late = [t for t, flight in self._in_flight.items() if (flight.deadline or math.inf) <= now]
-        for ticket in late:
+        for ticket in [t for t, flight in self._in_flight.items() if flight.deadline <= now]:
             flight = self._in_flight.pop(ticket)
             assert flight.task.on_timeout is not None
-            self._execution.abandon()
-            self._settle(flight, flight.task.on_timeout(), bars)
+            flight.place.end()
+            self._settle(flight, flight.task.on_timeout())
+
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     def _end_if_stopped(self) -> None:
-        if self._calls.stopped:
-            self._drain()
-            raise RunStopped(self._calls.stop_reason)
+        if self.calls.stopped:
+            raise RunStopped(self.calls.stop_reason)
 
-    def _drain(self) -> None:
-        """Start nothing new and give calls in flight a moment to return."""
-        self._calls.stop()
-        end = time.monotonic() + _GRACE
+    def _close_flows(self, grace: float) -> None:
+        """Start nothing new, give calls in flight a moment to return, and end all flows."""
+        self.calls.stop("interrupted")
+        end = time.monotonic() + grace
         while self._in_flight and (left := end - time.monotonic()) > 0:
-            item = self._execution.wait(left)
+            item = self._wait(left)
             if item is not None:
                 self._in_flight.pop(item[0], None)
-
-
-class _Bars:
-    """A progress bar per stage, in a terminal; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._bars: dict[Stage, tqdm[Any]] = {}
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for bar in self._bars.values():
-            bar.close()
-
-    def expect(self, stage: Stage) -> None:
-        if stage not in self._bars:
-            # disable=None: only where standard error is a terminal
-            self._bars[stage] = tqdm(total=0, desc=stage.value, disable=None, leave=False, dynamic_ncols=True)
-        bar = self._bars[stage]
-        bar.total = (bar.total or 0) + 1
-        bar.refresh() if not bar.disable else None
-
-    def advance(self, stage: Stage) -> None:
-        self._bars[stage].update()
+        self._ready.clear()
+        for state in [*self._new, *self._running]:
+            state.flow.close()
+        self._new.clear()
+        self._running.clear()

@@ -15,6 +15,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from .attempts import attempt_task
 from .calls import Unit
 from .execution import Flow, Task
 from .failures import Failure, classify, describe
@@ -111,17 +112,10 @@ class Groups:
             Stage.ROLLOUT, step.index, key,
             resample=True, temperature=self.settings.rollout_temperature, basis=library.digest,
         )  # fmt: skip
-        example, seconds = self.trainset[index], self.settings.rollout_timeout
-        return Task(
-            Stage.ROLLOUT,
-            functools.partial(self.runner.attempt, program, example, unit, index=index, attempt=attempt),
-            remaining=4,
-            timeout=seconds,
-            held=functools.partial(getattr, unit, "held"),
-            on_timeout=functools.partial(
-                self.runner.abandon, unit, index=index, attempt=attempt, seconds=seconds or 0.0
-            ),
-        )
+        return attempt_task(
+            self.runner, program, self.trainset[index], unit,
+            index=index, attempt=attempt, timeout=self.settings.rollout_timeout, remaining=4,
+        )  # fmt: skip
 
     def as_group(self, index: int, rollouts: Sequence[Rollout]) -> RolloutGroup:
         """The attempts at an example, as the reflection sees them."""
@@ -138,7 +132,13 @@ class Groups:
         """One reflection call, as work for the pool; its result is a `Reply`."""
         unit = Unit(stage, step.index, (stage.value, step.index, index, number), resample=True)
         remaining = {Stage.SUMMARY: 3, Stage.COMPARISON: 2, Stage.PROPOSALS: 1}.get(stage, 0)
-        return Task(stage, functools.partial(self._reflect, unit, run, *args), remaining)
+        return Task(
+            stage,
+            functools.partial(self._reflect, unit, run, *args),
+            remaining,
+            unit=unit,
+            on_timeout=functools.partial(self._give_up, unit),
+        )
 
     def _reflect(self, unit: Unit, run: Callable[..., Any], *args: Any) -> Reply:
         """Run a reflection step; what can't be used is lost and counted, never guessed at."""
@@ -154,6 +154,11 @@ class Groups:
         if unit.truncated:
             return Reply(lost=f"{unit.stage.value}: cut by length")
         return Reply(value)
+
+    def _give_up(self, unit: Unit) -> Reply:
+        """The result of a step that never came back."""
+        self.calls.abandon(unit)
+        return self._lose(unit, "infrastructure")
 
     def _lose(self, unit: Unit, reason: str) -> Reply:
         """Keep that the step gave nothing: a resumed run does not try again, for what follows rests on it."""

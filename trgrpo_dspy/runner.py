@@ -114,7 +114,7 @@ class Runner:
             result = self._run(own_copy(program), inputs, unit, recorder)
             if not unit.tool_outage or tries == _TRIES:
                 break
-            self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
+            self.calls.rest(unit, tries)
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
         told = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
         rollout = replace(
@@ -130,13 +130,20 @@ class Runner:
         self._end_if_stopped(unit)
         return self._commit(unit, rollout)
 
-    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float) -> Rollout:
-        """The result of an attempt that took too long: unscored; what it still does is refused and dropped."""
+    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float | None) -> Rollout:
+        """The result of an attempt that took too long: unscored; what it still does is refused and dropped.
+
+        Args:
+            unit: Its unit of work.
+            index: Index of the example in its set.
+            attempt: Index of the attempt within its group.
+            seconds: The time it had; None where a single request never ended.
+        """
         self.calls.abandon(unit)
+        why = "a request never ended" if seconds is None else f"no answer within rollout_timeout={seconds:g} s"
         rollout = Rollout(
-            index, attempt, Outcome.INFRASTRUCTURE, None, error=f"no answer within rollout_timeout={seconds:g} s",
-            lm_calls=len(unit.calls), seconds=seconds,
-        )  # fmt: skip
+            index, attempt, Outcome.INFRASTRUCTURE, None, error=why, lm_calls=len(unit.calls), seconds=seconds or 0.0
+        )
         return self._commit(unit, rollout)
 
     def _commit(self, unit: Unit, rollout: Rollout) -> Rollout:
@@ -223,7 +230,7 @@ class Runner:
             outage = judge.outage is not None or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
             if not outage or tries == _TRIES:
                 break
-            self.calls.sleep(self.calls.backoff * 2 ** (tries - 1))
+            self.calls.rest(unit, tries)
         return Score(None, problem=problem)
 
     def _compared(self, fields: Mapping[str, Any]) -> str:
