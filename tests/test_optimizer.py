@@ -509,6 +509,22 @@ def val_repeats(lm: dspy.LM) -> None:
 
 
 @option
+def evaluate_every(lm: dspy.LM) -> None:
+    """The last step is measured, also where it is nobody's turn."""
+    steps = compile(evaluate_every=5, train=6, val=6, batch_size=2, num_epochs=1).detailed_results.steps
+    assert [s.validation is not None for s in steps] == [False, False, True]
+    assert steps[2].validation.tokens > 0 and steps[2].validation.tool_calls == 0
+
+
+@option
+def summarize(lm: dspy.LM) -> None:
+    always, auto = (compile(summarize=value, num_epochs=1) for value in ("always", "auto"))
+    calls = [{row.stage: row.calls for row in c.detailed_results.spend} for c in (always, auto)]
+    assert calls[0]["summary"] > 0 and "summary" not in calls[1], "transcripts of one call are short"
+    assert len(auto.experiences) > 0
+
+
+@option
 def num_threads(lm: dspy.LM) -> None:
     lock, running, most = threading.Lock(), 0, 0
 

@@ -47,6 +47,12 @@ class Budget:
                     "completion tokens, e.g. (0.15, 0.60)"
                 )
 
+    @property
+    def capped(self) -> bool:
+        """Whether anything is capped."""
+        caps = (self.max_lm_calls, self.max_tokens, self.max_cost, self.max_seconds)
+        return any(cap is not None for cap in caps)
+
     def price(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Cost of a call in US dollars by `prices`, or None if the model is not in it."""
         if model not in self.prices:

@@ -93,6 +93,9 @@ class Unit:
     asked: Counter[str] = field(default_factory=Counter)
     """How often each request was made in this unit."""
 
+    replies: set[tuple[str, str, int]] = field(default_factory=set)
+    """The journal's replies it has had: one that it takes again is no further call."""
+
     @functools.cached_property
     def id(self) -> str:
         """The unit's name in the journal, unique in a run."""
@@ -447,7 +450,10 @@ class _Call:
     def _take(self, recorded: Recorded) -> None:
         self.reply, self.replayed = decode_reply(recorded.reply), True
         call = recorded.call
-        self.unit.calls.append(call)
+        key = (self.unit.id, self._hash, recorded.occurrence)
+        if key not in self.unit.account.replies:
+            self.unit.account.replies.add(key)
+            self.unit.calls.append(call)
         self._gate.note_replay()
         if dspy.settings.usage_tracker is not None and not call.cached:  # the program's own, as for a fresh reply
             usage = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
@@ -542,6 +548,7 @@ class _Call:
                 self._gate.journal.record(self.unit.id, self._hash, self._occurrence, kept, call)
             except TrainingFreeGRPOError as error:  # a full disk must not look like the program's own failure
                 self._gate.stop("fatal", error)
+        self.unit.account.replies.add((self.unit.id, self._hash, self._occurrence))
         self.unit.calls.append(call)
         self._gate.meter.record(call, self.unit.stage, self.unit.step, reserved=self._reserved)
         self._reserved = False

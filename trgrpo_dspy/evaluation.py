@@ -157,6 +157,7 @@ def evaluation_flows(
     *,
     timeout: float | None = None,
     basis: str = "",
+    remaining: int = 0,
 ) -> list[Flow[tuple[Rollout, ...]]]:
     """One flow per example: its k attempts at the program's own temperature.
 
@@ -168,8 +169,11 @@ def evaluation_flows(
         for repeat in range(k):
             unit = Unit(stage, step, (stage.value, index, repeat), resample=repeat > 0, basis=basis)
             tasks.append(
-                attempt_task(runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout)
-            )
+                attempt_task(
+                    runner, program, examples[index], unit,
+                    index=index, attempt=repeat, timeout=timeout, remaining=remaining,
+                )
+            )  # fmt: skip
         rollouts = yield tasks
         return tuple(replace(r, transcript="") for r in rollouts)
 

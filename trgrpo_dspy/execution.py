@@ -202,8 +202,15 @@ class Execution:
             done.place.end()
         self._end_if_stopped()
         if item is not None and done is not None:  # else it was abandoned
-            self._settle(done, item[1].result())
+            self._settle(done, self._result(item[1]))
         self._abandon_late()
+
+    def _result(self, future: Future[Any]) -> Any:
+        try:
+            return future.result()
+        except BaseException:
+            self._drain(_GRACE)  # also for a KeyboardInterrupt: it was the task's, not the driver's
+            raise
 
     def _advance(self, state: _Running[Any]) -> None:
         """Send a flow its results until it asks for more work or ends."""
@@ -282,14 +289,17 @@ class Execution:
 
     def _close_flows(self, grace: float) -> None:
         """Start nothing new, give calls in flight a moment to return, and end all flows."""
+        self._drain(grace)
+        self._ready.clear()
+        for state in [*self._new, *self._running]:
+            state.flow.close()
+        self._new.clear()
+        self._running.clear()
+
+    def _drain(self, grace: float) -> None:
         self.calls.stop("interrupted")
         end = time.monotonic() + grace
         while self._in_flight and (left := end - time.monotonic()) > 0:
             item = self._wait(left)
             if item is not None:
                 self._in_flight.pop(item[0], None)
-        self._ready.clear()
-        for state in [*self._new, *self._running]:
-            state.flow.close()
-        self._new.clear()
-        self._running.clear()

@@ -88,11 +88,16 @@ class Groups:
             (whole,) = yield [self.reflection_task(Stage.COMPARISON, step, index, 0, self._forward, group, library)]
             return Learned(group, edits_of(whole, [index]), _losses(whole))
         reflector, text = self.reflector, self.predictors_text
+        first: dict[Any, Rollout] = {}
+        for rollout in group.usable:  # those that came back the same are summarized once
+            if self.settings.summarize == "always" or not reflector.reads_whole(rollout):
+                first.setdefault(_told_by(rollout), rollout)
         summaries = yield [
             self.reflection_task(Stage.SUMMARY, step, index, rollout.attempt, reflector.summarize, group, rollout)
-            for rollout in group.usable
+            for rollout in first.values()
         ]
-        told = [reply.value for reply in summaries]
+        of = dict(zip(first, summaries, strict=True))
+        told = [of.get(_told_by(rollout), Reply()).value for rollout in group.usable]
         (compared,) = yield [
             self.reflection_task(Stage.COMPARISON, step, index, 0, reflector.compare, group, told, library, text)
         ]
@@ -189,6 +194,11 @@ class Groups:
             yield [
                 self.reflection_task(Stage.CONSOLIDATION, step, 0, 0, reflector.consolidate, all_of_them, library, text)
             ]
+
+
+def _told_by(rollout: Rollout) -> tuple[Any, ...]:
+    """What a summary is made from: equal for attempts that came back the same."""
+    return (rollout.transcript, rollout.score, rollout.feedback)
 
 
 def _lessons(reply: Reply) -> tuple[Lesson, ...]:

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 from dspy.teleprompt import Teleprompter
@@ -69,6 +69,8 @@ class TrainingFreeGRPO(Teleprompter):
         compare_fields: Sequence[str] | None = None,
         failure_score: float = 0.0,
         val_repeats: int = 1,
+        evaluate_every: int = 1,
+        summarize: Literal["always", "auto"] = "always",
         num_threads: int | None = None,
         seed: int = 0,
         budget: Budget | None = None,
@@ -94,6 +96,12 @@ class TrainingFreeGRPO(Teleprompter):
             compare_fields: Output fields the label-free mode compares; None is all but reasoning and traces.
             failure_score: Score of an attempt in which the program itself failed, as in `dspy.Evaluate`.
             val_repeats: Attempts at each validation example.
+            evaluate_every: Measure the library on the valset after every so many steps, and after the last one. Each
+                measurement keeps score, tool calls and tokens of an attempt: the paper's learning curve. A library
+                that was not measured is not returned.
+            summarize: "always" is the paper's; "auto" leaves out the summary of an attempt whose transcript is short
+                enough to be read whole in the comparison (400 tokens of 4 characters). Attempts of a group that came
+                back the same are summarized once either way.
             num_threads: Calls in flight at most; None is DSPy's setting.
             seed: Where all chance comes from.
             budget: Caps on LM calls, tokens, cost and time; reaching one ends the run with the best program so far.
@@ -109,11 +117,13 @@ class TrainingFreeGRPO(Teleprompter):
         _check_numbers(
             group_size=(group_size, 2), batch_size=(batch_size, 1), num_epochs=(num_epochs, 1),
             experiences_per_group=(experiences_per_group, 1), max_experiences=(max_experiences, 1),
-            val_repeats=(val_repeats, 1), num_threads=(num_threads, 1),
+            val_repeats=(val_repeats, 1), evaluate_every=(evaluate_every, 1), num_threads=(num_threads, 1),
         )  # fmt: skip
         _check_settings(rollout_temperature, failure_score, seed, reflection_lm, reflector)
         _check_limits(budget, log_dir, rollout_timeout, requests_per_minute)
         _check_mode(metric, reflector, compare_fields)
+        if summarize not in ("always", "auto"):
+            raise ValueError(f"summarize={summarize!r} must be 'always' or 'auto'")
         _check_names(predictors=predictors, compare_fields=compare_fields)
         self.metric = metric
         self.group_size = group_size
@@ -128,6 +138,8 @@ class TrainingFreeGRPO(Teleprompter):
         self.compare_fields = list(compare_fields) if compare_fields is not None else None
         self.failure_score = failure_score
         self.val_repeats = val_repeats
+        self.evaluate_every = evaluate_every
+        self.summarize = summarize
         self.num_threads = num_threads
         self.seed = seed
         self.budget = budget
@@ -168,11 +180,12 @@ class TrainingFreeGRPO(Teleprompter):
                 return over
             library = run.start
             try:
-                run.measure(0, library)
+                run.measure_input()
                 for step in run.schedule:
                     groups = run.learn(step, library)
                     plan = run.consolidate(step, groups, library)
                     library = run.update(step, groups, plan, library)
+                run.settle()
             except RunStopped:  # a budget, Ctrl-C or too many errors: what was learned until then counts
                 pass
             except FatalError as error:

@@ -96,6 +96,11 @@ class Reflector(dspy.Module):
         reply = _ask(self.summarize_attempt, task=group.task, attempt=rollout.transcript, **judged)
         return cut_middle(clean(_text(reply.summary)), _SUMMARY_TOKENS)
 
+    @staticmethod
+    def reads_whole(rollout: Rollout) -> bool:
+        """Whether the comparison can read an attempt's whole transcript, so that it need not be summarized first."""
+        return cut_middle(rollout.transcript, _SUMMARY_TOKENS) == rollout.transcript
+
     def compare(
         self, group: RolloutGroup, summaries: Sequence[str | None], experiences: ExperienceLibrary, predictors: str = ""
     ) -> Comparison:

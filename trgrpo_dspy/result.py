@@ -36,6 +36,10 @@ class Measurement:
     """Mean over the scored examples with its own (not simultaneous) interval."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Attempts by outcome."""
+    tool_calls: float | None = None
+    """Tool calls of a scored attempt, on average; None if nothing was scored."""
+    tokens: float | None = None
+    """Billed prompt and completion tokens of a scored attempt, on average."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class StepResult:
     spend: tuple[Spend, ...]
     """Spend of the step by stage and model, its validation included."""
     validation: Measurement | None = None
-    """The new library measured on the valset; None without a valset, or if the library did not change."""
+    """The new library measured on the valset; None without one, if the library was not due (`evaluate_every`) or says
+    nothing new, or if the run ended first."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,10 @@ def step_line(step: StepResult) -> str:
         parts.append("lost: " + ", ".join(f"{count} {reason}" for reason, count in step.lost.items()))
     if step.validation is not None:
         parts.append(f"validation {_percent(step.validation.mean.value)}")
+        if step.validation.tool_calls:
+            parts.append(
+                f"{step.validation.tool_calls:.1f} tool calls and {step.validation.tokens or 0:,.0f} tokens each"
+            )
     return " | ".join(parts)
 
 

@@ -21,7 +21,7 @@ from .copies import own_copy
 from .errors import RunStopped
 from .estimate import INFORMATIVE, Estimate, estimate_calls
 from .evaluation import default_threads, evaluation_flows, summarize_evaluation
-from .execution import Execution
+from .execution import Batch, Execution, Flow
 from .fingerprint import fingerprint
 from .groups import Groups, Learned, Reply, edits_of, single
 from .instructions import read_library, retarget, teachable_predictors, write_library
@@ -42,6 +42,9 @@ __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
 
+_FIRST = 9
+"""More stages than any chain has: goes before everything."""
+
 
 @dataclass
 class _Record:
@@ -56,6 +59,8 @@ class _Record:
     errors: dict[str, str] = field(default_factory=dict)
     """The first error of each outcome."""
     lost: Counter[str] = field(default_factory=Counter)
+    last_measured: ExperienceLibrary | None = None
+    """The library that was measured last, or is being measured."""
 
     def note(self, rollouts: Iterable[Rollout]) -> None:
         """Keep the first error of each kind."""
@@ -116,6 +121,7 @@ class Run:
         )
         self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
         self.execution = Execution(self.calls, default_threads(settings.num_threads))
+        self._measuring: tuple[int, Batch[tuple[Rollout, ...]]] | None = None
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
@@ -232,11 +238,9 @@ class Run:
     def update(
         self, step: Step, groups: Sequence[Learned], plan: Reply, library: ExperienceLibrary
     ) -> ExperienceLibrary:
-        """Apply the plan, measure the new library, and keep the record."""
+        """Apply the plan, keep the record, and have the new library measured beside the next step's rollouts."""
         kept = tuple(e for learned in groups for e in learned.edits if e.operation == "KEEP")
         report = apply_edits(library, (*plan.value, *kept), step=step.index, limits=self.limits, predictors=self.names)
-        changed = _told(report.library) != _told(library)
-        validation = self.measure(step.index, report.library) if changed else None
         rollouts = [r for learned in groups for r in learned.group.rollouts]
         lost = [reason for learned in groups for reason in learned.lost] + ([plan.lost] if plan.lost else [])
         rejected = tuple(RejectedProposal(r.edit.operation, r.edit.id, r.edit.text, r.reason) for r in report.rejected)
@@ -252,11 +256,41 @@ class Run:
             lost=dict(sorted(Counter(lost).items())),
             library=report.library,
             library_tokens=report.library.tokens,
-            spend=self.calls.meter.spend(step.index),
-            validation=validation,
+            spend=(),
         )
         self._remember(result, groups)
+        self.settle()  # the library before this one has had a whole step's time
+        self._have_measured(step, report.library)
         return report.library
+
+    def _have_measured(self, step: Step, library: ExperienceLibrary) -> None:
+        """Begin to measure a step's library, if it is this step's turn and it says anything new."""
+        if self.valset and self._due(step) and _told(library) != _told(self.record.last_measured or self.start):
+            self.record.last_measured = library
+            flows = self._measuring_flows(step.index, library)
+            self._measuring = len(self.record.steps) - 1, self.execution.begin(flows)
+        else:
+            self._tell(self.record.steps[-1])
+
+    def _due(self, step: Step) -> bool:
+        """Whether the library is to be measured after this step."""
+        return step.index % self.settings.evaluate_every == 0 or step.index == len(self.schedule)
+
+    def settle(self) -> None:
+        """Wait for the library that is being measured, and add what was found to its step."""
+        if self._measuring is None:
+            return
+        at, batch = self._measuring
+        rollouts = self.execution.finish(batch)
+        self._measuring, made = None, self.record.steps[at]
+        self.record.steps[at] = replace(made, validation=_measurement(made.step, made.library, rollouts))
+        self._tell(self.record.steps[at])
+
+    def _tell(self, step: StepResult) -> None:
+        """Say how a step went, and write the best program so far."""
+        logger.info("%s", step_line(step))
+        if self.files is not None:
+            self.files.program(self.student, self._best()[1], self.names)
 
     def _remember(self, result: StepResult, groups: Sequence[Learned]) -> None:
         self.record.steps.append(result)
@@ -270,16 +304,29 @@ class Run:
         self.record.outcomes.update(result.outcomes)
         self.record.lost.update(result.lost)
         self.record.note(r for learned in groups for r in learned.group.rollouts)
-        logger.info("%s", step_line(result))
         if self.files is not None:
             self.files.library(result.step, result.library)
-            self.files.program(self.student, self._best()[1], self.names)
 
-    def measure(self, step: int, library: ExperienceLibrary) -> Measurement | None:
-        """Measure a library on the valset, at the program's own temperature; None without a valset."""
+    def measure_input(self) -> None:
+        """Measure the input on the valset, if there is one, before anything is learned."""
         if not self.valset:
-            return None
-        flows = evaluation_flows(
+            return
+        rollouts = self.execution.run(self._measuring_flows(0, self.start))
+        self.record.baseline = baseline = _measurement(0, self.start, rollouts)
+        self.record.note(r for attempts in rollouts for r in attempts)
+        logger.info("input program: validation %s", summarize_evaluation(rollouts, ()))
+        if baseline.mean.n == 0 and not self.calls.silent:  # a broken metric or tool: all else would be in vain
+            self.record.outcomes.update(baseline.outcomes)
+            self.calls.stop("unscored")
+            raise RunStopped("no validation example could be scored")
+
+    def _measuring_flows(self, step: int, library: ExperienceLibrary) -> list[Flow[tuple[Rollout, ...]]]:
+        """The attempts that measure a library on the valset, at the program's own temperature.
+
+        They fill the places that learning leaves free; where a cap may end the run, they go first, so that what was
+        learned until then can be returned.
+        """
+        return evaluation_flows(
             self.runner,
             self.program_with(library),
             self.valset,
@@ -288,18 +335,8 @@ class Run:
             step,
             timeout=self.settings.rollout_timeout,
             basis=library.digest,
+            remaining=_FIRST if self.calls.meter.budget.capped else 0,
         )
-        found = summarize_evaluation(self.execution.run(flows), ())
-        measurement = Measurement(step, library, found.scores, found.mean, found.outcomes)
-        if step == 0:
-            self.record.baseline = measurement
-            self.record.note(r for attempts in found.rollouts for r in attempts)
-            logger.info("input program: validation %s", found)
-            if found.mean.n == 0 and not self.calls.silent:  # a broken metric or tool: all else would be in vain
-                self.record.outcomes.update(found.outcomes)
-                self.calls.stop("unscored")
-                raise RunStopped("no validation example could be scored")
-        return measurement
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -314,6 +351,10 @@ class Run:
 
     def finish(self) -> dspy.Module:
         """Choose the library, say what may be said of it, and write it into a copy of the student."""
+        if self._measuring is not None and self._measuring[1].unfinished == 0:
+            self.settle()  # it was measured before the run ended
+        spends = {step.step: self.calls.meter.spend(step.step) for step in self.record.steps}
+        self.record.steps = [replace(step, spend=spends[step.step]) for step in self.record.steps]
         reason = self.calls.stop_reason or "completed"
         verdict, library = self._best()
         record = self.record
@@ -347,6 +388,7 @@ class Run:
             measured,
             last_step=steps[-1].step if steps else 0,
             wanted=bool(self.valset),
+            changed=any(_told(step.library) != _told(self.start) for step in steps),
             seed=self.settings.seed,
         )
         libraries = {0: self.start, **{step.step: step.library for step in steps}}
@@ -376,6 +418,7 @@ class Run:
         return estimate_calls(
             examples=len(self.trainset),
             steps=len(self.schedule),
+            measured=sum(self._due(step) for step in self.schedule),
             epochs=s.num_epochs,
             group_size=s.group_size,
             val_examples=len(self.valset),
@@ -403,6 +446,21 @@ class Run:
         per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
         growth = max(0.0, self.limits.max_tokens / 2 - self.start.tokens)  # from nothing to full, on average half
         return self.estimate(per_attempt).priced(spend, attempts, steps=len(self.schedule), growth=growth)
+
+
+def _measurement(step: int, library: ExperienceLibrary, rollouts: Sequence[tuple[Rollout, ...]]) -> Measurement:
+    """What the attempts on the valset say of a library."""
+    found = summarize_evaluation(rollouts, ())
+    made = [r for attempts in rollouts for r in attempts if r.score is not None]
+    return Measurement(
+        step,
+        library,
+        found.scores,
+        found.mean,
+        found.outcomes,
+        tool_calls=mean([float(r.tool_calls) for r in made]),
+        tokens=mean([float(r.prompt_tokens + r.completion_tokens) for r in made]),
+    )
 
 
 def _told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -30,6 +30,8 @@ class Settings(Protocol):
     compare_fields: list[str] | None
     failure_score: float
     val_repeats: int
+    evaluate_every: int
+    summarize: str
     num_threads: int | None
     seed: int
     budget: Budget | None
@@ -40,7 +42,8 @@ class Settings(Protocol):
 
 LEARNING = (
     "group_size", "batch_size", "num_epochs", "rollout_temperature", "experiences_per_group", "max_experiences",
-    "predictors", "compare_fields", "failure_score", "val_repeats", "seed",
+    "predictors", "compare_fields", "failure_score", "val_repeats", "evaluate_every", "summarize",
+    "seed",
 )  # fmt: skip
 """Settings that decide what is learned: part of a run's fingerprint."""
 

@@ -35,7 +35,13 @@ _FAILED = (Outcome.PROGRAM_ERROR.value, Outcome.PARSE_ERROR.value, Outcome.CONTE
 
 
 def decide(
-    baseline: Measurement | None, measured: Sequence[Measurement], *, last_step: int, wanted: bool = True, seed: int = 0
+    baseline: Measurement | None,
+    measured: Sequence[Measurement],
+    *,
+    last_step: int,
+    wanted: bool = True,
+    changed: bool = False,
+    seed: int = 0,
 ) -> Verdict:
     """Choose among the libraries that were measured.
 
@@ -44,6 +50,7 @@ def decide(
         measured: The libraries made, in order.
         last_step: The step that is returned where nothing is measured.
         wanted: Whether there is a valset.
+        changed: Whether any step changed the library, measured or not.
         seed: Seed of the bootstrap.
     """
     if baseline is None and wanted:
@@ -63,6 +70,7 @@ def decide(
         return Verdict(f"Not measured, the input is returned: {why}.", None, 0, tried=len(tried))
     if not measured:
         why = "no step changed the library" if last_step else "no step was completed"
+        why = "the run ended before a new library was measured" if changed else why
         return Verdict(f"No improvement found, the input is returned: {why}.", False, 0)
     found = select_best(baseline.scores, [m.scores for m in measured], seed=seed)
     if found.best is None or found.gain is None or found.interval is None:
