@@ -23,7 +23,8 @@ from .meter import Spend, Stage
 from .rollout import Rollout
 from .runner import Runner
 from .scoring import Metric
-from .statistics import Comparison, Mean, mean_at_k, mean_with_interval, paired_comparison, pass_at_k
+from .comparison import Comparison, paired_comparison
+from .statistics import Mean, mean_at_k, mean_with_interval, pass_at_k
 
 __all__ = ["Evaluation", "check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
 
