@@ -171,15 +171,17 @@ def report(found: Sequence[tuple[Cell, float, bool]], runs: int) -> None:
     rows: dict[tuple[str, int, int], list[tuple[Cell, float, bool]]] = defaultdict(list)
     for entry in found:
         rows[entry[0].family].append(entry)
-    print(f"{'scores':<15}{'k':>3}{'n':>5}{'cells':>7}{'least':>8}{'mean':>7}{'most':>7}   in band   below  above  too coarse")
+    head = f"{'scores':<15}{'k':>3}{'n':>5}{'cells':>7}{'least':>8}{'mean':>7}{'most':>7}"
+    print(f"{head}   in band   below  above  too coarse")
     for (kind, k, n), entries in rows.items():
         slack = 0.0 if k == 1 and kind == "0/1" else 2 * math.sqrt(0.95 * 0.05 / runs)
         share = [x for _, x, reachable in entries if reachable]
         coarse = len(entries) - len(share)
         below, above = sum(x < BAND[0] - slack for x in share), sum(x > BAND[1] + slack for x in share)
         every = [100 * x for _, x, _ in entries]
+        mean = sum(every) / len(every)
         print(
-            f"{kind:<15}{k:>3}{n:>5}{len(entries):>7}{min(every):>8.1f}{sum(every) / len(every):>7.1f}{max(every):>7.1f}"
+            f"{kind:<15}{k:>3}{n:>5}{len(entries):>7}{min(every):>8.1f}{mean:>7.1f}{max(every):>7.1f}"
             f"{len(share) - below - above:>10}{below:>8}{above:>7}{coarse:>12}"
         )
     print("\nleast coverage:")

@@ -78,6 +78,8 @@ class Comparison:
     scores are means over k attempts the spread holds the noise that k attempts leave: more of them bring it down."""
     flips: tuple[Flip, ...]
     """The examples whose score differs, largest difference first."""
+    stop_reason: str = "completed"
+    """Why measuring ended; anything but 'completed' left examples out."""
 
     @property
     def flipped(self) -> tuple[int, ...]:
@@ -97,6 +99,7 @@ class Comparison:
         text += f", {self.unscored} unscored" if self.unscored else ""
         if self.detectable is not None:
             text += f"; differences from {self.detectable:.3f} can be detected"
+        text += "" if self.stop_reason == "completed" else f"; partial, ended by {self.stop_reason}"
         return text if self.reliable else f"{text}; too few examples to rely on the interval"
 
 
@@ -180,7 +183,7 @@ def _paired_interval(d: Array, level: float, seed: int) -> tuple[Interval, float
 
 
 def _score_interval(d: Array, level: float) -> tuple[float, float]:
-    """Tango's interval for the mean of differences of one size, or of that size which has their mean and mean square."""
+    """Tango's interval for differences of one size, or of that size which has the same mean and mean square."""
     won, lost = math.fsum(d[d > 0]), -math.fsum(d[d < 0])
     size = math.fsum(d**2) / (won + lost)
     won, lost = won / (size * len(d)), lost / (size * len(d))
