@@ -20,19 +20,22 @@ optimizer
 run
 groups
 settings
-logdir       verdict    reflector
+verdict      reflector
 evaluation   signatures
 attempts
-runner       execution
+runner       execution  logdir
 calls        transcript scoring    instructions
 fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
-result       confidential
-estimate       progress
-library      rollout    meter        schedule   statistics
+result       confidential            measurement
+estimate     comparison selection  progress
+library      rollout    meter        schedule   statistics plan
 budget       errors       database     places   threads
 """
 
-RECORDS = ["errors", "budget", "library", "rollout", "schedule", "meter", "estimate", "result", "statistics"]
+RECORDS = [
+    "errors", "budget", "library", "rollout", "schedule", "plan", "meter", "estimate", "result", "measurement",
+    "statistics", "comparison", "selection",
+]  # fmt: skip
 
 EXPORTED = [
     "Budget",
