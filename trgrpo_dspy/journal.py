@@ -34,6 +34,7 @@ from .rollout import Outcome, Rollout
 __all__ = ["Journal", "Recorded", "unwritable", "write_atomically"]
 
 SCHEMA_VERSION = 1
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
@@ -310,7 +311,8 @@ def unwritable(path: Path, error: OSError) -> JournalError:
 
 def _dump(value: Any) -> str:
     """JSON that SQLite takes: a lone surrogate in a model's reply stays an escape."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = _ENCODE(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,12 +10,15 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
-__all__ = ["Gate", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch"]
+__all__ = [
+    "Gate", "OutsideAdapters", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch",
+]  # fmt: skip
 
 
 class Gate(Protocol):
@@ -29,6 +32,13 @@ class Gate(Protocol):
 
     def observe(self, lm: Any) -> Any:
         """The observed copy of an LM."""
+
+
+class OutsideAdapters(BaseCallback):
+    """A callback that need not hear of what happens inside an adapter: formatting, the LM call, parsing.
+
+    To call a callback, whether it listens or not, takes DSPy longer than any of these.
+    """
 
 
 def is_observed(lm: Any) -> bool:
@@ -125,7 +135,11 @@ def watch() -> Iterator[Report]:
     """Have DSPy report usage and the history entry of the next call, whatever the user's settings are."""
     report = Report(dspy.settings.usage_tracker)
     no_history = bool(dspy.settings.disable_history)
-    with dspy.context(usage_tracker=report, disable_history=False, **{_NO_HISTORY: no_history}):
+    # Programs may read their history; the run's copies keep no more of it than an attempt can need.
+    size = min(_HISTORY, dspy.settings.max_history_size)
+    with dspy.context(
+        usage_tracker=report, disable_history=False, max_history_size=size, **{_NO_HISTORY: no_history}
+    ):
         yield report
 
 
@@ -163,9 +177,7 @@ class _Observed:
         if isinstance(report, Report):
             report.entry = entry
         if not dspy.settings.get(_NO_HISTORY, False):
-            # Programs may read their history; the run's copies keep no more of it than an attempt can need.
-            with dspy.context(max_history_size=min(_HISTORY, dspy.settings.max_history_size)):
-                super().update_history(entry)  # type: ignore[misc]
+            super().update_history(entry)  # type: ignore[misc]
 
 
 class _ObservedAdapter:
@@ -174,10 +186,18 @@ class _ObservedAdapter:
     _gate: Gate
 
     def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+        with _inside_adapter():
+            return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
     async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+        with _inside_adapter():
+            return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+
+
+def _inside_adapter() -> AbstractContextManager[None]:
+    """Settings without the callbacks that need not hear of it."""
+    heard = [callback for callback in dspy.settings.callbacks or [] if not isinstance(callback, OutsideAdapters)]
+    return dspy.context(callbacks=heard)
 
 
 class _Quiet:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
 from .calls import Calls, Unit
 from .confidential import blank
@@ -32,6 +31,7 @@ from .failures import (
     outcome_of,
     redact,
 )
+from .observed import OutsideAdapters
 from .rendering import clean, cut_middle, render_fields, text_of
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
@@ -235,7 +235,7 @@ class Runner:
         return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-class _ToolWatch(BaseCallback):
+class _ToolWatch(OutsideAdapters):
     """Sees tool calls and their errors, also those that an agent turns into an observation."""
 
     def __init__(self, unit: Unit, recorder: Recorder) -> None:
