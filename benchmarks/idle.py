@@ -25,7 +25,10 @@ __all__ = ["LOOKUPS", "IdleEngine", "agent", "examples", "idle_lm", "one_call"]
 
 LOOKUPS = 3
 """Tool calls of an agent's attempt; with the one that ends it and the answer, five LM calls."""
-_ANSWER = "[[ ## reasoning ## ]]\nThe rules say so.\n\n[[ ## queue ## ]]\nharbor\n\n[[ ## urgency ## ]]\ntoday\n\n[[ ## completed ## ]]"
+_ANSWER = (
+    "[[ ## reasoning ## ]]\nThe rules say so.\n\n[[ ## queue ## ]]\nharbor\n\n[[ ## urgency ## ]]\ntoday\n\n"
+    "[[ ## completed ## ]]"
+)
 _STEP = (
     "[[ ## next_thought ## ]]\nThe rules say more about this.\n\n[[ ## next_tool_name ## ]]\n{tool}\n\n"
     "[[ ## next_tool_args ## ]]\n{args}\n\n[[ ## completed ## ]]"
