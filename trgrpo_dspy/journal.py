@@ -120,7 +120,8 @@ class Journal:
     def _read_index(self) -> None:
         """Know what is there: most of what is asked for is not, and need not be looked for."""
         with self._guard():
-            self._answered: set[tuple[str, str]] = set(self._db.all("SELECT unit, request FROM calls"))
+            # Numbers take a fraction of the texts' place; two that are equal by chance cost a look into the file.
+            self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
             self._finished: dict[str, Rollout | None] = {
                 unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
             }
@@ -155,7 +156,7 @@ class Journal:
 
     def reply(self, unit: str, request: str, occurrence: int) -> Recorded | None:
         """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
-        if (unit, request) not in self._answered:
+        if hash((unit, request)) not in self._answered:
             return None
         row = self._one(
             "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
@@ -176,7 +177,7 @@ class Journal:
             self._write("INSERT INTO other_calls", unit, _dump(vars(call)))
         else:
             self._write("INSERT OR REPLACE INTO calls", unit, request, occurrence, _dump(vars(call)), text)
-            self._answered.add((unit, request))
+            self._answered.add(hash((unit, request)))
 
     def paid(self) -> list[tuple[str, LMCall]]:
         """Every call the run made so far, with the unit it was made for."""

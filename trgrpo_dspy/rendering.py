@@ -62,7 +62,8 @@ def clean(text: str) -> str:
 
     Idempotent. Base64 data becomes a note of its type and size.
     """
-    text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
+    if not text.replace("\n", "").replace("\t", "").isprintable():  # what is printable holds none of these
+        text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
     if "data:" in text:
         text = _DATA_URI.sub(lambda m: f"<data: {m[1] or 'text/plain'}, {_size(len(m[2]) * 3 // 4)}>", text)
     for needed, pattern in _DELIMITERS:
