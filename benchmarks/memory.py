@@ -9,8 +9,8 @@ and one that runs `TrainingFreeGRPO.compile` with a journal on disk. Every reply
 so inputs, transcripts and journal rows grow with it. All attempts score alike: no reflection is asked for. DSPy's own
 memory is off on both sides: its cache, and its history, which holds the last 10,000 calls whoever makes them.
 
-Goal: beside bare DSPy nothing grows with attempts that are finished and journaled. What stays of each is its name in the
-index of the journal, a few hundred bytes whatever the attempt's size.
+Goal: beside bare DSPy nothing grows with attempts that are finished and journaled. What stays of each is its name in
+the index of the journal, a few hundred bytes whatever the attempt's size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.idle import IdleEngine, idle_lm  # first: gives DSPy a cache of its own
+from benchmarks.idle import IdleEngine  # first: gives DSPy a cache of its own
 
 # isort: split
 import dspy
@@ -124,7 +124,7 @@ def in_process(side: str, attempts: int, kilobytes: int) -> Peak:
     """One measurement, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", "--measure", side, str(attempts), str(kilobytes)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr)
