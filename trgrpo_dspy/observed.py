@@ -205,14 +205,14 @@ class _Remembering:
 
     def format_system_message(self, signature: Any) -> str:
         now = [signature.instructions]
-        now += [(f.annotation, f.json_schema_extra, f.description) for f in signature.model_fields.values()]
+        now += [(f.annotation, f.description, copy.copy(f.json_schema_extra)) for f in signature.model_fields.values()]
         known = self._system_messages.get(id(signature))
         if known is not None and known[0] is signature and known[1] == now:
             return known[2]
         message: str = super().format_system_message(signature)  # type: ignore[misc]
         if len(self._system_messages) >= _MESSAGES:
             self._system_messages.clear()
-        self._system_messages[id(signature)] = signature, copy.deepcopy(now), message
+        self._system_messages[id(signature)] = signature, now, message
         return message
 
 
