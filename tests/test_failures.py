@@ -27,7 +27,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trgrpo_dspy.errors import FatalError, InfrastructureError, SchemaVersionError
-from trgrpo_dspy.failures import Failure, classify, describe, fatal_message, no_lm_message, outcome_of, redact
+from trgrpo_dspy.failures import (
+    _SECRET_PATTERNS,
+    Failure,
+    classify,
+    describe,
+    fatal_message,
+    no_lm_message,
+    outcome_of,
+    redact,
+)  # fmt: skip
 from trgrpo_dspy.rollout import Outcome
 
 PROGRAM, INFRASTRUCTURE, FATAL = Failure.PROGRAM, Failure.INFRASTRUCTURE, Failure.FATAL
@@ -440,3 +449,18 @@ def test_long_messages_take_no_time(piece: str) -> None:
     start = time.perf_counter()
     redact(piece * 20_000)
     assert time.perf_counter() - start < 2
+
+
+PIECES = [
+    "sk-", "ghp_", "AKIA", "eyJ", "Authorization", "Bearer", "BASIC", "api_key", "Secret", "passwd", "token", "://",
+    "=", "credential", "?sig=", "user:pw@", ":", " ", "\n", "a1b2c3d4e5f6", "x" * 20, "\u017fecret", "\u212aey", "'",
+    "-",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8))
+def test_no_pattern_is_left_out_that_would_have_matched(parts: list[str]) -> None:
+    text = expected = "".join(parts)
+    for _, pattern in _SECRET_PATTERNS:
+        expected = pattern.sub(r"\1***", expected)
+    assert redact(text) == expected

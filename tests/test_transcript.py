@@ -25,7 +25,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trgrpo_dspy.library import count_tokens
-from trgrpo_dspy.rendering import clean, cut_middle, render_fields, render_value
+from trgrpo_dspy.rendering import (
+    _DELIMITERS,
+    _INVISIBLE,
+    _LINE_ENDS,
+    clean,
+    cut_middle,
+    render_fields,
+    render_value,
+)  # fmt: skip
 from trgrpo_dspy.transcript import Recorder
 
 HEADER = re.compile(r"^=== .* ===$", re.MULTILINE)
@@ -642,3 +650,25 @@ def test_text_never_raises_and_never_exceeds_its_bound(
     assert text.splitlines() == text.removesuffix("\n").split("\n") or not text
     assert count_tokens(render_fields(inputs, max_tokens)) <= max_tokens
     assert count_tokens(render_value(prediction, max_tokens)) <= max_tokens
+
+
+def test_printable_text_holds_nothing_to_clean_away() -> None:
+    """`clean` looks for line ends and what is invisible only in text that is not all printable."""
+    printable = "".join(filter(str.isprintable, map(chr, range(0x110000))))
+    assert _INVISIBLE.search(printable) is None and _LINE_ENDS.search(printable) is None
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["[", "]", "#", "<", ">", "|", "=", " ", "\n", "\t", "\r", "\u200b", "INST]", "/", "step", "Final", "a",
+             "<CUSTOM-TYPE-", "task", "score", "im_end"]
+        ),
+        max_size=12,
+    ).map("".join)
+)  # fmt: skip
+def test_no_delimiter_is_missed(text: str) -> None:
+    expected = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
+    for _, pattern in _DELIMITERS:
+        expected = pattern.sub(r"\g<0> ", expected)
+    assert clean(text) == expected

@@ -153,6 +153,8 @@ class Calls:
         self._stopped = threading.Event()
         self._lock = threading.RLock()
         self._lms: dict[int, tuple[Any, Any]] = {}
+        self._adapters: dict[int, tuple[Any, Any]] = {}
+        self._plain_adapter = dspy.ChatAdapter()
         self._unkept: list[Callable[[], object]] = []
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_request = 0.0
@@ -280,6 +282,12 @@ class Calls:
                 self._lms[id(lm)] = (lm, observe_lm(lm, self))
             return self._lms[id(lm)][1]
 
+    def _observe_adapter(self, adapter: Any) -> Any:
+        with self._lock:
+            if id(adapter) not in self._adapters:
+                self._adapters[id(adapter)] = (adapter, observe_adapter(adapter, self))
+            return self._adapters[id(adapter)][1]
+
     def bind(self, program: dspy.Module) -> None:
         """Give every predictor of this copy that has its own LM the observed one, frozen sub-modules too."""
         for _, predictor in program.named_sub_modules(dspy.Predict):
@@ -291,7 +299,7 @@ class Calls:
         """DSPy settings under which every LM call belongs to the unit."""
         with dspy.context(
             lm=self.observe(settings.pop("lm", None) or dspy.settings.lm),
-            adapter=observe_adapter(dspy.settings.adapter or dspy.ChatAdapter(), self),
+            adapter=self._observe_adapter(dspy.settings.adapter or self._plain_adapter),
             callbacks=[*(dspy.settings.callbacks or []), *callbacks],
             **{_UNIT: unit},
             **settings,

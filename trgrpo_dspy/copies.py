@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-__all__ = ["own_copy"]
+__all__ = ["Copier", "own_copy"]
 
 
 def own_copy(program: Any, exchange: Callable[[Any], Any] = lambda lm: lm) -> Any:
@@ -24,7 +24,26 @@ def own_copy(program: Any, exchange: Callable[[Any], Any] = lambda lm: lm) -> An
     Raises:
         ValueError: A predictor sits in something that can't be copied, so a copy would write into the original.
     """
-    shared: dict[int, Any] = {id(lm): exchange(lm) for _, lm in program.named_sub_modules(dspy.BaseLM)}
+    return _copy(program, {id(lm): exchange(lm) for _, lm in program.named_sub_modules(dspy.BaseLM)})
+
+
+class Copier:
+    """Makes own copies of one program, which must stay as it is: what its copies share is looked for once."""
+
+    def __init__(self, program: Any) -> None:
+        """Look for the program's LMs and the names of its predictors."""
+        self.program = program
+        self.names = {p.stage: name for name, p in program.named_sub_modules(dspy.Predict)}
+        """Names of its predictors by `predictor.stage`, which survives copying."""
+        self.names.update({p.stage: name for name, p in program.named_predictors()})
+        self._lms = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
+
+    def copy(self) -> Any:
+        """As `own_copy`."""
+        return _copy(self.program, dict(self._lms))
+
+
+def _copy(program: Any, shared: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(program, dict(shared))
     except Exception:  # something in the user's module can't be copied: share just that

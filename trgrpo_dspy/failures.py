@@ -189,31 +189,43 @@ _VALUE = r"""[^\s'",;&]"""
 _RANDOM = rf"(?:(?={_VALUE}*[0-9]){_VALUE}{{8,}}|{_VALUE}{{20,}})"  # a long word, or one with digits in it
 _IS = r"""["']?\s*[:=]\s*["']?"""
 _NAMED = r"(?:api[-_ ]?key|access[-_ ]?key|private[-_ ]?key|secret|password|passwd)"
-# Group 1 is what stays.
+# Group 1 is what stays. Before each: texts in lower case, one of which is in all that the pattern matches.
 _SECRETS = (
     # Keys of known make, masked ones too: sk-..., ghp_..., AKIA..., and JSON web tokens.
-    r"()\b(?:sk|pk|rk|gsk|hf|xai|nvapi|glpat|r8|xox[a-z]|gh[a-z]|github_pat)[-_]"
-    r"(?:(?=[A-Za-z_-]*[0-9*])[-\w*]{8,}|[-\w*]{20,})",
-    r"()\b(?:AIza|AKIA|ASIA|eyJ|ya29)[-._A-Za-z0-9*]{8,}",
+    (
+        ("-", "_"),
+        r"()\b(?:sk|pk|rk|gsk|hf|xai|nvapi|glpat|r8|xox[a-z]|gh[a-z]|github_pat)[-_]"
+        r"(?:(?=[A-Za-z_-]*[0-9*])[-\w*]{8,}|[-\w*]{20,})",
+    ),
+    (("aiza", "akia", "asia", "eyj", "ya29"), r"()\b(?:AIza|AKIA|ASIA|eyJ|ya29)[-._A-Za-z0-9*]{8,}"),
     # Headers, which may name a scheme before the secret.
-    rf"(?i:(authorization{_IS}(?:(?:bearer|basic|digest|token|apikey|negotiate)\s+)?){_VALUE}+)",
-    rf"(?i:(\bbearer\s+){_RANDOM})",
-    r"(?i:(\bbasic\s+)(?=[a-z0-9+/]*[0-9+/=])[a-z0-9+/]{8,}=*)",
+    (
+        ("authorization",),
+        rf"(?i:(authorization{_IS}(?:(?:bearer|basic|digest|token|apikey|negotiate)\s+)?){_VALUE}+)",
+    ),
+    (("bearer",), rf"(?i:(\bbearer\s+){_RANDOM})"),
+    (("basic",), r"(?i:(\bbasic\s+)(?=[a-z0-9+/]*[0-9+/=])[a-z0-9+/]{8,}=*)"),
     # Names with a value after ':' or '='. 'max_tokens: 4096' and 'unexpected token: foo' tell nothing.
-    rf"(?i:({_NAMED}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})",
-    rf"(?i:((?:token(?!s)|credential)[\w -]{{0,20}}?{_IS})(?!\d+(?:\.\d+)?\b){_RANDOM})",
-    rf"(?i:([?&](?:key|sig|signature|auth)=|(?:\b|_)token=)(?!\d+\b){_VALUE}+)",
+    (("key", "secret", "passw"), rf"(?i:({_NAMED}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})"),
+    (
+        ("token", "credential"),
+        rf"(?i:((?:token(?!s)|credential)[\w -]{{0,20}}?{_IS})(?!\d+(?:\.\d+)?\b){_RANDOM})",
+    ),
+    (("=",), rf"(?i:([?&](?:key|sig|signature|auth)=|(?:\b|_)token=)(?!\d+\b){_VALUE}+)"),
     # User and password in an address.
-    r"((?<=://))[^/\s?#'\"]+(?=@)",
+    (("://",), r"((?<=://))[^/\s?#'\"]+(?=@)"),
 )
-_SECRET_PATTERNS = tuple(re.compile(pattern) for pattern in _SECRETS)
+_SECRET_PATTERNS = tuple((needed, re.compile(pattern)) for needed, pattern in _SECRETS)
 
 
 def redact(text: str) -> str:
     """Blank the secrets of the LMs in use, and what looks like a key, a token, a password or an address with one."""
     text = blank(text)
-    for pattern in _SECRET_PATTERNS:
-        text = pattern.sub(r"\1***", text)
+    # Letters outside ASCII may match one inside it without regard to case: then every pattern is tried.
+    lower = text.lower() if text.isascii() else None
+    for needed, pattern in _SECRET_PATTERNS:
+        if lower is None or any(part in lower for part in needed):
+            text = pattern.sub(r"\1***", text)
     return text
 
 

@@ -71,6 +71,9 @@ def _plain_object(value: Any) -> Any:
     return _ADDRESS.sub("", repr(value))
 
 
+_encode = json.JSONEncoder(sort_keys=True, default=plain).encode
+
+
 def request_hash(lm: dspy.BaseLM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> str:
     """Hash of all that decides a reply: model, sampling settings, and what is asked."""
     return _hash([lm.model, lm.model_type, prompt, messages, _sampling({**lm.kwargs, **kwargs})])
@@ -84,7 +87,7 @@ def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _hash(value: Any) -> str:
     """Hash of the value as JSON data; `plain` is asked for what JSON does not know."""
     try:
-        text = json.dumps(value, sort_keys=True, default=plain)
+        text = _encode(value)
     except TypeError:  # names that are no text, or can't be sorted
         text = json.dumps(plain(value), sort_keys=True)
     data, digest = text.encode("ascii"), hashlib.sha256()

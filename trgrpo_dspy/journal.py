@@ -34,6 +34,7 @@ from .rollout import Outcome, Rollout
 __all__ = ["Journal", "Recorded", "unwritable", "write_atomically"]
 
 SCHEMA_VERSION = 1
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
@@ -123,7 +124,8 @@ class Journal:
     def _read_index(self) -> None:
         """Know what is there: most of what is asked for is not, and need not be looked for."""
         with self._guard():
-            self._answered: set[tuple[str, str]] = set(self._db.all("SELECT unit, request FROM calls"))
+            # Numbers take a fraction of the texts' place; two that are equal by chance cost a look into the file.
+            self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
             self._finished: dict[str, Rollout | None] = {
                 unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
             }
@@ -158,7 +160,7 @@ class Journal:
 
     def reply(self, unit: str, request: str, occurrence: int) -> Recorded | None:
         """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
-        if (unit, request) not in self._answered:
+        if hash((unit, request)) not in self._answered:
             return None
         row = self._one(
             "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
@@ -179,7 +181,7 @@ class Journal:
             self._write("INSERT INTO other_calls", unit, _dump(vars(call)))
         else:
             self._write("INSERT OR REPLACE INTO calls", unit, request, occurrence, _dump(vars(call)), text)
-            self._answered.add((unit, request))
+            self._answered.add(hash((unit, request)))
 
     def paid(self) -> list[tuple[str, LMCall]]:
         """Every call the run made so far, with the unit it was made for."""
@@ -320,7 +322,8 @@ def unwritable(path: Path, error: OSError) -> JournalError:
 
 def _dump(value: Any) -> str:
     """JSON that SQLite takes: a lone surrogate in a model's reply stays an escape."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = _ENCODE(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

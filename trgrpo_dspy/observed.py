@@ -10,12 +10,15 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
-__all__ = ["Gate", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch"]
+__all__ = [
+    "Gate", "OutsideAdapters", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch",
+]  # fmt: skip
 
 
 class Gate(Protocol):
@@ -29,6 +32,13 @@ class Gate(Protocol):
 
     def observe(self, lm: Any) -> Any:
         """The observed copy of an LM."""
+
+
+class OutsideAdapters(BaseCallback):
+    """A callback that need not hear of what happens inside an adapter: formatting, the LM call, parsing.
+
+    To call a callback, whether it listens or not, takes DSPy longer than any of these.
+    """
 
 
 def is_observed(lm: Any) -> bool:
@@ -52,7 +62,7 @@ def observe_adapter(adapter: Any, gate: Gate) -> Any:
         return adapter
     observed = copy.copy(adapter)
     observed.__class__ = _observed_adapter_class(type(adapter))  # type: ignore[arg-type]
-    observed._gate = gate
+    observed._gate, observed._system_messages = gate, {}
     for name, value in list(vars(adapter).items()):
         if isinstance(value, dspy.BaseLM):
             setattr(observed, name, gate.observe(value))
@@ -118,6 +128,8 @@ class Report:
 
 _NO_HISTORY = "trgrpo_dspy_no_history"
 _HISTORY = 100
+_MESSAGES = 30
+"""System messages an adapter remembers: a program has a few signatures, unless it makes one for each call."""
 
 
 @contextmanager
@@ -125,7 +137,9 @@ def watch() -> Iterator[Report]:
     """Have DSPy report usage and the history entry of the next call, whatever the user's settings are."""
     report = Report(dspy.settings.usage_tracker)
     no_history = bool(dspy.settings.disable_history)
-    with dspy.context(usage_tracker=report, disable_history=False, **{_NO_HISTORY: no_history}):
+    # Programs may read their history; the run's copies keep no more of it than an attempt can need.
+    size = min(_HISTORY, dspy.settings.max_history_size)
+    with dspy.context(usage_tracker=report, disable_history=False, max_history_size=size, **{_NO_HISTORY: no_history}):
         yield report
 
 
@@ -163,9 +177,7 @@ class _Observed:
         if isinstance(report, Report):
             report.entry = entry
         if not dspy.settings.get(_NO_HISTORY, False):
-            # Programs may read their history; the run's copies keep no more of it than an attempt can need.
-            with dspy.context(max_history_size=min(_HISTORY, dspy.settings.max_history_size)):
-                super().update_history(entry)  # type: ignore[misc]
+            super().update_history(entry)  # type: ignore[misc]
 
 
 class _ObservedAdapter:
@@ -174,10 +186,40 @@ class _ObservedAdapter:
     _gate: Gate
 
     def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+        with _inside_adapter():
+            return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
     async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
-        return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+        with _inside_adapter():
+            return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+
+
+class _Remembering:
+    """Mixed into the copy of an adapter of DSPy's own: the system message of a signature is made once.
+
+    To make it is a third of what DSPy itself takes for a call, more with a library in the instructions, and thousands
+    of calls share it. A signature that was changed in place is noticed.
+    """
+
+    _system_messages: dict[int, tuple[Any, Any, str]]
+
+    def format_system_message(self, signature: Any) -> str:
+        now = [signature.instructions]
+        now += [(f.annotation, f.description, copy.copy(f.json_schema_extra)) for f in signature.model_fields.values()]
+        known = self._system_messages.get(id(signature))
+        if known is not None and known[0] is signature and known[1] == now:
+            return known[2]
+        message: str = super().format_system_message(signature)  # type: ignore[misc]
+        if len(self._system_messages) >= _MESSAGES:
+            self._system_messages.clear()
+        self._system_messages[id(signature)] = signature, now, message
+        return message
+
+
+def _inside_adapter() -> AbstractContextManager[None]:
+    """Settings without the callbacks that need not hear of it."""
+    heard = [callback for callback in dspy.settings.callbacks or [] if not isinstance(callback, OutsideAdapters)]
+    return dspy.context(callbacks=heard)
 
 
 class _Quiet:
@@ -195,7 +237,8 @@ def _observed_class(cls: type) -> type:
 @functools.cache
 def _observed_adapter_class(cls: type) -> type:
     make: Callable[..., type] = type.__new__
-    return make(type(cls), cls.__name__, (_ObservedAdapter, _Quiet, cls), {"__module__": cls.__module__})
+    mixins = (_ObservedAdapter, _Remembering) if cls.__module__.startswith("dspy.") else (_ObservedAdapter,)
+    return make(type(cls), cls.__name__, (*mixins, _Quiet, cls), {"__module__": cls.__module__})
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int:

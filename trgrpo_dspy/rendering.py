@@ -47,12 +47,13 @@ _INVISIBLE = re.compile(
 )
 _DATA_URI = re.compile(r"data:([\w.+/-]{0,80})(?:;[\w.=+-]{1,60}){0,4};base64,([\w+/=-]+)")
 # A space goes into each delimiter; taking characters away instead could join what is left to a new one.
+# Before each pattern, texts one of which is in all that it matches: most values have none of them.
 _DELIMITERS = (
-    re.compile(r"(\[)(?=\[\s*#)|(#\s*\])(?=\])"),  # the chat adapter's [[ ## field ## ]]
-    re.compile(r"(<)(?=<CUSTOM-TYPE-)"),  # what DSPy makes images and files of a request from
-    re.compile(r"(<)(?=/?(?:task|attempts?|expected|score|feedback|experiences)\s{0,9}>)", re.IGNORECASE),
-    re.compile(r"(<)(?=\|\w{1,40}\|>)|(\[)(?=/?INST\])"),  # roles in chat templates
-    re.compile(r"(=)(?==[ \t]{0,9}(?:step|final|failure|tool)\b)", re.IGNORECASE),  # our own headers
+    (("[[", "]]"), re.compile(r"(\[)(?=\[\s*#)|(#\s*\])(?=\])")),  # the chat adapter's [[ ## field ## ]]
+    (("<<",), re.compile(r"(<)(?=<CUSTOM-TYPE-)")),  # what DSPy makes images and files of a request from
+    (("<",), re.compile(r"(<)(?=/?(?:task|attempts?|expected|score|feedback|experiences)\s{0,9}>)", re.IGNORECASE)),
+    (("<|", "INST]"), re.compile(r"(<)(?=\|\w{1,40}\|>)|(\[)(?=/?INST\])")),  # roles in chat templates
+    (("==",), re.compile(r"(=)(?==[ \t]{0,9}(?:step|final|failure|tool)\b)", re.IGNORECASE)),  # our own headers
 )
 
 
@@ -61,10 +62,13 @@ def clean(text: str) -> str:
 
     Idempotent. Base64 data becomes a note of its type and size.
     """
-    text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
-    text = _DATA_URI.sub(lambda m: f"<data: {m[1] or 'text/plain'}, {_size(len(m[2]) * 3 // 4)}>", text)
-    for pattern in _DELIMITERS:
-        text = pattern.sub(r"\g<0> ", text)
+    if not text.replace("\n", "").replace("\t", "").isprintable():  # what is printable holds none of these
+        text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
+    if "data:" in text:
+        text = _DATA_URI.sub(lambda m: f"<data: {m[1] or 'text/plain'}, {_size(len(m[2]) * 3 // 4)}>", text)
+    for needed, pattern in _DELIMITERS:
+        if any(part in text for part in needed):
+            text = pattern.sub(r"\g<0> ", text)
     return text
 
 
@@ -105,6 +109,8 @@ def fit_blocks(blocks: Sequence[tuple[str, list[tuple[str, str]]]], max_tokens: 
         return "\n\n".join(parts)
 
     low, high = _LEAST, max(max_tokens, _LEAST)
+    if count_tokens(whole := assemble(high)) <= max_tokens:
+        return whole
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if count_tokens(assemble(middle)) <= max_tokens else (low, middle - 1)
@@ -120,11 +126,15 @@ def field_lines(name: str, text: str) -> str:
 
 def one_line(text: object) -> str:
     """The value as one line of at most 50 tokens."""
+    if type(text) is str and len(text) <= 200 and text.isascii() and text.isidentifier():
+        return text  # a field's name
     return " ".join(cut_middle(text_of(text), 50).split())
 
 
 def text_of(value: object) -> str:
     """The whole value as clean text, in compact JSON if it has parts."""
+    if type(value) is str:
+        return clean(value).rstrip()
     try:
         if isinstance(value, dspy.History):
             turns = [(f"turn {i}", turn_text(m)) for i, m in enumerate(value.messages, 1)]

@@ -11,16 +11,16 @@ import copy
 import hashlib
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
 from .calls import Calls, Unit
 from .confidential import blank
-from .copies import own_copy
+from .copies import Copier
 from .errors import FatalError, RunStopped
 from .failures import (
     Failure,
@@ -32,6 +32,7 @@ from .failures import (
     outcome_of,
     redact,
 )
+from .observed import OutsideAdapters
 from .rendering import clean, cut_middle, render_fields, text_of
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
@@ -42,6 +43,7 @@ __all__ = ["Runner", "expected_text", "task_text"]
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
 _FEEDBACK_TOKENS = 500
+_PROGRAMS = 4
 _NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
 
 
@@ -89,6 +91,7 @@ class Runner:
         self._failure_score = failure_score
         self._compare_fields = tuple(compare_fields) if compare_fields is not None else None
         self._transcript_tokens = transcript_tokens
+        self._copiers: deque[Copier] = deque(maxlen=_PROGRAMS)
 
     def attempt(self, program: dspy.Module, example: dspy.Example, unit: Unit, *, index: int, attempt: int) -> Rollout:
         """Run the program once (again where only a tool's outage was in the way) and score the answer.
@@ -104,14 +107,13 @@ class Runner:
         if known is not None:
             return known
         started = time.monotonic()
-        names = {p.stage: name for name, p in program.named_sub_modules(dspy.Predict)}
-        names.update({p.stage: name for name, p in program.named_predictors()})
+        copier = self._copier(program)
         for tries in range(1, _TRIES + 1):
             unit.outage, unit.tool_outage = None, False
             inputs = _own_inputs(example)
-            recorder = Recorder(names, inputs)
+            recorder = Recorder(copier.names, inputs)
             # A copy for each try: what a module keeps in itself (BestOfN a count) is not shared between threads.
-            result = self._run(own_copy(program), inputs, unit, recorder)
+            result = self._run(copier.copy(), inputs, unit, recorder)
             if not unit.tool_outage or tries == _TRIES:
                 break
             self.calls.rest(unit, tries)
@@ -146,6 +148,13 @@ class Runner:
         )
         return self._commit(unit, rollout)
 
+    def _copier(self, program: dspy.Module) -> Copier:
+        """The program's, made at its first attempt; a few programs are under way at a time."""
+        known = next((copier for copier in list(self._copiers) if copier.program is program), None)
+        if known is None:
+            self._copiers.append(known := Copier(program))
+        return known
+
     def _commit(self, unit: Unit, rollout: Rollout) -> Rollout:
         """Keep the result, whatever it is: what follows rests on it."""
         journal = self.calls.journal
@@ -164,8 +173,9 @@ class Runner:
         return rollout
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
-        watch = _ToolWatch(unit, recorder)
-        with self.calls.context(unit, watch, trace=recorder):
+        # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.
+        watches = [] if type(program) is dspy.Predict else [_ToolWatch(unit, recorder)]
+        with self.calls.context(unit, *watches, trace=recorder):
             try:
                 result = _Try(prediction=program(**inputs))
             except Exception as error:  # the program's own code: anything may come out of it
@@ -242,7 +252,7 @@ class Runner:
         return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-class _ToolWatch(BaseCallback):
+class _ToolWatch(OutsideAdapters):
     """Sees tool calls and their errors, also those that an agent turns into an observation."""
 
     def __init__(self, unit: Unit, recorder: Recorder) -> None:

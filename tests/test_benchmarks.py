@@ -1,0 +1,53 @@
+"""The short forms of the benchmarks of the client's cost: both sides make the same calls. No times are asserted."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from benchmarks import memory, overhead
+from benchmarks.idle import LOOKUPS
+from benchmarks.overhead import CASES, Case, Cost, Round
+
+
+class TestOverhead:
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+    def test_both_sides_make_the_same_calls(self, case: Case, tmp_path: Path) -> None:
+        assert {c.name: c.calls for c in CASES} == {"one call": 1, "ReAct": LOOKUPS + 2}
+        bare, ours = overhead.bare(case, 10, 2), overhead.ours(case, 10, 2, tmp_path)
+        assert bare.calls == ours.calls == 10 * case.calls
+        assert bare.cpu > 0 and ours.cpu > 0
+
+    def test_ours_is_the_whole_thing(self, tmp_path: Path) -> None:
+        """Journaled, scored, told and within a budget."""
+        overhead.ours(CASES[1], 5, 2, tmp_path)
+        with sqlite3.connect(tmp_path / "journal.sqlite") as journal:
+            rollouts = [row[0] for row in journal.execute("SELECT rollout FROM attempts")]
+            (calls,) = journal.execute("SELECT count(*) FROM calls").fetchone()
+        journal.close()
+        assert len(rollouts) == 5 and calls == 25
+        for rollout in rollouts:
+            assert '"score": 1.0' in rollout and '"tool_calls": 4' in rollout
+            assert "=== Step 1" in rollout and "see the house rules" in rollout
+
+    def test_a_line_says_least_and_median(self) -> None:
+        rounds = [Round(Cost(1000, 1.0, 0.5), Cost(1000, 2.0, cpu)) for cpu in (1.0, 1.25, 1.75)]
+        assert [r.more for r in rounds] == pytest.approx([0.5, 0.75, 1.25])
+        told = " ".join(overhead.line(CASES[0], 8, rounds).split())
+        assert told == "one call 8 0.50 / 0.50 1.00 / 1.25 +0.75 (+0.50 to +1.25) 2.50 x 1000 500"
+
+    def test_short_form(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overhead.main(["--quick"]) == 0
+        rows = capsys.readouterr().out.splitlines()[3:]
+        found = [re.match(r"(one call|ReAct) +(\d+) .* x +\d+ +\d+$", row) for row in rows]
+        assert [m.groups() for m in found if m] == [("one call", "1"), ("one call", "8"), ("ReAct", "8")]
+
+
+def test_memory_short_form(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes, 20 calls each; what is counted as journaled is in the journal."""
+    assert memory.main(["--quick"]) == 0
+    *_, row = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r" +20 x +1 KB +[\d.]+ +[\d.]+ +[+-][\d.]+ +20", row)
