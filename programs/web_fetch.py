@@ -204,6 +204,8 @@ def _checked(url: str) -> httpx.URL:
         raise Refused(f"it is no address of a web page ({str(error)[:100]})") from None
     if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.host):
         raise Refused("it is no address of a web page: give one that begins with http:// or https://")
+    if parsed.port is not None and parsed.port > 65535:
+        raise Refused("it is no address of a web page: there is no such port")
     if parsed.userinfo:
         raise Refused("addresses with a user name in them are not visited")
     return parsed

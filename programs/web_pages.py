@@ -124,7 +124,7 @@ def _decoded(body: bytes, charset: str | None, markup: bool) -> str:
     for name in (charset, named[1].decode("ascii") if named else None):
         try:
             return body.decode(name or "", "replace")
-        except LookupError:
+        except (LookupError, ValueError):
             continue
     return body.decode("utf-8", "replace")
 
