@@ -85,8 +85,8 @@ class Serper:
             return []
         try:
             answer.raise_for_status()
-            found = answer.json().get("organic") or []
-            return [Result(row.get("title", ""), row["link"], row.get("snippet", "")) for row in found][:_RESULTS]
+            found = (answer.json().get("organic") or [])[:_RESULTS]
+            return [Result(str(row.get("title") or ""), row["link"], str(row.get("snippet") or "")) for row in found]
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, AttributeError):
             raise InfrastructureError(f"Serper answered with HTTP status {answer.status_code}: {told}") from None
 
@@ -119,7 +119,11 @@ class Ddgs:
         found = self._ask(query)
         if not found and not self._ask(self.known):
             raise InfrastructureError("the search engines behind ddgs give no results at all: they refuse or are down")
-        return [Result(row.get("title", ""), row["href"], row.get("body", "")) for row in found if row.get("href")]
+        return [
+            Result(str(row.get("title") or ""), row["href"], str(row.get("body") or ""))
+            for row in found
+            if row.get("href")
+        ]
 
     def _ask(self, query: str) -> list[dict[str, Any]]:
         ddgs = require("ddgs")
