@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from programs.web_fetch import httpx
 from programs.web_pages import Page, Ranking, as_data, passages, read_page, require
+from programs.web_transport import httpx
 from trgrpo_dspy import FatalError, InfrastructureError
 
 __all__ = ["Ddgs", "Engine", "LocalIndex", "Result", "Serper", "search_tool"]
