@@ -45,11 +45,11 @@ from .schedule import derive_seed
 __all__ = ["Calls", "Unit"]
 
 _UNIT = "trgrpo_dspy_unit"
-_LONGEST_HINT, _LONGEST_BACKOFF = 60.0, 16.0
-"""The longest waits before a retry, in seconds: as the backend asks for, and of our own."""
+_LONGEST_HINT = 60.0
+"""The longest wait before a retry that a backend is granted, in seconds."""
 BACKOFF = 1.0
-"""Wait before the second retry, in seconds, where a run is not told another; it doubles and is jittered. The first
-retry comes after a quarter of it: most failures are alone, and one alone costs little then."""
+"""Unit of the waits before retries, in seconds, where a run is not told another: a tenth of it before the first, for
+most failures are alone and one alone should cost little, then five times the last wait each, up to 16; jittered."""
 _PATIENCE = 1.0
 """Seconds between two looks at the end of the run, of a unit that waits for a place."""
 _POLL = 0.02
@@ -268,7 +268,7 @@ class Calls:
 
     def backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
-        return float(min(self.backoff * (2 ** (tries - 1) if tries else 0.25), _LONGEST_BACKOFF))
+        return float(self.backoff * min(0.1 * 5**tries, 16))
 
     # -- copies ----------------------------------------------------------------------------------------------------
 

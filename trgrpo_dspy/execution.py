@@ -41,7 +41,7 @@ _CALL_DEADLINE = 1800.0
 """Seconds after which a single request that is out is given up: the clients' own timeouts (600 s between two bytes)
 never end a reply that trickles."""
 _LOOK = 30.0
-"""Seconds between two looks at deadlines that other threads may have moved."""
+"""Seconds between two looks at deadlines at most: requests go out meanwhile, and each has one."""
 _MOST_WAITING = 3
 """Tasks in all, as a multiple of the places, that may have begun and wait for a retry."""
 
@@ -128,6 +128,8 @@ class Execution:
         self._running: set[_Running[Any]] = set()
         self._bars = Bars()
         self._begun = False
+        self._look = math.inf
+        """When deadlines have to be looked at next, by the monotonic clock: they only ever move further off."""
         calls.on_stop = self._wake  # also from a signal handler
 
     def __enter__(self) -> Execution:
@@ -234,8 +236,9 @@ class Execution:
             if place is None:
                 return
             _, _, state, slot, task = heapq.heappop(self._ready)
-            ticket = self._start(task, place)
-            self._in_flight[ticket] = _InFlight(task, state, slot, place, time.monotonic())
+            flight = _InFlight(task, state, slot, place, time.monotonic())
+            self._in_flight[self._start(task, place)] = flight
+            self._look = min(self._look, flight.deadline, flight.started + _LOOK)
 
     def _start(self, task: Task, place: Place) -> int:
         ticket = next(self._tickets)
@@ -250,8 +253,7 @@ class Execution:
         left = self.calls.meter.seconds_left
         if left is not None and left <= 0:
             self.calls.stop("max_seconds")
-        first = min((flight.deadline for flight in self._in_flight.values()), default=math.inf)
-        return max(0.0, min(first - time.monotonic(), _LOOK if left is None else left, _LOOK))
+        return max(0.0, min(self._look - time.monotonic(), _LOOK if left is None else left))
 
     def _wait(self, seconds: float) -> tuple[int, Future[Any]] | None:
         """The next finished task; None when time is up, a place became free or the run was stopped."""
@@ -275,11 +277,15 @@ class Execution:
 
     def _abandon_late(self) -> None:
         now = time.monotonic()
+        if now < self._look:
+            return
         for ticket in [t for t, flight in self._in_flight.items() if flight.deadline <= now]:
             flight = self._in_flight.pop(ticket)
             assert flight.task.on_timeout is not None
             flight.place.end()
             self._settle(flight, flight.task.on_timeout())
+        self._look = min((flight.deadline for flight in self._in_flight.values()), default=math.inf)
+        self._look = min(self._look, now + _LOOK)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

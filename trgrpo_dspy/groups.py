@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
@@ -40,6 +40,14 @@ class Learned:
     edits: tuple[Edit, ...] = ()
     lost: tuple[str, ...] = ()
     """Reflection replies that could not be used, as 'stage: reason'."""
+    identical: bool = False
+    """Whether all usable attempts came back word for word the same."""
+
+    @classmethod
+    def of(cls, group: RolloutGroup, edits: tuple[Edit, ...] = (), lost: tuple[str, ...] = ()) -> Learned:
+        """Keep what a step still asks for: no transcripts, however many groups there are."""
+        bare = tuple(replace(r, transcript="", answer="", feedback="") for r in group.rollouts)
+        return cls(replace(group, rollouts=bare), edits, lost, group.identical)
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,10 @@ class Groups:
         ]
         group = self.as_group(index, rollouts)
         if not group.informative:
-            return Learned(group)
+            return Learned.of(group)
         if type(self.reflector).forward is not Reflector.forward:
             (whole,) = yield [self.reflection_task(Stage.COMPARISON, step, index, 0, self._forward, group, library)]
-            return Learned(group, edits_of(whole, [index]), _losses(whole))
+            return Learned.of(group, edits_of(whole, [index]), _losses(whole))
         reflector, text = self.reflector, self.predictors_text
         first: dict[Any, Rollout] = {}
         for rollout in group.usable:  # those that came back the same are summarized once
@@ -103,10 +111,10 @@ class Groups:
         ]
         lessons = _lessons(compared)
         if not lessons:
-            return Learned(group, (), _losses(*summaries, compared))
+            return Learned.of(group, (), _losses(*summaries, compared))
         propose = functools.partial(reflector.propose, source=index)
         (proposed,) = yield [self.reflection_task(Stage.PROPOSALS, step, index, 0, propose, lessons, library, text)]
-        return Learned(group, edits_of(proposed, [index]), _losses(*summaries, compared, proposed))
+        return Learned.of(group, edits_of(proposed, [index]), _losses(*summaries, compared, proposed))
 
     def attempt_task(
         self, step: Step, index: int, attempt: int, program: dspy.Module, library: ExperienceLibrary

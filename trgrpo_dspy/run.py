@@ -299,7 +299,7 @@ class Run:
         scores = [r.score for learned in groups for r in learned.group.rollouts if r.score is not None]
         top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
         self.record.identical += sum(
-            learned.group.identical and (top is None or learned.group.usable[0].score != top) for learned in groups
+            learned.identical and (top is None or learned.group.usable[0].score != top) for learned in groups
         )
         self.record.outcomes.update(result.outcomes)
         self.record.lost.update(result.lost)

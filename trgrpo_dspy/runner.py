@@ -174,7 +174,7 @@ class Runner:
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
         # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.
-        watches = [] if type(program) is dspy.Predict else [_ToolWatch(unit, recorder)]
+        watches = [] if type(program) is dspy.Predict else [_ToolWatch(self.calls, unit, recorder)]
         with self.calls.context(unit, *watches, trace=recorder):
             try:
                 result = _Try(prediction=program(**inputs))
@@ -255,8 +255,8 @@ class Runner:
 class _ToolWatch(OutsideAdapters):
     """Sees tool calls and their errors, also those that an agent turns into an observation."""
 
-    def __init__(self, unit: Unit, recorder: Recorder) -> None:
-        self._unit, self._recorder = unit, recorder
+    def __init__(self, calls: Calls, unit: Unit, recorder: Recorder) -> None:
+        self._calls, self._unit, self._recorder = calls, unit, recorder
         self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -268,6 +268,8 @@ class _ToolWatch(OutsideAdapters):
         if exception is not None and is_tool_outage(exception):
             self._unit.outage = self._unit.outage or exception
             self._unit.tool_outage = True
+        if isinstance(exception, FatalError):  # a tool's key was refused: an agent would make an observation of it
+            self._calls.stop("fatal", exception)
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)
 
 
