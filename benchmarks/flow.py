@@ -165,7 +165,7 @@ def measure(
     trainset = [e.with_inputs("ticket") for e in trainset]
     optimizer = TrainingFreeGRPO(metric=Scores(), group_size=GROUP_SIZE, num_epochs=1, num_threads=WIDTH, seed=seed)
     with server(latency, seed=seed, errors=errors, retry_after=retry_after) as (url, log), seeds_of_units() as units:
-        lm = dspy.LM("openai/offline", api_base=url, api_key="offline", cache=False, seed=seed, num_retries=8)
+        lm = dspy.LM("openai/gpt-4o-mini", api_base=url, api_key="offline", cache=False, seed=seed, num_retries=8)
         with dspy.context(lm=lm), Run(optimizer, tickets.program(), trainset, []) as run:
             warm = [
                 run.groups.attempt_task(Step(0, 0, ()), 0, i, run.program_with(run.start), run.start) for i in (0, 1)

@@ -391,7 +391,7 @@ class Calls:
             return None
         hint = getattr(error, "retry_after", None)
         if isinstance(hint, (int, float)) and hint >= 0:
-            return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 4)
+            return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 10)
         return self.backoff_after(tries) * random.uniform(0.5, 1.5)
 
     def note_replay(self) -> None:
