@@ -1,4 +1,4 @@
-"""The short forms of the benchmarks of the client's cost: both sides make the same calls. No times are asserted."""
+"""The short forms of the benchmarks of the client's cost. No times are asserted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, overhead
+from benchmarks import flow, memory, overhead
 from benchmarks.idle import LOOKUPS
 from benchmarks.overhead import CASES, Case, Cost, Round
 
@@ -51,3 +51,41 @@ def test_memory_short_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert memory.main(["--quick"]) == 0
     *_, row = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r" +20 x +1 KB +[\d.]+ +[\d.]+ +[+-][\d.]+ +20", row)
+
+
+class TestFlow:
+    STEP = flow.Measured(
+        wall=1.0,
+        groups=(
+            flow.Group((1.0, 3.0), (2.0, 1.0), (1.0,), (1.0,)),
+            flow.Group((2.0, 2.0)),
+            flow.Group((1.0, 1.0), (4.0, 1.0), (1.0,)),
+        ),
+        consolidation=0.5,
+        cpu=0.0,
+        retries=0,
+    )
+
+    def test_bounds_on_a_known_step(self) -> None:
+        """Worked out by hand."""
+        assert self.STEP.calls == 14 and self.STEP.latency == 21.5
+        assert flow.least(self.STEP, 32) == 7.5, "the first group's chain, then the plan"
+        assert flow.least(self.STEP, 2) == 10.75, "total latency over two places"
+        assert flow.replayed(self.STEP, 32) == 7.5
+        assert flow.with_barriers(self.STEP, 32) == 3 + 4 + 1 + 1 + 0.5
+        # One place: everything after everything else, in whatever order.
+        assert flow.replayed(self.STEP, 1) == flow.with_barriers(self.STEP, 1) == 21.5
+
+    def test_the_rule_goes_on_with_a_group_while_others_roll_out(self) -> None:
+        assert flow.replayed(self.STEP, 2) < flow.with_barriers(self.STEP, 2)
+        for width in (1, 2, 3, 5, 8):
+            assert flow.least(self.STEP, width) <= flow.replayed(self.STEP, width)
+
+    def test_short_form(self, capsys: pytest.CaptureFixture[str]) -> None:
+        steps = flow.main(["--quick"])
+        assert "no LLM" in capsys.readouterr().out
+        for step in steps:
+            assert [len(group.rollout) for group in step.groups] == [5] * 4
+            assert all(2 <= len(group.summary) <= 5 and len(group.comparison) == 1 for group in step.groups)
+            assert step.wall > flow.least(step) > 0.2, "a chain of four replies of 0.05 s, then the plan"
+        assert steps[0].retries == 0 < steps[1].retries

@@ -67,7 +67,7 @@ class TestTheCampaign:
         """The same run, with eyes shut to a tool's outage, to lost LM calls and to cut replies."""
         monkeypatch.setattr(runner._ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
         monkeypatch.setattr(calls.Unit, "truncated", False)
-        found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=25), tmp_path)
+        found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=60), tmp_path)
         problems = "\n".join(found.problems)
         assert "though its transcript tells of an outage" in problems
         assert "replies cut" in problems
