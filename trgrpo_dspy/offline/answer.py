@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from .agent import next_step, observations, submit_or_call
+from .agent import is_failure, next_step, observations, submit_or_call
 from .chance import Chance
 from .judge import Verdict, judge_for
 from .prompt import Prompt
@@ -135,7 +135,7 @@ def _question(prompt: Prompt) -> str:
 def _candidates(prompt: Prompt) -> list[str]:
     """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or this one's."""
     seen = observations(prompt.inputs.get("trajectory", ""))
-    useful = [s for s in seen if s and not s.startswith(("Completed.", "Execution error"))]
+    useful = [s for s in seen if s and not s.startswith("Completed.") and not is_failure(s)]
     if useful:
         return useful[::-1]
     asked = _question(prompt)

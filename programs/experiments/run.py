@@ -1,0 +1,213 @@
+"""An experiment from its first look at the data to its report; run again, it goes on where it ended.
+
+Every arm's learning and every evaluation has a journal of its own in the experiment's directory, so that no finished
+LM call is paid twice; only the few trial calls of an estimate that was cut off are made again. The report is written
+after each part, and says so while it is partial.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dspy
+
+from trgrpo_dspy import Budget, Evaluation, ExperienceLibrary, attach, evaluate
+from trgrpo_dspy.journal import write_atomically
+from trgrpo_dspy.meter import total_spend
+
+from .arms import Taught, optimizer_of, teach
+from .costs import TRIALS, Expected, expect, told, total
+from .models import OFFLINE_MODEL, Models, models
+from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed
+from .tables import Report, cell_of, curve_of, entries_of, markdown, spend_of
+from .tasks import DataSet, Task, load_task
+
+__all__ = ["Refused", "run"]
+
+
+class Refused(Exception):
+    """The experiment was not begun: it would cost more than was allowed."""
+
+
+class _Ended(Exception):
+    """The experiment ended before it was complete; says why."""
+
+
+def run(plan: Plan, limits: Limits, out: Path, say: Callable[[str], object] = print) -> Report:
+    """Run an experiment and write `report.md` and `report.json` into its directory.
+
+    Args:
+        plan: What is measured.
+        limits: What may be different when the experiment goes on.
+        out: Directory of the experiment.
+        say: Where a line on what goes on is told.
+
+    Returns:
+        The report; `partial` is empty if it is complete.
+
+    Raises:
+        Refused: The estimate is above the limit and nobody agreed.
+        FatalError: A wrong key, no credit, an unknown model; the report says what there is.
+        JournalError: The directory is in use or holds another experiment.
+        FileNotFoundError: The data can't be loaded.
+    """
+    with claimed(out, plan), models(plan) as lms:
+        task = load_task(plan)
+        titles = {found.name: found.title for found in task.sets}
+        report = Report(plan, titles, task.measures, task.differs)
+        with dspy.context(lm=lms.program):
+            experiment = _Experiment(plan, limits, out, task, lms, report, say)
+            try:
+                experiment.agree()
+                experiment.go()
+                report.partial = ""
+            except (_Ended, KeyboardInterrupt) as end:
+                report.partial = str(end) or "interrupted"
+            except Refused:
+                raise
+            except Exception as error:
+                report.partial = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+                raise
+            finally:
+                if report.cells or not report.partial:
+                    experiment.write()
+        return report
+
+
+@dataclass
+class _Experiment:
+    """One run of an experiment."""
+
+    plan: Plan
+    limits: Limits
+    out: Path
+    task: Task
+    lms: Models
+    report: Report
+    say: Callable[[str], object]
+    spent: float = 0.0
+    """US dollars, as far as known."""
+    learned: dict[str, ExperienceLibrary] = field(default_factory=dict)
+    before: dict[str, Evaluation] = field(default_factory=dict)
+    """The input program's evaluation of each data set."""
+
+    def agree(self) -> None:
+        """Estimate, and ask above the limit; once agreed, an experiment that goes on is not asked about again."""
+        parts = self._expected()
+        self.report.expected = told(parts)
+        self.say(self.report.expected)
+        cost, limit, agreed = total(parts).cost, self.limits.max_cost, self.out / "agreed.json"
+        if cost is None:
+            raise Refused(
+                f"the price of {' or '.join(map(repr, self.plan.models))} is unknown, so its cost can't be kept below "
+                "--max-cost. Give it: --price MODEL=PROMPT,COMPLETION in US dollars per million tokens (0,0 if it "
+                "costs nothing)"
+            )
+        allowed = json.loads(agreed.read_text(encoding="utf-8")) if agreed.exists() else 0.0
+        if cost <= max(limit, allowed) or self.limits.yes or self._asked(cost):
+            write_atomically(agreed, json.dumps(max(cost, allowed)))
+            return
+        raise Refused(
+            f"the estimate is ${cost:.2f}, above --max-cost {limit:g}. Raise --max-cost, or give --yes to begin anyway "
+            "and stop at that limit; smaller: --k, --train, --epochs"
+        )
+
+    def _asked(self, cost: float) -> bool:
+        if not sys.stdin.isatty():
+            return False
+        question = (
+            f"The estimate is ${cost:.2f}, above --max-cost {self.limits.max_cost:g}, at which it would stop with a "
+            "partial report. Begin anyway? [y/N] "
+        )
+        return input(question).strip().lower() in ("y", "yes")
+
+    def _expected(self) -> list[Expected]:
+        """The estimate; trial calls are made once for a directory."""
+        path = self.out / "estimate.json"
+        if path.exists():
+            return [Expected(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        self.say(f"Trying {TRIALS + 1} attempts to see what it will take ...")
+        optimizer = optimizer_of(
+            self.task, self.plan, self.limits, reflection_lm=self.lms.reflection, budget=Budget(prices=self._prices)
+        )
+        trial = optimizer.estimate(self.task.program, trainset=self.task.trainset, sample=TRIALS)
+        parts = expect(self.plan, self.task, trial)
+        write_atomically(path, json.dumps([vars(part) for part in parts], indent=2))
+        return parts
+
+    @property
+    def _prices(self) -> dict[str, tuple[float, float]]:
+        return {**({OFFLINE_MODEL: (0.0, 0.0)} if self.plan.offline else {}), **self.limits.prices}
+
+    def _budget(self) -> Budget:
+        left = self.limits.max_cost - self.spent
+        if left <= 0:
+            raise _Ended(f"${self.spent:.2f} were spent, --max-cost {self.limits.max_cost:g} is reached; raise it")
+        return Budget(max_cost=left, prices=self._prices)
+
+    # -- the parts -------------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Measure every program, taught before where it is to be."""
+        for arm in self.plan.arms:
+            program = self.task.program if arm == "input" else self._teach(arm)
+            for data_set in self.task.sets:
+                self._measure(arm, program, data_set)
+
+    def _teach(self, arm: str) -> dspy.Module:
+        self.say(f"{ARMS[arm]}: learning ...")
+        taught = teach(
+            arm, self.task, self.plan, self.limits,
+            count=max(1, len(self.learned.get("full", ()))), budget=self._budget(), log_dir=self.out / arm / "learning",
+            reflection_lm=self.lms.reflection,
+        )  # fmt: skip
+        self._note(arm, taught)
+        self._go_on(taught.stop_reason, f"{ARMS[arm]}: learning")
+        self.learned[arm] = taught.library
+        return attach(self.task.program, taught.library)
+
+    def _note(self, arm: str, taught: Taught) -> None:
+        self.report.curve += curve_of(arm, taught.steps)
+        self.report.spend += spend_of(arm, taught.spend)
+        self.report.libraries[arm] = entries_of(taught.library)
+        self.spent += total_spend(taught.spend).cost or 0.0
+        self.write()
+
+    def _measure(self, arm: str, program: dspy.Module, data_set: DataSet) -> None:
+        self.say(f"{ARMS[arm]}: {self.plan.k} attempts at each of {data_set.title} ...")
+        found = measure(
+            program, data_set, self.task, self.plan, self.limits, budget=self._budget(),
+            log_dir=self.out / arm / data_set.slug,
+        )  # fmt: skip
+        self.report.spend += spend_of(arm, found.spend, data_set.name)
+        self.spent += total_spend(found.spend).cost or 0.0
+        if arm == "input":
+            self.before[data_set.name] = found
+        before = None if arm == "input" else self.before[data_set.name]
+        self.report.cells.append(cell_of(arm, data_set.name, self.plan.k, found, before))
+        self.write()
+
+    def _go_on(self, stop_reason: str, what: str) -> None:
+        """End the experiment if a part of it did not come to its end."""
+        if stop_reason == "completed":
+            return
+        why = f"--max-cost {self.limits.max_cost:g} is reached; raise it" if stop_reason == "max_cost" else stop_reason
+        raise _Ended(f"{what} was ended: {why}")
+
+    def write(self) -> None:
+        """Write the report as it stands."""
+        write_atomically(self.out / "report.json", json.dumps(self.report.record(), indent=2, ensure_ascii=False))
+        write_atomically(self.out / "report.md", markdown(self.report))
+
+
+def measure(
+    program: dspy.Module, data_set: DataSet, task: Task, plan: Plan, limits: Limits, *, budget: Budget, log_dir: Path
+) -> Evaluation:
+    """Measure a program on a data set, k attempts at each problem, at the paper's temperature."""
+    lm = dspy.settings.lm
+    with dspy.context(lm=lm.copy(temperature=EVALUATION_TEMPERATURE)):
+        return evaluate(program, data_set.examples, task.metric, plan.k, num_threads=limits.threads, seed=plan.seed)

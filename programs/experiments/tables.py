@@ -1,0 +1,296 @@
+"""What an experiment found: plain records, as Markdown and as JSON, with the paper's figures beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trgrpo_dspy import Evaluation, ExperienceLibrary
+from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.result import StepResult
+
+from . import paper
+from .plan import ARMS, EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan
+
+__all__ = [
+    "Cell",
+    "CurvePoint",
+    "Report",
+    "SpendRow",
+    "cell_of",
+    "curve_of",
+    "entries_of",
+    "markdown",
+    "scores",
+    "spend_of",
+    "table",
+]
+
+SCHEMA_VERSION = 1
+OFFLINE = (
+    "OFFLINE: these figures come from a built-in character n-gram model on shipped sample data. It is no large "
+    "language model, and they mean nothing for one. They show that the experiment runs."
+)
+_MARK = "n-gram model, no LLM: means nothing"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One program on one data set. Scores are fractions, tokens and dollars are per attempt at a problem."""
+
+    arm: str
+    data_set: str
+    k: int
+    """Attempts at each problem."""
+    mean: float | None
+    """Mean@k."""
+    low: float | None
+    """Lower end of its 95% interval."""
+    high: float | None
+    problems: int
+    """Problems scored."""
+    unscored: int
+    """Attempts without a score: outages, no verdict."""
+    pass_at_k: float | None
+    """Pass@k, the unbiased estimator."""
+    difference: float | None
+    """Mean@k minus the input program's, paired by problem."""
+    difference_low: float | None
+    difference_high: float | None
+    reliable: bool | None
+    """Whether there are enough problems to rely on the difference's interval; None for the input program."""
+    tool_calls: float
+    prompt_tokens: float
+    completion_tokens: float
+    cost: float | None
+    """US dollars; None is unknown."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One step of learning."""
+
+    arm: str
+    step: int
+    epoch: int
+    train_mean: float | None
+    """Mean score of the step's attempts, with the library before it."""
+    informative: float
+    """Share of groups with something to learn from."""
+    entries: int
+    """Entries of the library after it."""
+    library_tokens: int
+    """Its size in tokens of 4 characters."""
+
+
+@dataclass(frozen=True)
+class SpendRow:
+    """What one stage of one arm took."""
+
+    arm: str
+    stage: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass
+class Report:
+    """Everything an experiment found, so far."""
+
+    plan: Plan
+    titles: dict[str, str]
+    """What stands above each data set's table."""
+    measures: tuple[str, ...]
+    """The paper's measures: of the mean, and of any attempt."""
+    differs: str
+    """What the paper's tools had that these have not."""
+    partial: str = "it is under way"
+    """Why this is not the whole; empty once it is."""
+    cells: list[Cell] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    spend: list[SpendRow] = field(default_factory=list)
+    libraries: dict[str, list[str]] = field(default_factory=dict)
+    """What each arm learned, an entry each."""
+    expected: str = ""
+    """The estimate."""
+
+    def record(self) -> dict[str, Any]:
+        """The report as plain data, the paper's figures included."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "notice": OFFLINE if self.plan.offline else "",
+            **asdict(self),
+            "paper": {
+                "source": paper.SOURCE,
+                "learning": paper.LEARNING,
+                "figures": [asdict(f) for f in paper.FIGURES if f.task == self.plan.task],
+            },
+        }
+
+
+def cell_of(arm: str, data_set: str, k: int, found: Evaluation, before: Evaluation | None) -> Cell:
+    """What an evaluation found, beside the input program's (None for the input itself)."""
+    attempts = [r for group in found.rollouts for r in group]
+    made = [r for r in attempts if r.lm_calls]
+    versus = None if before is None else found.versus(before)
+    costs = [r.cost for r in made]
+    interval, gain = found.mean.interval, versus.interval if versus else None
+
+    def each(name: str) -> float:
+        return sum(getattr(r, name) for r in made) / max(1, len(made))
+
+    return Cell(
+        arm, data_set, k, found.score, interval and interval.low, interval and interval.high, found.mean.n,
+        sum(r.score is None for r in attempts), found.pass_at(k), versus and versus.difference, gain and gain.low,
+        gain and gain.high, versus and versus.reliable, each("tool_calls"), each("prompt_tokens"),
+        each("completion_tokens"), None if None in costs or not costs else sum(c or 0.0 for c in costs) / len(costs),
+    )  # fmt: skip
+
+
+def curve_of(arm: str, steps: Iterable[StepResult]) -> list[CurvePoint]:
+    """The learning curve of an arm."""
+    return [
+        CurvePoint(arm, s.step, s.epoch, s.train_mean, s.informative, len(s.library), s.library_tokens) for s in steps
+    ]
+
+
+def spend_of(arm: str, spend: Iterable[Spend], where: str = "") -> list[SpendRow]:
+    """The spend of an arm, all models together; `where` follows the stage's name."""
+    merged: dict[str, Spend] = {}
+    for row in spend:
+        merged[row.stage] = merged[row.stage].plus(row) if row.stage in merged else row
+    return [SpendRow(arm, f"{s} {where}".strip(), r.calls, r.prompt_tokens, r.completion_tokens, r.cost) for s, r in merged.items()]
+
+
+def entries_of(library: ExperienceLibrary) -> list[str]:
+    """The entries of a library, a line each."""
+    return [entry.line() for entry in library]
+
+
+def markdown(report: Report) -> str:
+    """The whole report as text."""
+    plan = report.plan
+    what = {"math": "Mathematics", "web": "Web search"}[plan.task] + (f", {plan.mode}" if plan.task == "math" else "")
+    parts = [f"# {what}: {'ablations' if plan.command == 'ablations' else 'Training-Free GRPO'}"]
+    if plan.offline:
+        parts.append(f"**{OFFLINE}**")
+    if report.partial:
+        parts.append(f"**PARTIAL: {report.partial}.** Run the same command again and it goes on.")
+    parts += [scores(report), _spend(report), _curve(report), _settings(report), _libraries(report)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def scores(report: Report) -> str:
+    """The tables of scores, one a data set."""
+    return "\n\n".join(_scores_of(report, name, title) for name, title in report.titles.items())
+
+
+def _scores_of(report: Report, name: str, title: str) -> str:
+    plan, (first, *more) = report.plan, report.measures
+    mean, any_of = (f"Mean@{plan.k}", f"Pass@{plan.k}") if plan.task == "math" else ("pass@1", f"pass@{plan.k}")
+    head = ["program", f"{mean}, % [95% interval]", f"paper: {first}, {paper.MODEL}", "difference [95% interval]",
+            f"{any_of}, %", *(f"paper: {m}, {paper.MODEL}" for m in more), "tool calls", "tokens in + out",
+            "cost, $"]  # fmt: skip
+    cells = {cell.arm: cell for cell in report.cells if cell.data_set == name}
+    rows = []
+    for arm in (arm for arm in ARMS if arm in plan.arms):
+        figures = [paper.published(plan.task, plan.mode, arm, name, m) for m in report.measures]
+        rows.append([ARMS[arm], *_row(cells.get(arm), *figures)])
+    for label, known in paper.others(plan.task, name).items():
+        figures = [known.get(m) for m in report.measures]
+        rows.append([f"paper only: {label}", *_row(None, *figures)])
+    heading = f"## {title}" + (f" ({_MARK})" if plan.offline else "")
+    notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
+    if any(cell.reliable is False for cell in cells.values()):
+        notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
+    if unscored := sum(cell.unscored for cell in cells.values()):
+        notes.append(f"{unscored} attempts have no score (outages, no verdict) and count in no mean.")
+    return "\n\n".join([heading, table(head, rows), " ".join(notes)])
+
+
+def _row(cell: Cell | None, first: float | None, *more: float | None) -> list[str]:
+    """The cells of a row after its name; what is not there is a dash."""
+    figures = ["-" if f is None else f"{f:.1f}" for f in (first, *more)]
+    if cell is None:
+        return ["-", figures[0], "-", "-", *figures[1:], "-", "-", "-"]
+    return [
+        _percent(cell.mean, cell.low, cell.high), figures[0],
+        _percent(cell.difference, cell.difference_low, cell.difference_high, sign="+"),
+        _percent(cell.pass_at_k), *figures[1:], f"{cell.tool_calls:.1f}",
+        f"{cell.prompt_tokens:,.0f} + {cell.completion_tokens:,.0f}", _dollars(cell.cost, 4),
+    ]  # fmt: skip
+
+
+def _spend(report: Report) -> str:
+    if not report.spend:
+        return ""
+    rows = [
+        [ARMS[r.arm], r.stage, f"{r.calls:,}", f"{r.prompt_tokens:,}", f"{r.completion_tokens:,}", _dollars(r.cost)]
+        for r in report.spend
+    ]
+    costs = [r.cost for r in report.spend]
+    rows.append(
+        ["all", "", f"{sum(r.calls for r in report.spend):,}", f"{sum(r.prompt_tokens for r in report.spend):,}",
+         f"{sum(r.completion_tokens for r in report.spend):,}",
+         _dollars(None if None in costs else sum(c or 0.0 for c in costs))]
+    )  # fmt: skip
+    told = table(["program", "stage", "LM calls", "prompt tokens", "completion tokens", "cost, $"], rows)
+    return f"## What it took\n\n{told}\n\nThe paper's learning: {paper.LEARNING}."
+
+
+def _curve(report: Report) -> str:
+    if not report.curve:
+        return ""
+    rows = [
+        [ARMS[p.arm], str(p.step), str(p.epoch), _percent(p.train_mean), f"{100 * p.informative:.0f}%", str(p.entries),
+         str(p.library_tokens)]
+        for p in report.curve
+    ]  # fmt: skip
+    head = ["program", "step", "epoch", "train mean, %", "informative groups", "experiences", "library tokens"]
+    return "## Learning curve\n\n" + table(head, rows)
+
+
+def _settings(report: Report) -> str:
+    plan = report.plan
+    model = "built-in n-gram model (no LLM)" if plan.offline else plan.model
+    lines = [
+        f"model {model}, reflection {plan.reflection_model or 'the same'}"
+        + (f", judge {plan.judge or 'the same'}" if plan.task == "web" else ""),
+        f"learning: {plan.train} problems, {plan.epochs} epochs, group size {plan.group_size}, temperature "
+        f"{ROLLOUT_TEMPERATURE}; the library after the last step is measured, as in the paper",
+        f"evaluation: {plan.k} attempts at each problem, temperature {EVALUATION_TEMPERATURE}",
+        f"seed {plan.seed}",
+        report.differs,
+    ]
+    text = "## Settings\n\n" + "\n".join(f"- {line}" for line in lines)
+    return text + (f"\n\n```\n{report.expected}\n```" if report.expected else "")
+
+
+def _libraries(report: Report) -> str:
+    found = []
+    for arm, entries in report.libraries.items():
+        lines = "\n".join(entries) or "(nothing)"
+        found.append(f"## What was learned: {ARMS[arm]}\n\n```\n{lines}\n```")
+    return "\n\n".join(found)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with columns of equal width."""
+    cells = [[c.replace("|", "\\|") for c in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _percent(value: float | None, low: float | None = None, high: float | None = None, *, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    text = f"{100 * value:{sign}.1f}"
+    return text if low is None or high is None else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def _dollars(value: float | None, digits: int = 2) -> str:
+    return "?" if value is None else f"{value:.{digits}f}"
