@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,11 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     out = args.out or Path("runs", "experiments", _name(plan))
     if plan.offline:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else prices are fetched from the network
         print(f"{OFFLINE}\n")
     try:
         report = run(plan, limits, out)
     except Refused as error:
         return _fail(f"Not begun: {error}.", 2)
+    except FileNotFoundError as error:
+        return _fail(f"{error} With this command: --offline.", 1)
     except (TrainingFreeGRPOError, ValueError, OSError, ImportError) as error:
         return _fail(f"{error}", 1)
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trgrpo_dspy import Estimate
+from trgrpo_dspy import Estimate, FatalError
 from trgrpo_dspy.estimate import INFORMATIVE
 from trgrpo_dspy.meter import Stage
 
@@ -38,10 +38,18 @@ def expect(plan: Plan, task: Task, trial: Estimate) -> list[Expected]:
         plan: What is measured.
         task: The problems.
         trial: The optimizer's estimate with a sample, for the same plan and task.
+
+    Raises:
+        FatalError: None of the trial attempts got a reply.
     """
     groups = len(task.trainset) * plan.epochs
     rows = {row.stage: row for row in trial.stages}
     usual = rows[Stage.ROLLOUT.value]  # for a stage the trial never came to
+    if not usual.completion_tokens:
+        raise FatalError(
+            f"none of the trial attempts got a reply from LM {plan.model!r}: check its name, which is 'provider/model' "
+            "as LiteLLM writes it, and that the service is up"
+        )
 
     def part(name: str, calls: dict[str, float]) -> Expected:
         used = {stage: usual if rows[stage].prompt_tokens is None else rows[stage] for stage in calls}

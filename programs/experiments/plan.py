@@ -13,7 +13,16 @@ import filelock
 from trgrpo_dspy import JournalError
 from trgrpo_dspy.journal import write_atomically
 
-__all__ = ["ABLATIONS", "ARMS", "EVALUATION_TEMPERATURE", "ROLLOUT_TEMPERATURE", "Limits", "Plan", "claimed"]
+__all__ = [
+    "ABLATIONS",
+    "ARMS",
+    "EVALUATION_TEMPERATURE",
+    "ROLLOUT_TEMPERATURE",
+    "Limits",
+    "Plan",
+    "claimed",
+    "keep_plan",
+]
 
 ROLLOUT_TEMPERATURE = 0.7
 EVALUATION_TEMPERATURE = 0.3
@@ -114,25 +123,31 @@ def claimed(out: Path, plan: Plan) -> Iterator[None]:
     except OSError as error:
         raise JournalError(f"--out {out} can't be used: {error.strerror or error}; give another --out") from error
     try:
-        _check_plan(out / "plan.json", plan)
+        _check_plan(out, plan)
         yield
     finally:
         lock.release()
 
 
-def _check_plan(path: Path, plan: Plan) -> None:
-    now = asdict(plan)
-    if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            differences = [f"{n} was {known.get(n)!r}, is {now.get(n)!r}" for n in now if known.get(n) != now[n]]
-        except (ValueError, AttributeError):
-            raise JournalError(f"{path} can't be read; give another --out") from None
-        if differences:
-            raise JournalError(
-                f"--out {path.parent} holds another experiment: {'; '.join(differences)}. Run it with the arguments "
-                "it began with, or give another --out"
-            )
-    elif any(item.suffix != ".lock" for item in path.parent.iterdir()):
-        raise JournalError(f"--out {path.parent} holds other files and no experiment; give a new or empty directory")
-    write_atomically(path, json.dumps(now, indent=2))
+def keep_plan(out: Path, plan: Plan) -> None:
+    """From now on the directory holds this experiment."""
+    write_atomically(out / "plan.json", json.dumps(asdict(plan), indent=2))
+
+
+def _check_plan(out: Path, plan: Plan) -> None:
+    path, now = out / "plan.json", asdict(plan)
+    if not path.exists():
+        if others := sorted(
+            item.name for item in out.iterdir() if item.name not in ("experiment.lock", "estimate.json")
+        ):
+            raise JournalError(f"--out {out} holds {others[0]!r} and no experiment; give a new or empty directory")
+        return
+    try:
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise JournalError(f"{path} can't be read; give another --out") from None
+    if differences := [f"{n} was {known.get(n)!r}, is {now[n]!r}" for n in now if known.get(n) != now[n]]:
+        raise JournalError(
+            f"--out {out} holds another experiment: {'; '.join(differences)}. Run it with the arguments it began "
+            "with, or give another --out"
+        )

@@ -22,7 +22,7 @@ from trgrpo_dspy.meter import total_spend
 from .arms import Taught, optimizer_of, teach
 from .costs import TRIALS, Expected, expect, told, total
 from .models import OFFLINE_MODEL, Models, models
-from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed
+from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed, keep_plan
 from .tables import Report, cell_of, curve_of, entries_of, markdown, spend_of
 from .tasks import DataSet, Task, load_task
 
@@ -56,6 +56,7 @@ def run(plan: Plan, limits: Limits, out: Path, say: Callable[[str], object] = pr
         FileNotFoundError: The data can't be loaded.
     """
     with claimed(out, plan), models(plan) as lms:
+        say("Loading the data ...")
         task = load_task(plan)
         titles = {found.name: found.title for found in task.sets}
         report = Report(plan, titles, task.measures, task.differs)
@@ -96,25 +97,24 @@ class _Experiment:
     """The input program's evaluation of each data set."""
 
     def agree(self) -> None:
-        """Estimate, and ask above the limit; once agreed, an experiment that goes on is not asked about again."""
+        """Estimate, and ask above the limit; what was agreed once is not asked about again."""
         parts = self._expected()
         self.report.expected = told(parts)
         self.say(self.report.expected)
-        cost, limit, agreed = total(parts).cost, self.limits.max_cost, self.out / "agreed.json"
+        cost, limit = total(parts).cost, self.limits.max_cost
         if cost is None:
             raise Refused(
                 f"the price of {' or '.join(map(repr, self.plan.models))} is unknown, so its cost can't be kept below "
                 "--max-cost. Give it: --price MODEL=PROMPT,COMPLETION in US dollars per million tokens (0,0 if it "
                 "costs nothing)"
             )
-        allowed = json.loads(agreed.read_text(encoding="utf-8")) if agreed.exists() else 0.0
-        if cost <= max(limit, allowed) or self.limits.yes or self._asked(cost):
-            write_atomically(agreed, json.dumps(max(cost, allowed)))
-            return
-        raise Refused(
-            f"the estimate is ${cost:.2f}, above --max-cost {limit:g}. Raise --max-cost, or give --yes to begin anyway "
-            "and stop at that limit; smaller: --k, --train, --epochs"
-        )
+        begun = (self.out / "plan.json").exists()
+        if not begun and cost > limit and not self.limits.yes and not self._asked(cost):
+            raise Refused(
+                f"the estimate is ${cost:.2f}, above --max-cost {limit:g}. Raise --max-cost, or give --yes to begin "
+                "anyway and stop at that limit; smaller: --k, --train, --epochs"
+            )
+        keep_plan(self.out, self.plan)
 
     def _asked(self, cost: float) -> bool:
         if not sys.stdin.isatty():
@@ -126,17 +126,18 @@ class _Experiment:
         return input(question).strip().lower() in ("y", "yes")
 
     def _expected(self) -> list[Expected]:
-        """The estimate; trial calls are made once for a directory."""
-        path = self.out / "estimate.json"
-        if path.exists():
-            return [Expected(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        """The estimate; trial calls are made once for a plan and its prices."""
+        path, basis = self.out / "estimate.json", [vars(self.plan), {k: list(v) for k, v in self._prices.items()}]
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if known.get("basis") == basis:
+            return [Expected(**row) for row in known["parts"]]
         self.say(f"Trying {TRIALS + 1} attempts to see what it will take ...")
         optimizer = optimizer_of(
             self.task, self.plan, self.limits, reflection_lm=self.lms.reflection, budget=Budget(prices=self._prices)
         )
         trial = optimizer.estimate(self.task.program, trainset=self.task.trainset, sample=TRIALS)
         parts = expect(self.plan, self.task, trial)
-        write_atomically(path, json.dumps([vars(part) for part in parts], indent=2))
+        write_atomically(path, json.dumps({"basis": basis, "parts": [vars(part) for part in parts]}, indent=2))
         return parts
 
     @property

@@ -162,7 +162,10 @@ def spend_of(arm: str, spend: Iterable[Spend], where: str = "") -> list[SpendRow
     merged: dict[str, Spend] = {}
     for row in spend:
         merged[row.stage] = merged[row.stage].plus(row) if row.stage in merged else row
-    return [SpendRow(arm, f"{s} {where}".strip(), r.calls, r.prompt_tokens, r.completion_tokens, r.cost) for s, r in merged.items()]
+    return [
+        SpendRow(arm, f"{s} {where}".strip(), r.calls, r.prompt_tokens, r.completion_tokens, r.cost)
+        for s, r in merged.items()
+    ]
 
 
 def entries_of(library: ExperienceLibrary) -> list[str]:

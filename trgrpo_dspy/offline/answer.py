@@ -141,7 +141,8 @@ def _candidates(prompt: Prompt) -> list[str]:
     asked = _question(prompt)
     if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(prompt.text)):
         return found[::-1]
-    rest = [s for value in prompt.inputs.values() if value != asked for s in sentences(value)]
+    told = [value for name, value in prompt.inputs.items() if name != "trajectory" and value != asked]
+    rest = [s for value in told for s in sentences(value)]
     return rest or [noun_phrase(asked), *sentences(asked)]
 
 
