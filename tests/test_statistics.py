@@ -1,9 +1,11 @@
 """Known values, None twins, invariances, small calibrations and errors of the statistics."""
 
+import importlib
 import itertools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trgrpo_dspy.statistics import (
-    Interval,
-    _largest_statistics,
-    mean_at_k,
-    mean_with_interval,
-    paired_comparison,
-    pass_at_k,
-    select_best,
-)
+from trgrpo_dspy.comparison import Flip, paired_comparison
+from trgrpo_dspy.selection import _largest_statistics, select_best
+from trgrpo_dspy.statistics import Interval, mean_at_k, mean_with_interval, pass_at_k
 
 QUARTERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 PAIRS = st.lists(st.tuples(QUARTERS, QUARTERS), min_size=2, max_size=40)
@@ -158,13 +154,51 @@ def test_comparison_counts_and_flips():
     assert not result.reliable
 
 
-def test_few_values_interval_adds_half_a_win_and_half_a_loss():
+def test_differences_of_one_size_get_the_published_score_interval():
+    """Bentur et al. (2009) as worked out in Fagerland, Lydersen and Laake (2014): 1 won, 7 lost, 13 tied."""
+    for size in (1.0, 0.25):
+        a, b = ([size * x for x in scores] for scores in flips(1, 7, 13))
+        result = paired_comparison(a, b)
+        assert ends(result.interval) == pytest.approx((-0.517 * size, -0.026 * size), abs=5e-4)
+        assert result.method == "Tango's score interval"
+
+
+@pytest.mark.parametrize(("wins", "losses", "ties"), [(9, 3, 28), (4, 0, 26), (2, 11, 80), (12, 12, 6), (1, 0, 1)])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_score_interval_is_where_the_score_test_turns(wins, losses, ties, level):
+    """At its ends the likeliest shares with that difference, found by scipy, put the difference at the quantile."""
+    optimize, stats = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.stats")
+    n = wins + losses + ties
+    for end in ends(paired_comparison(*flips(wins, losses, ties), level).interval):
+
+        def unlikely(lost, end=end):
+            shares = (lost + end, lost, 1 - 2 * lost - end)
+            return -sum(x * math.log(max(p, 1e-300)) for x, p in zip((wins, losses, ties), shares, strict=True) if x)
+
+        bounds = max(0.0, -end), (1 - end) / 2
+        lost = optimize.minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+        variance = (2 * lost + end - end**2) / n
+        z = ((wins - losses) / n - end) / math.sqrt(variance)
+        assert abs(z) == pytest.approx(stats.norm.ppf((1 + level) / 2), rel=1e-3)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(6, 0), (5, 1), (9, 2), (10, 2), (15, 6), (16, 6), (4, 0), (3, 0)])
+def test_zero_is_left_out_where_mcnemars_test_rejects(wins, losses):
     stats = pytest.importorskip("scipy.stats")
-    result = paired_comparison(*flips(9, 3, 28))
-    won, lost = 9.5 / 41, 3.5 / 41
-    reach = stats.t.ppf(0.975, 39) * math.sqrt((won + lost - (won - lost) ** 2) / 41)
-    assert ends(result.interval) == pytest.approx((won - lost - reach, won - lost + reach), abs=1e-7)
-    assert result.reliable
+    p = stats.chi2.sf((wins - losses) ** 2 / (wins + losses), 1)
+    low, _ = ends(paired_comparison(*flips(wins, losses, 40)).interval)
+    assert (low > 0) is bool(p < 0.05)
+
+
+def test_few_sizes_take_in_both_t_and_the_score_interval():
+    stats = pytest.importorskip("scipy.stats")
+    gains = [1.0] * 3 + [0.5] * 4 + [-0.5] * 2 + [0.0] * 31
+    result = paired_comparison([0.0] * 40, gains)
+    low, high = ends(result.interval)
+    expected = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert low <= expected.low + 1e-6 and high >= expected.high - 1e-6
+    assert high - low < 1.2 * (expected.high - expected.low)
+    assert result.method == "wider of t and Tango's score interval"
 
 
 def test_continuous_interval_takes_in_the_t_interval():
@@ -189,7 +223,7 @@ def test_all_ties_claim_no_certainty():
 
 def test_all_wins_claim_no_certainty():
     low, high = ends(paired_comparison([0.0] * 30, [1.0] * 30).interval)
-    assert 0.8 < low < 0.95
+    assert 0.75 < low < 0.95
     assert high >= 1
 
 
@@ -246,7 +280,27 @@ def test_comparison_swap_and_order(pairs, random):
 def test_comparison_shift(pairs, shift):
     a, b = ([pair[i] for pair in pairs] for i in (0, 1))
     moved = paired_comparison([x + shift for x in a], [x + shift for x in b])
-    assert moved == paired_comparison(a, b)
+    plain = paired_comparison(a, b)
+    assert moved.flipped == plain.flipped
+    assert replace(moved, flips=()) == replace(plain, flips=())
+
+
+def test_flips_come_largest_first_with_both_scores():
+    result = paired_comparison([0.5, 0.25, None, 1.0, 0.0, 1.0], [0.75, 1.0, 1.0, 0.25, 0.0, 0.75])
+    assert result.flips == (Flip(1, 0.25, 1.0), Flip(3, 1.0, 0.25), Flip(0, 0.5, 0.75), Flip(5, 1.0, 0.75))
+    assert str(result.flips[0]) == "example 1: 0.25 -> 1"
+    assert result.flipped == (0, 1, 3, 5)
+
+
+def test_more_attempts_detect_smaller_differences():
+    """The paired spread holds the noise within examples, which falls with k down to what differs between them."""
+    rng = np.random.default_rng(8)
+    chance, found = rng.beta(2, 2, size=(200, 1)), []
+    for k in (1, 4, 16, 64):
+        a, b = (rng.binomial(k, chance).ravel() / k for _ in range(2))
+        found.append(paired_comparison(a.tolist(), b.tolist()).detectable)
+    for one, other in itertools.pairwise(found):
+        assert other == pytest.approx(one / 2, rel=0.2)
 
 
 def test_detectable_difference_is_found_in_about_four_of_five_runs():
@@ -493,3 +547,34 @@ def test_benchmark_runs():
     assert run.returncode == 0, run.stderr
     for heading in ("False 'improved'", "true gain of 15 points", "Coverage of the 95% interval"):
         assert heading in run.stdout
+
+
+def test_coverage_benchmark_runs():
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.coverage", "--quick"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    for words in ("0/1 scores at k=1 exact", "partial credit", "too coarse", "least coverage"):
+        assert words in run.stdout
+
+
+@pytest.mark.parametrize("n", [30, 60])
+def test_exact_coverage_of_zeros_and_ones_is_93_to_97_where_it_can_be(n):
+    coverage = importlib.import_module("benchmarks.coverage")
+    cells = coverage.grid((n,), lambda cell: cell.k == 1 and not cell.partial)
+    found = [coverage.cover((cell, 0)) for cell in cells]
+    assert len(found) == 40
+    assert all(share >= 0.93 for _, share, _ in found)
+    inside = [share <= 0.97 for _, share, reachable in found if reachable]
+    assert sum(inside) >= 0.85 * len(inside)
+
+
+def test_the_exact_coverage_is_that_of_a_simulation():
+    coverage = importlib.import_module("benchmarks.coverage")
+    cell = coverage.Cell(30, 1, False, 0.5, 0.65, 0.95, 0.9)
+    share, _ = coverage.exact(30, *coverage.flip_rates(cell))
+    assert coverage.simulated(cell, 1000) == pytest.approx(share, abs=0.025)

@@ -20,18 +20,21 @@ optimizer
 run
 groups
 settings
-logdir       verdict    reflector
+verdict      reflector
 evaluation   signatures
-runner       execution
+runner       execution  logdir
 calls        transcript scoring    instructions
 fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
-result       confidential
-estimate
-library      rollout    meter        schedule   statistics
+result       confidential            measurement
+estimate     comparison selection
+library      rollout    meter        schedule   statistics plan
 budget       errors       database
 """
 
-RECORDS = ["errors", "budget", "library", "rollout", "schedule", "meter", "estimate", "result", "statistics"]
+RECORDS = [
+    "errors", "budget", "library", "rollout", "schedule", "plan", "meter", "estimate", "result", "measurement",
+    "statistics", "comparison", "selection",
+]  # fmt: skip
 
 EXPORTED = [
     "Budget",

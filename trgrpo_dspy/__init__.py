@@ -14,9 +14,10 @@ from .errors import (
     TrainingFreeGRPOError,
 )
 from .estimate import Estimate
-from .evaluation import Evaluation, compare, evaluate
+from .evaluation import compare, evaluate
 from .instructions import attach, read_library
 from .library import Experience, ExperienceLibrary
+from .measurement import Evaluation
 from .optimizer import TrainingFreeGRPO
 from .reflector import Reflector
 from .result import DetailedResults

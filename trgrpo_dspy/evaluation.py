@@ -3,79 +3,46 @@
 On the same calls the score equals `dspy.Evaluate`'s: a program's own failure counts as the failure score. What has no
 verdict (an outage, a metric that fails) is left out of every mean and counted; two programs are compared only on the
 examples scored for both.
+
+Attempts run through the same gate as the optimizer's: retries, budget, journal. With a `log_dir` what was paid for is
+not paid again; ended by Ctrl-C or a budget, the examples that were finished are returned as what they are, a part.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
+import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import dspy
 
+from .budget import Budget
 from .calls import Calls, Unit
+from .comparison import Comparison
 from .copies import own_copy
 from .errors import InfrastructureError, RunStopped
 from .execution import Execution, Flow, Task
+from .fingerprint import evaluation_fingerprint, plain
 from .health import TOO_MANY_LOST
-from .meter import Spend, Stage
+from .interrupts import graceful_interrupt
+from .journal import Journal
+from .logdir import LogDir
+from .measurement import Evaluation
+from .meter import Meter, Spend, Stage
+from .plan import Plan
 from .rollout import Rollout
 from .runner import Runner
 from .scoring import Metric
-from .statistics import Comparison, Mean, mean_at_k, mean_with_interval, paired_comparison, pass_at_k
+from .statistics import mean_at_k, mean_with_interval
 
-__all__ = ["Evaluation", "check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
+__all__ = ["check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A program, measured."""
-
-    rollouts: tuple[tuple[Rollout, ...], ...]
-    """The k attempts at each example, in the devset's order; their transcripts are dropped."""
-    scores: tuple[float | None, ...]
-    """Mean score of each example over its scored attempts; None is unscored."""
-    mean: Mean
-    """Mean@k over the examples, with its 95% interval."""
-    outcomes: dict[str, int]
-    """Attempts by outcome."""
-    spend: tuple[Spend, ...]
-    """LM calls and tokens by model."""
-
-    @property
-    def score(self) -> float | None:
-        """Mean@k in the metric's own range; None if nothing was scored."""
-        return self.mean.value
-
-    def pass_at(self, k: int, threshold: float = 1.0) -> float | None:
-        """Pass@k, the unbiased estimator, over the examples with at least k scored attempts.
-
-        Args:
-            k: Attempts allowed.
-            threshold: Score from which an attempt has passed.
-        """
-        per_example = [[r.score for r in attempts if r.score is not None] for attempts in self.rollouts]
-        values = [pass_at_k(len(s), sum(x >= threshold for x in s), k) for s in per_example if len(s) >= k]
-        return sum(values) / len(values) if values else None
-
-    def versus(self, other: Evaluation, seed: int = 0) -> Comparison:
-        """This program minus another one, paired by example; see `compare`.
-
-        Args:
-            other: The other program's evaluation on the same examples in the same order.
-            seed: Seed of the bootstrap.
-        """
-        return paired_comparison(other.scores, self.scores, seed=seed)
-
-    def __str__(self) -> str:
-        """The score with its interval, and what was left out."""
-        text = "unscored" if self.mean.value is None else f"{self.mean.value:.3f}"
-        if self.mean.interval is not None:
-            text += f" (95% interval {self.mean.interval.low:.3f} to {self.mean.interval.high:.3f})"
-        return f"{text} over {self.mean.n} examples" + (
-            f", {self.mean.unscored} unscored" if self.mean.unscored else ""
-        )
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -87,8 +54,12 @@ def evaluate(
     num_threads: int | None = None,
     failure_score: float = 0.0,
     seed: int = 0,
+    temperature: float | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    budget: Budget | None = None,
+    rollout_timeout: float | None = None,
 ) -> Evaluation:
-    """Measure a program, each example k times, at the program's own temperature.
+    """Measure a program, each example k times.
 
     Args:
         program: The program; it is not changed.
@@ -99,28 +70,27 @@ def evaluate(
         num_threads: Attempts at a time; None is DSPy's setting.
         failure_score: Score where the program itself fails, as in `dspy.Evaluate`.
         seed: Where rollout ids come from.
+        temperature: Sampling temperature (the paper evaluates at 0.3), of the first attempt too; a predictor's own and
+            models that accept none keep theirs. None is the program's own.
+        log_dir: Directory of the evaluation's journal and its `results.json`: run again with the same arguments, and
+            it goes on where it ended; `k` may grow.
+        budget: Caps on LM calls, tokens, cost and time; reaching one ends the evaluation with what was measured.
+        rollout_timeout: Seconds after which an attempt is abandoned and left unscored; None waits.
 
     Returns:
-        Scores, outcomes and spend.
+        Attempts, scores, outcomes and spend. After Ctrl-C or a budget those of the examples that were finished; the
+        others are unscored, and `stop_reason` says why.
 
     Raises:
+        TypeError: An argument is of the wrong type.
         ValueError: An argument is out of range, or the devset is empty or without inputs.
         FatalError: A wrong key, no credit, an unknown model or a configuration that can't work.
         InfrastructureError: More than half of the recent LM calls were lost to outages.
+        JournalError: `log_dir` is in use, can't be written, or holds something else.
     """
-    check_examples("devset", devset)
-    _check_numbers(k=k, num_threads=default_threads(num_threads))
-    if metric is None:
-        raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
-    calls = Calls(seed=seed)
-    runner = Runner(calls, metric, failure_score=failure_score)
-    with Execution(calls, default_threads(num_threads)) as execution:
-        own = own_copy(program, calls.observe)
-        try:
-            rollouts = execution.run(evaluation_flows(runner, own, devset, k, Stage.EVALUATION, 0))
-        except RunStopped as stopped:
-            raise InfrastructureError(f"the evaluation was given up: {TOO_MANY_LOST}") from stopped
-    return summarize_evaluation(rollouts, calls.meter.spend())
+    plan = Plan(k, num_threads, failure_score, seed, temperature, log_dir, budget, rollout_timeout)
+    (found,) = _measure({"program": program}, devset, metric, plan)
+    return found
 
 
 def compare(
@@ -133,18 +103,101 @@ def compare(
     num_threads: int | None = None,
     failure_score: float = 0.0,
     seed: int = 0,
+    temperature: float | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    budget: Budget | None = None,
+    rollout_timeout: float | None = None,
 ) -> Comparison:
-    """Tell whether program b beats program a, paired by example; arguments as in `evaluate`.
+    """Tell whether program b beats program a, paired by example; arguments and errors as in `evaluate`.
+
+    Both run side by side, with one journal, one budget and the same draws. In `log_dir` each program's evaluation is
+    left in `a/results.json` and `b/results.json` (`Evaluation.from_json`).
 
     Returns:
         The mean difference b - a with its 95% interval, wins, ties and losses of b, the examples whose score differs,
-        and the difference this many examples can detect. Below 30 examples it is marked as unreliable.
+        and the difference that this many examples and attempts can detect. Below 30 examples it is marked as
+        unreliable. After Ctrl-C or a budget it is of the examples finished for both, and says so.
     """
-    first, second = (
-        evaluate(program, devset, metric, k, num_threads=num_threads, failure_score=failure_score, seed=seed)
-        for program in (a, b)
-    )
+    plan = Plan(k, num_threads, failure_score, seed, temperature, log_dir, budget, rollout_timeout)
+    first, second = _measure({"a": a, "b": b}, devset, metric, plan)
     return second.versus(first, seed=seed)
+
+
+def _measure(
+    programs: Mapping[str, dspy.Module], devset: Sequence[dspy.Example], metric: Metric, plan: Plan
+) -> list[Evaluation]:
+    """Measure programs side by side; each is a step of the meter, so that its spend can be told."""
+    check_examples("devset", devset)
+    for name, program in programs.items():
+        if not isinstance(program, dspy.Module):
+            raise TypeError(f"{name} must be a dspy.Module, got {type(program).__name__}")
+    if metric is None:
+        raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
+    calls = Calls(Meter(plan.budget), seed=plan.seed)
+    runner = Runner(calls, metric, failure_score=plan.failure_score)
+    done: list[list[tuple[Rollout, ...]]] = [[()] * len(devset) for _ in programs]
+    with ExitStack() as stack:
+        directory = None
+        if plan.log_dir is not None:
+            journal = stack.enter_context(Journal(plan.log_dir))
+            directory = _resume(journal, calls, programs, devset, metric, plan)
+        execution = stack.enter_context(Execution(calls, default_threads(plan.num_threads)))
+        stack.enter_context(graceful_interrupt(lambda: calls.stop("interrupted")))
+        flows = [
+            evaluation_flows(
+                runner, own_copy(program, calls.observe), devset, plan.k, Stage.EVALUATION, step,
+                timeout=plan.rollout_timeout, temperature=plan.temperature, basis=name if len(programs) > 1 else "",
+            )
+            for step, (name, program) in enumerate(programs.items())
+        ]  # fmt: skip
+        by_example = enumerate(zip(*flows, strict=True))  # so that an early end leaves pairs
+        ended = "completed"
+        try:
+            execution.run([_keep(flow, done[i], index) for index, row in by_example for i, flow in enumerate(row)])
+        except RunStopped as stopped:
+            if calls.stop_reason == "error_rate":
+                raise InfrastructureError(f"the evaluation was given up: {TOO_MANY_LOST}") from stopped
+            ended = calls.stop_reason
+        found = [
+            replace(summarize_evaluation(rollouts, calls.meter.spend(step)), k=plan.k, stop_reason=ended)
+            for step, rollouts in enumerate(done)
+        ]
+        if directory is not None:
+            for name, evaluation in zip(programs, found, strict=True):
+                LogDir.inside(directory, name if len(programs) > 1 else "").results(evaluation.to_json())
+    if ended != "completed":
+        again = "run it again with the same log_dir to go on" if directory else "with a log_dir= it could go on"
+        logger.warning("the evaluation ended early (%s); %s", ended, again)
+    return found
+
+
+def _resume(
+    journal: Journal,
+    calls: Calls,
+    programs: Mapping[str, dspy.Module],
+    devset: Sequence[dspy.Example],
+    metric: Metric,
+    plan: Plan,
+) -> Path:
+    """Refuse another run's journal; replay from this one's, and count what it paid before."""
+    journal.check_fingerprint(
+        evaluation_fingerprint(
+            kind="a comparison" if len(programs) > 1 else "an evaluation",
+            programs=programs,
+            devset=devset,
+            metric=metric,
+            settings=plan.decisive,
+            lm=dspy.settings.lm,
+        )
+    )
+    calls.resume(journal)
+    LogDir(journal.directory).config(plain(plan.decisive))
+    return journal.directory
+
+
+def _keep(flow: Flow[tuple[Rollout, ...]], done: list[tuple[Rollout, ...]], index: int) -> Flow[None]:
+    """Put what a flow comes to in its place, whatever becomes of the others."""
+    done[index] = yield from flow
 
 
 def evaluation_flows(
@@ -156,9 +209,10 @@ def evaluation_flows(
     step: int,
     *,
     timeout: float | None = None,
+    temperature: float | None = None,
     basis: str = "",
 ) -> list[Flow[tuple[Rollout, ...]]]:
-    """One flow per example: its k attempts at the program's own temperature.
+    """One flow per example: its k attempts, at the program's own temperature unless another is asked for.
 
     Seeds depend on example and repeat alone, not on the step: libraries are compared on the same draws.
     """
@@ -166,7 +220,10 @@ def evaluation_flows(
     def flow(index: int) -> Flow[tuple[Rollout, ...]]:
         tasks = []
         for repeat in range(k):
-            unit = Unit(stage, step, (stage.value, index, repeat), resample=repeat > 0, basis=basis)
+            unit = Unit(
+                stage, step, (stage.value, index, repeat),
+                resample=repeat > 0 or temperature is not None, temperature=temperature, basis=basis,
+            )  # fmt: skip
             run = functools.partial(runner.attempt, program, examples[index], unit, index=index, attempt=repeat)
             late = functools.partial(runner.abandon, unit, index=index, attempt=repeat, seconds=timeout or 0.0)
             held = functools.partial(getattr, unit, "held")
@@ -181,7 +238,9 @@ def summarize_evaluation(rollouts: Sequence[tuple[Rollout, ...]], spend: tuple[S
     """Scores, mean and outcomes of attempts, grouped by example."""
     scores = mean_at_k([[r.score for r in attempts] for attempts in rollouts])
     outcomes = Counter(r.outcome.value for attempts in rollouts for r in attempts)
-    return Evaluation(tuple(rollouts), tuple(scores), mean_with_interval(scores), dict(sorted(outcomes.items())), spend)
+    k = max((len(attempts) for attempts in rollouts), default=1)
+    mean = mean_with_interval(scores)
+    return Evaluation(tuple(rollouts), tuple(scores), mean, dict(sorted(outcomes.items())), spend, k)
 
 
 def check_examples(name: str, examples: Sequence[dspy.Example]) -> None:
@@ -197,14 +256,6 @@ def check_examples(name: str, examples: Sequence[dspy.Example]) -> None:
             )
         if not getattr(example, "_input_keys", None):
             raise ValueError(f"{name}[{index}] has no inputs; say which fields are: example.with_inputs('question')")
-
-
-def _check_numbers(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r} must be a whole number")
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
 
 
 def default_threads(num_threads: int | None) -> int:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from .library import ExperienceLibrary
 
-__all__ = ["fingerprint", "plain", "request_hash"]
+__all__ = ["evaluation_fingerprint", "fingerprint", "plain", "request_hash"]
 
 _SAMPLING = (
     "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "min_p", "n", "stop",
@@ -111,13 +111,42 @@ def fingerprint(
         "program": _program(program),
         "reflector": _program(reflector),
         "starting library": f"{len(library)} entries {library.digest}".strip(),
-        "trainset": f"{len(trainset)} examples, {_hash([_example(e) for e in trainset])}",
-        "valset": f"{len(valset)} examples, {_hash([_example(e) for e in valset])}",
+        "trainset": _examples(trainset),
+        "valset": _examples(valset),
         "metric": _metric(metric),
         "lm": _lm(lm),
         "reflection_lm": _lm(reflection_lm),
-        "adapter": type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "ChatAdapter",
+        "adapter": _adapter(),
     }
+
+
+def evaluation_fingerprint(
+    *,
+    kind: str,
+    programs: Mapping[str, dspy.Module],
+    devset: Sequence[dspy.Example],
+    metric: Any,
+    settings: Mapping[str, Any],
+    lm: dspy.BaseLM | None,
+) -> dict[str, Any]:
+    """Describe an evaluation part by part; `kind` tells it from other runs that keep a journal."""
+    return {
+        "kind": kind,
+        **{name: plain(value) for name, value in settings.items()},
+        **{name: _program(program) for name, program in programs.items()},
+        "devset": _examples(devset),
+        "metric": _metric(metric),
+        "lm": _lm(lm),
+        "adapter": _adapter(),
+    }
+
+
+def _examples(examples: Sequence[dspy.Example]) -> str:
+    return f"{len(examples)} examples, {_hash([_example(e) for e in examples])}"
+
+
+def _adapter() -> str:
+    return type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "ChatAdapter"
 
 
 def _example(example: dspy.Example) -> Any:

@@ -48,6 +48,10 @@ CREATE TABLE IF NOT EXISTS lost (unit TEXT PRIMARY KEY, reason TEXT NOT NULL);
 no plain data). `attempts` and `lost`: what rollouts and reflection steps came to."""
 
 
+_MAY_GROW = ("num_epochs", "k")
+"""Settings of which more may be asked for: what there is stays valid."""
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A reply from the journal."""
@@ -236,18 +240,24 @@ class Journal:
         self._write("INSERT OR REPLACE INTO meta", key, _dump(value))
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Keep what the run is, or refuse one that differs; `num_epochs` may grow.
+        """Keep what the run is, or refuse one that differs; `num_epochs` of a run and `k` of an evaluation may grow.
 
         Raises:
             JournalError: The directory holds another run; the message lists the differences.
         """
         known = self.get("fingerprint")
         if known is not None:
+            held, wanted = (one.get("kind", "an optimizer") for one in (known, fingerprint))
+            if held != wanted:
+                raise JournalError(
+                    f"log_dir={str(self.directory)!r} holds the journal of another kind of work: it was made by "
+                    f"{held}, this is {wanted}. Pass another directory"
+                )
             was, now = _flat(known), _flat(json.loads(_dump(dict(fingerprint))))
             differences = [
                 f"{name}: was {_short(was.get(name))}, is {_short(now.get(name))}"
                 for name in sorted({*was, *now})
-                if was.get(name) != now.get(name) and not (name == "num_epochs" and now[name] > was[name])
+                if was.get(name) != now.get(name) and not (name in _MAY_GROW and now[name] > was[name])
             ]
             if differences:
                 raise JournalError(

@@ -32,17 +32,23 @@ class LogDir:
         """Use a directory that exists."""
         self._directory = directory
 
+    @classmethod
+    def inside(cls, directory: Path, name: str) -> LogDir:
+        """Use a folder of a directory that exists; it is made if need be."""
+        folder = directory / name
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        return cls(folder)
+
     def config(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of the run."""
         write_atomically(self._directory / "config.json", json.dumps(dict(settings), indent=2, ensure_ascii=False))
 
     def library(self, step: int, library: ExperienceLibrary) -> None:
         """Write the library after a step."""
-        folder = self._directory / "libraries"
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(folder, error) from error
+        folder = LogDir.inside(self._directory, "libraries")._directory
         write_atomically(folder / f"step_{step:03d}.json", library.to_json())
 
     def program(self, student: dspy.Module, library: ExperienceLibrary, names: Sequence[str]) -> None:
@@ -63,5 +69,5 @@ class LogDir:
             logger.warning("program.json was not written: this program can't be saved as JSON (%s)", error)
 
     def results(self, text: str) -> None:
-        """Write the detailed results."""
+        """Write the results."""
         write_atomically(self._directory / "results.json", text)

@@ -16,7 +16,7 @@ from .meter import Spend
 from .result import Measurement, Verdict
 from .rollout import Outcome
 from .runner import task_text
-from .statistics import select_best
+from .selection import select_best
 
 __all__ = ["decide", "warnings_after", "warnings_before", "with_ending"]
 
