@@ -14,7 +14,7 @@ LEARNING = (
     "tokens, about $18"
 )
 """What learning took there."""
-FINE_TUNED = "fine-tuned 32B model, about $10,000"
+FINE_TUNED = "fine-tuned 32B, about $10,000"
 
 
 @dataclass(frozen=True)

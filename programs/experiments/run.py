@@ -180,17 +180,19 @@ class _Experiment:
 
     def _measure(self, arm: str, program: dspy.Module, data_set: DataSet) -> None:
         self.say(f"{ARMS[arm]}: {self.plan.k} attempts at each of {data_set.title} ...")
-        found = measure(
-            program, data_set, self.task, self.plan, self.limits, budget=self._budget(),
-            log_dir=self.out / arm / data_set.slug,
+        found = evaluate(
+            program, data_set.examples, self.task.metric, self.plan.k, temperature=EVALUATION_TEMPERATURE,
+            num_threads=self.limits.threads, rollout_timeout=self.limits.timeout, seed=self.plan.seed,
+            budget=self._budget(), log_dir=self.out / arm / data_set.slug,
         )  # fmt: skip
         self.report.spend += spend_of(arm, found.spend, data_set.name)
         self.spent += total_spend(found.spend).cost or 0.0
         if arm == "input":
             self.before[data_set.name] = found
         before = None if arm == "input" else self.before[data_set.name]
-        self.report.cells.append(cell_of(arm, data_set.name, self.plan.k, found, before))
+        self.report.cells.append(cell_of(arm, data_set.name, found, before))
         self.write()
+        self._go_on(found.stop_reason, f"{ARMS[arm]}: the evaluation on {data_set.name}")
 
     def _go_on(self, stop_reason: str, what: str) -> None:
         """End the experiment if a part of it did not come to its end."""
@@ -203,12 +205,3 @@ class _Experiment:
         """Write the report as it stands."""
         write_atomically(self.out / "report.json", json.dumps(self.report.record(), indent=2, ensure_ascii=False))
         write_atomically(self.out / "report.md", markdown(self.report))
-
-
-def measure(
-    program: dspy.Module, data_set: DataSet, task: Task, plan: Plan, limits: Limits, *, budget: Budget, log_dir: Path
-) -> Evaluation:
-    """Measure a program on a data set, k attempts at each problem, at the paper's temperature."""
-    lm = dspy.settings.lm
-    with dspy.context(lm=lm.copy(temperature=EVALUATION_TEMPERATURE)):
-        return evaluate(program, data_set.examples, task.metric, plan.k, num_threads=limits.threads, seed=plan.seed)

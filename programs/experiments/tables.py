@@ -60,11 +60,13 @@ class Cell:
     difference_high: float | None
     reliable: bool | None
     """Whether there are enough problems to rely on the difference's interval; None for the input program."""
-    tool_calls: float
-    prompt_tokens: float
-    completion_tokens: float
+    tool_calls: float | None
+    prompt_tokens: float | None
+    completion_tokens: float | None
     cost: float | None
     """US dollars; None is unknown."""
+    partial: bool = False
+    """Whether the evaluation was ended before all problems were done."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +133,16 @@ class Report:
         }
 
 
-def cell_of(arm: str, data_set: str, k: int, found: Evaluation, before: Evaluation | None) -> Cell:
+def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | None) -> Cell:
     """What an evaluation found, beside the input program's (None for the input itself)."""
-    attempts = [r for group in found.rollouts for r in group]
-    made = [r for r in attempts if r.lm_calls]
     versus = None if before is None else found.versus(before)
-    costs = [r.cost for r in made]
     interval, gain = found.mean.interval, versus.interval if versus else None
-
-    def each(name: str) -> float:
-        return sum(getattr(r, name) for r in made) / max(1, len(made))
-
+    took = found.per_attempt
     return Cell(
-        arm, data_set, k, found.score, interval and interval.low, interval and interval.high, found.mean.n,
-        sum(r.score is None for r in attempts), found.pass_at(k), versus and versus.difference, gain and gain.low,
-        gain and gain.high, versus and versus.reliable, each("tool_calls"), each("prompt_tokens"),
-        each("completion_tokens"), None if None in costs or not costs else sum(c or 0.0 for c in costs) / len(costs),
+        arm, data_set, found.k, found.score, interval and interval.low, interval and interval.high, found.mean.n,
+        sum(r.score is None for attempts in found.rollouts for r in attempts), found.pass_at(found.k),
+        versus and versus.difference, gain and gain.low, gain and gain.high, versus and versus.reliable,
+        took.tool_calls, took.prompt_tokens, took.completion_tokens, took.cost, found.partial,
     )  # fmt: skip
 
 
@@ -207,6 +203,9 @@ def _scores_of(report: Report, name: str, title: str) -> str:
         rows.append([f"paper only: {label}", *_row(None, *figures)])
     heading = f"## {title}" + (f" ({_MARK})" if plan.offline else "")
     notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
+    for cell in cells.values():
+        if cell.partial:
+            notes.append(f"{ARMS[cell.arm]}: ended after {cell.problems} problems.")
     if any(cell.reliable is False for cell in cells.values()):
         notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
     if unscored := sum(cell.unscored for cell in cells.values()):
@@ -222,8 +221,8 @@ def _row(cell: Cell | None, first: float | None, *more: float | None) -> list[st
     return [
         _percent(cell.mean, cell.low, cell.high), figures[0],
         _percent(cell.difference, cell.difference_low, cell.difference_high, sign="+"),
-        _percent(cell.pass_at_k), *figures[1:], f"{cell.tool_calls:.1f}",
-        f"{cell.prompt_tokens:,.0f} + {cell.completion_tokens:,.0f}", _dollars(cell.cost, 4),
+        _percent(cell.pass_at_k), *figures[1:], _number(cell.tool_calls, 1),
+        f"{_number(cell.prompt_tokens)} + {_number(cell.completion_tokens)}", _dollars(cell.cost, 4),
     ]  # fmt: skip
 
 
@@ -293,6 +292,10 @@ def _percent(value: float | None, low: float | None = None, high: float | None =
         return "-"
     text = f"{100 * value:{sign}.1f}"
     return text if low is None or high is None else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "?" if value is None else f"{value:,.{digits}f}"
 
 
 def _dollars(value: float | None, digits: int = 2) -> str:
