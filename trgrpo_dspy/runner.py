@@ -157,7 +157,7 @@ class Runner:
         return rollout
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
-        watch = _ToolWatch(unit, recorder)
+        watch = _ToolWatch(self.calls, unit, recorder)
         with self.calls.context(unit, watch, trace=recorder):
             try:
                 result = _Try(prediction=program(**inputs))
@@ -238,8 +238,8 @@ class Runner:
 class _ToolWatch(BaseCallback):
     """Sees tool calls and their errors, also those that an agent turns into an observation."""
 
-    def __init__(self, unit: Unit, recorder: Recorder) -> None:
-        self._unit, self._recorder = unit, recorder
+    def __init__(self, calls: Calls, unit: Unit, recorder: Recorder) -> None:
+        self._calls, self._unit, self._recorder = calls, unit, recorder
         self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -251,6 +251,8 @@ class _ToolWatch(BaseCallback):
         if exception is not None and is_tool_outage(exception):
             self._unit.outage = self._unit.outage or exception
             self._unit.tool_outage = True
+        if isinstance(exception, FatalError):  # a tool's key was refused: an agent would make an observation of it
+            self._calls.stop("fatal", exception)
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 import pytest
 
-from programs import math_checker, math_data, math_reasoning
+from programs import hub, math_checker, math_reasoning
 from programs.math_checker import Checker, CheckerError, Verdict, final_answer
 from trgrpo_dspy import FatalError
 from trgrpo_dspy.calls import Calls, Unit
@@ -366,11 +366,11 @@ class TestData:
 
         monkeypatch.delenv("TRGRPO_DATA", raising=False)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        math_data._hub_problems.cache_clear()
+        hub.load_from_hub.cache_clear()
         assert sorted(pairs(math_reasoning.dapo())) == [("P", "1"), ("Q", "2")]
         assert len(math_reasoning.dapo(1)) == 1
         assert asked == [("BytedTsinghua-SIA/DAPO-Math-17k", None, "train")], "the hub is read once"
-        math_data._hub_problems.cache_clear()
+        hub.load_from_hub.cache_clear()
 
     def test_the_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TRGRPO_MATH_DATA", "sample")

@@ -1,7 +1,7 @@
 """Steps of an agent: which tool to call with what, from the tools' own descriptions.
 
 Guarantees: a tool that is named is one of those the prompt offers; after one useful observation, or two calls, the
-agent finishes.
+agent finishes. Where a tool opens addresses, it opens one that an observation showed, or two, before that.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from .text import content_words, noun_phrase, numbers, similarity
 __all__ = ["is_failure", "next_step", "observations", "submit_or_call"]
 
 _END = ("finish", "submit")
-_WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search", re.IGNORECASE)
+_WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search|goal", re.IGNORECASE)
+_OPENS = re.compile(r"\A(?:url|link|address|href|page)\Z", re.IGNORECASE)
+_ADDRESS = re.compile(r"https?://[^\s<>\"'()\[\]]+")
+_ARGS = re.compile(r"tool_args_\d+(?: ## \]\]|>|:)\s*(\{.*\})")
+_OPENED = 2
+"""Addresses that are opened at most."""
 _OBSERVATION = re.compile(
     r"(?:\[\[ ## observation_\d+ ## \]\]\n|<observation_\d+>\n?|^observation_\d+: )"
     r"(.*?)(?=\n\n\[\[ ## |\n?</observation_|\n\n\w+_\d+: |\Z)",
     re.DOTALL | re.MULTILINE,
 )
-_FAILURE = re.compile(r"Execution error|(?:\w+\.)*\w*(?:Error|Exception): ")
+_FAILURE = re.compile(r"Execution error|^(?:\w+\.)*\w*(?:Error|Exception): .*\Z", re.MULTILINE)
 _FORMULA = re.compile(r"\(?-?\d[\d.,]*\)?(?:\s*[-+*/x%^]\s*\(?-?\d[\d.,]*\)?)+")
 
 
@@ -32,9 +37,37 @@ def next_step(prompt: Prompt, chance: Chance) -> dict[str, Any]:
     allowed = [str(v) for v in prompt.layout.outputs["next_tool_name"].get("enum", tools)]
     trajectory = prompt.inputs.get("trajectory", "")
     asked = "\n".join(v for k, v in prompt.inputs.items() if k != "trajectory")
-    name = _pick_tool(allowed, tools, asked, observations(trajectory), chance)
+    told = observations(trajectory)
+    opened = _ADDRESS.findall("\n".join(_ARGS.findall(trajectory)))
+    address = _pick_address(asked, told, opened, chance)
+    openers = [name for name, (_, args) in tools.items() if any(map(_OPENS.search, args))]
+    if openers and not address:
+        allowed = [name for name in allowed if name not in openers]
+    if openers and address and _goes_on(opened, chance):
+        name = openers[0]
+    else:
+        name = _pick_tool(allowed, tools, asked, told, chance)
     args = _arguments(tools.get(name, ("", {}))[1], asked, chance)
+    args |= {key: address for key in args if name in openers and _OPENS.search(key)}
     return {"next_thought": _thought(name, asked), "next_tool_name": name, "next_tool_args": args}
+
+
+def _goes_on(opened: list[str], chance: Chance) -> bool:
+    """Whether to open an address: the first one always, a second one by chance."""
+    return not opened or (len(opened) < _OPENED and chance.pick([1.0, 0.0], "further") == 1)
+
+
+def _pick_address(asked: str, told: list[str], opened: list[str], chance: Chance) -> str:
+    """An address the observations show that was not opened yet, by what stands around it; empty if there is none."""
+    found: dict[str, str] = {}
+    for text in told[::-1]:
+        lines = text.split("\n")
+        for at, line in enumerate(lines):
+            for address in _ADDRESS.findall(line):
+                if address.rstrip(".,;") not in opened:
+                    found.setdefault(address.rstrip(".,;"), "\n".join(lines[max(0, at - 1) : at + 2]))
+    scores = [8 * similarity(asked, around) - 0.1 * i for i, around in enumerate(found.values())]
+    return list(found)[chance.pick(scores, "address")] if found else ""
 
 
 def submit_or_call(prompt: Prompt, chance: Chance) -> dict[str, Any]:

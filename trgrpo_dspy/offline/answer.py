@@ -6,19 +6,25 @@ Guarantees: never raises on a prompt that was read; a value of a closed type is 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
 from .agent import is_failure, next_step, observations, submit_or_call
+from .agreement import agreement
 from .chance import Chance
 from .judge import Verdict, judge_for
 from .prompt import Prompt
 from .schema import Schema, choices, is_text
-from .text import content_words, noun_phrase, numbers, sentences, similarity
+from .text import content_words, noun_phrase, numbers, sentences, similarity, tokens
 
 __all__ = ["answer"]
 
 _LEANING = 0.1
+_LONG = 400
+"""Characters from which an observation is a page to pick a sentence from, not an answer."""
+_HEADING = 4
+"""Words of a line that may be a heading."""
 _THINKING = re.compile(r"reason|thought|rational|explan|justif|analy|why|comment|feedback|critique", re.IGNORECASE)
 
 
@@ -66,6 +72,9 @@ def _choose(name: str, allowed: list[Any], prompt: Prompt, chance: Chance, notes
     for value, label in zip(allowed, labels, strict=True):
         if stated is not None and stated.casefold() == label.casefold():
             return value
+    if allowed == [True, False] and (found := agreement(name, prompt)) is not None:
+        notes.append(found.note)
+        return allowed[chance.pick([found.score, 0.0], name)]
     judge = judge_for(prompt.layout.instructions, tuple(labels), name, tuple(prompt.layout.outputs))
     verdict = judge.score(prompt.text, _demos(name, labels, prompt))
     scores = [s + _LEANING * chance.leaning(prompt.text, name, v) for s, v in zip(verdict.scores, labels, strict=True)]
@@ -116,7 +125,8 @@ def _text(name: str, prompt: Prompt, chance: Chance, notes: list[str]) -> str:
         return " ".join(notes) or f"The input is about {_about(prompt)}."
     candidates = _candidates(prompt)
     asked = _question(prompt)
-    scores = [3 * similarity(asked, c) - 0.01 * i for i, c in enumerate(candidates)]
+    weight = 3 * max(1.0, math.log(max(1, len(candidates))))  # among many, a sharper choice
+    scores = [weight * similarity(asked, c) - 0.01 * i for i, c in enumerate(candidates)]
     return candidates[chance.pick(scores, name)] if candidates else ""
 
 
@@ -136,14 +146,21 @@ def _candidates(prompt: Prompt) -> list[str]:
     """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or this one's."""
     seen = observations(prompt.inputs.get("trajectory", ""))
     useful = [s for s in seen if s and not s.startswith("Completed.") and not is_failure(s)]
-    if useful:
-        return useful[::-1]
     asked = _question(prompt)
+    if useful:
+        return [part for text in useful[::-1] for part in (_statements(text, asked) if len(text) > _LONG else [text])]
     if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(prompt.text)):
         return found[::-1]
     told = [value for name, value in prompt.inputs.items() if name != "trajectory" and value != asked]
     rest = [s for value in told for s in sentences(value)]
     return rest or [noun_phrase(asked), *sentences(asked)]
+
+
+def _statements(text: str, asked: str) -> list[str]:
+    """Sentences and lines of a long text that say more than the question: no headings, addresses or marks."""
+    known = set(tokens(asked))
+    found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > _HEADING]
+    return [s for s in found if set(tokens(s)) - known] or [text]
 
 
 def _stated(name: str, prompt: Prompt) -> str | None:

@@ -1,0 +1,351 @@
+"""Fetches web pages for an agent: within limits, and from addresses it may see.
+
+Guarantees:
+
+- **Public addresses only.** Private, loopback, link-local, multicast and reserved addresses are refused, whatever form
+  they come in: a name, a decimal or octal number, IPv6 with an IPv4 address in it. A name is resolved once for each
+  connection, and the connection goes to the address that was checked, so a name that changes its address in between
+  gains nothing. Every redirect is checked like the first address. Only http and https, and no user name in the address.
+- **Limits** on bytes (compressed and not), on time from the first connection to the last byte, and on redirects.
+- **Two kinds of failure.** What can't be reached (no such name, no connection, a timeout, a server's error, a rate
+  limit) is an `InfrastructureError`; what may not be visited is `Refused`, which a tool tells its agent.
+
+Proxies of the environment are not used: they would connect on their own. Name resolution takes as long as the system's
+resolver takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trgrpo_dspy import InfrastructureError
+
+try:
+    import httpcore
+    import httpx
+except ImportError:
+    raise ImportError("The web tools are not installed: pip install 'trgrpo-dspy[web]'") from None
+
+__all__ = ["Fetched", "Fetcher", "Limits", "Refused"]
+
+_HEADERS = {
+    "user-agent": "trgrpo-dspy/0.1 (research agent)",
+    "accept": "text/html,application/xhtml+xml,text/*;q=0.9,*/*;q=0.1",
+    "accept-encoding": "gzip",
+}
+_OUTAGES = frozenset({408, 425, 429})
+_TEXTS = frozenset({"application/xhtml+xml", "application/xml", "application/json"})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_BARE = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/.*)?", re.DOTALL)
+_HOST = re.compile(r"[\w.:-]+")
+_MOST_ADDRESSES = 4
+"""Addresses of one name that are tried."""
+
+
+class Refused(Exception):
+    """The page may not be visited or can't be read, by rule; no outage."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visit may use."""
+
+    seconds: float = 20.0
+    """Time from the first connection to the last byte, redirects included."""
+    max_bytes: int = 2_000_000
+    """Bytes of a page that are read, after decompression; the rest is left."""
+    redirects: int = 5
+    """Redirects that are followed."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"Limits({name}={value!r}) must be above 0")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a server answered."""
+
+    url: str
+    """Address of the page, after redirects."""
+    status: int
+    """HTTP status: 200, or one of 400 and above that is no outage."""
+    content_type: str
+    """Media type without parameters, in lower case; empty if the server named none."""
+    charset: str | None
+    """Character set the server named."""
+    body: bytes
+    """The page, decompressed; empty if the status is not 200 or the page is no text."""
+    cut: bool
+    """Whether the page was longer than the limit."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the page is text, by its media type."""
+        return _is_text(self.content_type)
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches pages; a value, safe in any number of threads."""
+
+    limits: Limits = field(default_factory=Limits)
+    """What one visit may use."""
+    allow: tuple[str, ...] = ()
+    """Networks that are not public and may be visited all the same, such as "10.1.0.0/16"."""
+    hosts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Names with an address and port of their own, as in a hosts file; they may be visited wherever they lead."""
+
+    def __post_init__(self) -> None:
+        """Check the networks."""
+        for network in self.allow:
+            ipaddress.ip_network(network)
+
+    def get(self, url: str) -> Fetched:
+        """Fetch a page.
+
+        Raises:
+            InfrastructureError: It can't be reached: no such name, no connection, a timeout, 408, 425, 429 or 5xx.
+            Refused: It may not be visited, redirects too often, or is sent in a form that can't be read.
+        """
+        deadline = time.monotonic() + self.limits.seconds
+        transport = _Transport(_Guarded(self, deadline))
+        with httpx.Client(
+            transport=transport, trust_env=False, headers=_HEADERS, timeout=self.limits.seconds
+        ) as client:
+            try:
+                return self._follow(client, url, deadline)
+            except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise InfrastructureError(f"{url[:200]} can't be reached: {reason[:200]}") from error
+
+    def _follow(self, client: httpx.Client, url: str, deadline: float) -> Fetched:
+        for _ in range(self.limits.redirects + 1):
+            try:
+                with client.stream("GET", _checked(url)) as response:
+                    if response.next_request is None:
+                        return self._read(response, deadline)
+                    url = str(response.next_request.url)
+            except (
+                httpx.RemoteProtocolError,
+                httpx.UnsupportedProtocol,
+            ) as error:  # what it redirects to is no address
+                raise Refused(f"it redirects to what is no address of a web page ({error})") from None
+        raise Refused(f"it redirects more than {self.limits.redirects} times")
+
+    def _read(self, response: httpx.Response, deadline: float) -> Fetched:
+        status = response.status_code
+        if status in _OUTAGES or status >= 500:
+            raise InfrastructureError(f"{response.url} answered with HTTP status {status}")
+        kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+        body, cut = b"", False
+        if status < 300 and _is_text(kind):
+            body, cut = _body(response, self.limits.max_bytes, deadline)
+        return Fetched(str(response.url), status, kind, response.charset_encoding, body, cut)
+
+    def addresses(self, host: str, port: int) -> list[tuple[str, int]]:
+        """Addresses and ports a connection to a host may go to, all checked.
+
+        Raises:
+            httpcore.ConnectError: The name can't be resolved.
+            Refused: One of them may not be visited.
+        """
+        if host in self.hosts:
+            return [self.hosts[host]]
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"the name {host[:100]} can't be resolved ({error})") from None
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        for address in addresses:
+            if not self._may_visit(address):
+                raise Refused(f"{host[:100]} is a private, local or reserved address")
+        return [(address, port) for address in addresses[:_MOST_ADDRESSES]]
+
+    def _may_visit(self, address: str) -> bool:
+        ip = _innermost(ipaddress.ip_address(address))
+        if any(ip in ipaddress.ip_network(network) for network in self.allow):
+            return True
+        return ip.is_global and not (ip.is_multicast or ip.is_reserved or _tunnels(ip))
+
+
+def _innermost(ip: Any) -> Any:
+    """The IPv4 address inside an IPv6 one that is a way to write it, else the address itself."""
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    if ip.version == 6 and ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip
+
+
+def _tunnels(ip: Any) -> bool:
+    """Whether packets to this IPv6 address end at an IPv4 address written into it (6to4, Teredo)."""
+    return ip.version == 6 and (ip.sixtofour is not None or ip.teredo is not None)
+
+
+def _checked(url: str) -> httpx.URL:
+    """The address, if it is one of a web page."""
+    text = url.strip()
+    text = f"https://{text}" if _BARE.fullmatch(text) else text
+    try:
+        parsed = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Refused(f"it is no address of a web page ({str(error)[:100]})") from None
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.host):
+        raise Refused("it is no address of a web page: give one that begins with http:// or https://")
+    if parsed.port is not None and parsed.port > 65535:
+        raise Refused("it is no address of a web page: there is no such port")
+    if parsed.userinfo:
+        raise Refused("addresses with a user name in them are not visited")
+    return parsed
+
+
+def _is_text(content_type: str) -> bool:
+    return not content_type or content_type.startswith("text/") or content_type in _TEXTS
+
+
+def _body(response: httpx.Response, limit: int, deadline: float) -> tuple[bytes, bool]:
+    """The start of a body, decompressed, and whether there was more; never holds more than the limit."""
+    decode = _decoder(response.headers.get("content-encoding", ""))
+    parts: list[bytes] = []
+    size = sent = 0
+    for chunk in response.iter_raw():
+        if time.monotonic() > deadline:
+            raise httpcore.ReadTimeout("it took too long to send")
+        sent += len(chunk)
+        try:
+            data = decode(chunk, limit + 1 - size)
+        except zlib.error:
+            raise Refused("its compression is broken") from None
+        parts.append(data)
+        size += len(data)
+        if size > limit or sent > limit:
+            return b"".join(parts)[:limit], True
+    return b"".join(parts), False
+
+
+def _decoder(encoding: str) -> Callable[[bytes, int], bytes]:
+    """A function that decompresses the next chunk into at most so many bytes."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return lambda chunk, most: chunk[:most]
+    if name in ("gzip", "x-gzip", "deflate"):
+        return zlib.decompressobj(wbits=47).decompress  # 47: gzip or zlib, by the header
+    raise Refused(f"it is compressed as {name[:20]!r}, which can't be read")
+
+
+class _Guarded(httpcore.NetworkBackend):
+    """Connects to checked addresses only, and lets no operation run past the deadline."""
+
+    def __init__(self, fetcher: Fetcher, deadline: float) -> None:
+        self._fetcher, self._deadline = fetcher, deadline
+        self._network = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address of the host that answers."""
+        failure: Exception = httpcore.ConnectError("the name has no address")
+        for address, its_port in self._fetcher.addresses(host, port):
+            try:
+                left = _left(self._deadline, httpcore.ConnectTimeout)
+                return _Stream(self._network.connect_tcp(address, its_port, left), self._deadline)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, as the connection pool asks for between its tries."""
+        self._network.sleep(seconds)
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose operations end at the deadline, however slowly the other side drips."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(self._deadline, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(self._deadline, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = _left(self._deadline, httpcore.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(deadline: float, error: type[Exception]) -> float:
+    """Seconds to the deadline."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise error("it took too long to answer")
+    return left
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    return httpcore.default_ssl_context()
+
+
+class _Transport(httpx.BaseTransport):
+    """An `httpx` transport over a network backend of ours; what goes wrong stays an exception of `httpcore`."""
+
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._pool = httpcore.ConnectionPool(ssl_context=_ssl_context(), network_backend=backend)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request."""
+        url = request.url
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Answer(answer))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+class _Answer(httpx.SyncByteStream):
+    """The body of an answer."""
+
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()

@@ -1,0 +1,221 @@
+"""A small web site to search and visit without the internet: 30 linked pages on islands that do not exist.
+
+`site()` serves it on loopback over real HTTP: HTML with menus, tables and footers, and a search that speaks Serper's
+protocol (`POST /search`). `questions(part)` asks about it. `python -m programs.web_site` serves it until Ctrl-C.
+
+Its pages call themselves `http://kelmora.example/...`, whatever port serves them, so that what an agent sees is the
+same in every run; `Site.fetcher` knows where that name leads. All facts are invented for this project.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from programs.web_fetch import Fetcher
+from programs.web_pages import read_page
+from programs.web_search_engines import LocalIndex, Serper
+
+__all__ = ["BASE", "Site", "index", "main", "pages", "questions", "running_site", "site"]
+
+HOST = "kelmora.example"
+BASE = f"http://{HOST}/"
+"""What the addresses of the pages begin with."""
+_DATA = Path(__file__).parent / "data"
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
+_MENU = {"Home": "index.html", "The islands": "islands.html", "Ferries": "ferries.html", "People": "people.html"}
+_MAX_QUERY = 10_000
+
+
+@dataclass(frozen=True)
+class Site:
+    """The site as it is served."""
+
+    url: str
+    """Where it is served, such as http://127.0.0.1:8124 (without a slash at the end)."""
+
+    @property
+    def fetcher(self) -> Fetcher:
+        """Visits the site under its own name, and public addresses."""
+        address, _, port = self.url.removeprefix("http://").rpartition(":")
+        return Fetcher(hosts={HOST: (address, int(port))})
+
+    @property
+    def engine(self) -> Serper:
+        """Searches the site, over HTTP."""
+        return Serper(key="none-needed", endpoint=f"{self.url}/search")
+
+
+@contextmanager
+def site(port: int = 0) -> Iterator[Site]:
+    """Serve the site on loopback while the block runs.
+
+    Args:
+        port: The port; 0 for any free one.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield Site(f"http://127.0.0.1:{server.server_address[1]}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@functools.cache
+def running_site() -> Site:
+    """The site, served as long as this process lives."""
+    served = site()
+    _KEPT.append(served)
+    return served.__enter__()
+
+
+_KEPT: list[Any] = []
+"""Blocks that stay open: a served site ends where its block is forgotten."""
+
+
+def questions(part: str) -> list[dspy.Example]:
+    """Questions on the site: 8 for "train", 4 for "val", 4 for "test"."""
+    rows = [json.loads(line) for line in (_DATA / "web_questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    if part not in {row["split"] for row in rows}:
+        raise ValueError(f"part={part!r} must be 'train', 'val' or 'test'")
+    return [
+        dspy.Example(question=row["question"], answer=row["answer"]).with_inputs("question")
+        for row in rows
+        if row["split"] == part
+    ]
+
+
+@functools.cache
+def pages() -> dict[str, str]:
+    """The pages as HTML, by path."""
+    found = {}
+    for part in (_DATA / "web_site.md").read_text(encoding="utf-8").split("=== ")[1:]:
+        path, _, text = part.partition("\n")
+        found[path.strip()] = _html(path.strip(), text.strip().splitlines())
+    return found
+
+
+@functools.cache
+def index() -> LocalIndex:
+    """The index that the site's search uses."""
+    return LocalIndex(read_page(text.encode(), BASE + path) for path, text in pages().items())
+
+
+def _html(path: str, lines: list[str]) -> str:
+    """A page with menu and footer; its first line is the title, lines with bars are a table."""
+    up = "../" * path.count("/")
+    title = html.escape(lines[0].removeprefix("# "))
+    menu = "".join(f'<li><a href="{up}{target}">{name}</a></li>' for name, target in _MENU.items())
+    body = "\n".join(
+        _table(block) if block[0].startswith("|") else _paragraph(block[0]) for block in _blocks(lines[1:])
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title} | Kelmora</title><style>nav li {{ display: inline }}</style></head>
+<body>
+<header><nav><ul>{menu}</ul></nav></header>
+<main>
+<article>
+<h1>{title}</h1>
+{body}
+</article>
+</main>
+<footer><p>Kelmora tourist office, Rope Walk 3, Port Adle. <a href="{up}index.html">Imprint</a></p></footer>
+</body>
+</html>
+"""
+
+
+def _blocks(lines: list[str]) -> list[list[str]]:
+    """Lines of a table together, every other line alone."""
+    blocks: list[list[str]] = []
+    for line in filter(None, lines):
+        if line.startswith("|") and blocks and blocks[-1][0].startswith("|"):
+            blocks[-1].append(line)
+        else:
+            blocks.append([line])
+    return blocks
+
+
+def _table(rows: list[str]) -> str:
+    cells = [[_inline(cell.strip()) for cell in row.strip("| ").split("|")] for row in rows]
+    head = "".join(f"<th>{cell}</th>" for cell in cells[0])
+    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells[1:])
+    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+
+
+def _paragraph(line: str) -> str:
+    return f"<p>{_inline(line)}</p>"
+
+
+def _inline(text: str) -> str:
+    return _LINK.sub(r'<a href="\2">\1</a>', html.escape(text, quote=False))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET of a page, and POST of a search as Serper does."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "Kelmora"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].strip("/") or "index.html"
+        found = pages().get(path)
+        text = found if found is not None else "<html><body><h1>There is no such page.</h1></body></html>"
+        self._send(200 if found is not None else 404, "text/html; charset=utf-8", text)
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("content-length") or 0)
+        try:
+            query = json.loads(self.rfile.read(min(size, _MAX_QUERY)))["q"]
+            found = [asdict(result) for result in index().search(str(query))]
+        except (ValueError, KeyError, TypeError):
+            self.close_connection = True
+            return self._send(400, "application/json", '{"message": "no query"}')
+        rows = [{"title": r["title"], "link": r["url"], "snippet": r["snippet"]} for r in found]
+        return self._send(200, "application/json", json.dumps({"organic": rows}))
+
+    def _send(self, status: int, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet."""
+
+
+def main() -> int:
+    """Serve the site until Ctrl-C. Returns the exit status."""
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8124
+    with site(port) as served:
+        sys.stdout.write(f"The site is served at {served.url} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
