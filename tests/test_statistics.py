@@ -558,23 +558,25 @@ def test_coverage_benchmark_runs():
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
-    for words in ("0/1 scores at k=1 exact", "partial credit", "too coarse", "least coverage"):
+    for words in ("0/1 scores at k=1 exact", "partial credit", "rare", "least coverage"):
         assert words in run.stdout
 
 
-@pytest.mark.parametrize("n", [30, 60])
-def test_exact_coverage_of_zeros_and_ones_is_93_to_97_where_it_can_be(n):
+@pytest.mark.parametrize("n", [30, 60, 100])
+def test_exact_coverage_of_zeros_and_ones_is_93_to_97(n):
+    """But where fewer than 4 examples are expected to differ: there it is never less, and more for want of cases."""
     coverage = importlib.import_module("benchmarks.coverage")
-    cells = coverage.grid((n,), lambda cell: cell.k == 1 and not cell.partial)
-    found = [coverage.cover((cell, 0)) for cell in cells]
+    found = [coverage.cover((cell, 0)) for cell in coverage.grid((n,), lambda cell: cell.k == 1 and not cell.partial)]
     assert len(found) == 40
     assert all(share >= 0.93 for _, share, _ in found)
-    inside = [share <= 0.97 for _, share, reachable in found if reachable]
-    assert sum(inside) >= 0.85 * len(inside)
+    assert all(share <= 0.97 for _, share, rare in found if not rare)
+    assert sum(rare for _, _, rare in found) <= 12
 
 
 def test_the_exact_coverage_is_that_of_a_simulation():
     coverage = importlib.import_module("benchmarks.coverage")
     cell = coverage.Cell(30, 1, False, 0.5, 0.65, 0.95, 0.9)
-    share, _ = coverage.exact(30, *coverage.flip_rates(cell))
-    assert coverage.simulated(cell, 1000) == pytest.approx(share, abs=0.025)
+    rates = coverage.flip_rates(cell)
+    share, differing = coverage.simulated(cell, 1000)
+    assert share == pytest.approx(coverage.exact(30, *rates), abs=0.025)
+    assert differing == pytest.approx(30 * sum(rates), rel=0.05)
