@@ -31,7 +31,7 @@ _DEFAULTS = {
     ("math", False): {"k": 32, "train": 100, "group_size": 5},
     ("math", True): {"k": 4, "train": 14, "group_size": 5},
     ("web", False): {"k": 3, "train": 100, "group_size": 3},
-    ("web", True): {"k": 3, "train": 10, "group_size": 3},
+    ("web", True): {"k": 3, "train": 8, "group_size": 3},
 }
 """Where an argument is left out, by task and whether it runs offline: the paper's, or small ones."""
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("trgrpo_dspy").setLevel(logging.INFO)
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index it builds
     try:
         plan, limits = _plan(args), _limits(args)
     except ValueError as error:
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--mode", choices=["agent", "direct"], default="agent", help="with a Python tool or not")
     for command in (web, ablations):
         command.add_argument("--judge", help="LiteLLM string of the judge's LM; default --model")
+        command.add_argument("--search", help="ddgs (needs no key), serper (SERPER_API_KEY) or a folder of pages")
     for command in (math, web, ablations):
         _common(command)
     return parser
@@ -110,19 +112,23 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _plan(args: argparse.Namespace) -> Plan:
     task = args.task if args.command == "ablations" else args.command
-    judge = getattr(args, "judge", None)
+    judge, search = getattr(args, "judge", None), getattr(args, "search", None)
     if args.offline and (args.model or args.reflection_model or judge):
         raise ValueError("--offline runs on the built-in text model: leave --model, --reflection-model and --judge out")
     if not args.offline and not args.model:
         raise ValueError("--model is missing: a LiteLLM string such as deepseek/deepseek-chat, or --offline")
-    if task == "math" and judge:
-        raise ValueError("--judge is for the web task: mathematics is scored by exact comparison and math-verify")
+    if task == "math" and (judge or search):
+        raise ValueError("--judge and --search are for the web task; math-verify scores mathematics")
+    if args.offline and search:
+        raise ValueError("--offline searches the shipped site: leave --search out")
+    if task == "web" and not args.offline:
+        search = search or os.environ.get("TRGRPO_WEB_SEARCH") or "ddgs"
     usual = _DEFAULTS[task, args.offline]
-    k, train, size = (getattr(args, name) for name in usual)
+    chosen = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in usual.items()}
     return Plan(
-        args.command, task, getattr(args, "mode", "agent") if task == "math" else "agent", args.model or OFFLINE_MODEL,
-        args.reflection_model, judge, usual["k"] if k is None else k, usual["train"] if train is None else train,
-        args.epochs, usual["group_size"] if size is None else size, args.seed, args.offline,
+        command=args.command, task=task, mode=getattr(args, "mode", "agent") if task == "math" else "agent",
+        model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
+        epochs=args.epochs, seed=args.seed, offline=args.offline, **chosen,
     )  # fmt: skip
 
 

@@ -54,6 +54,8 @@ class Plan:
     """The same for the reflection steps; None is `model`."""
     judge: str | None
     """The same for the judge of the web task; None is `model`."""
+    search: str | None
+    """What the web task searches with: "ddgs", "serper" or a folder; None where the question does not arise."""
     k: int
     """Attempts at each problem of an evaluation set."""
     train: int

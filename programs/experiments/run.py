@@ -24,7 +24,7 @@ from .costs import TRIALS, Expected, expect, told, total
 from .models import OFFLINE_MODEL, Models, models
 from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed, keep_plan
 from .tables import Report, cell_of, curve_of, entries_of, markdown, spend_of
-from .tasks import DataSet, Task, load_task
+from .tasks import DataSet, Task, open_task
 
 __all__ = ["Refused", "run"]
 
@@ -57,10 +57,9 @@ def run(plan: Plan, limits: Limits, out: Path, say: Callable[[str], object] = pr
     """
     with claimed(out, plan), models(plan) as lms:
         say("Loading the data ...")
-        task = load_task(plan)
-        titles = {found.name: found.title for found in task.sets}
-        report = Report(plan, titles, task.measures, task.differs)
-        with dspy.context(lm=lms.program):
+        with open_task(plan, lms.judge) as task, dspy.context(lm=lms.program):
+            titles = {found.name: found.title for found in task.sets}
+            report = Report(plan, titles, task.measures, task.differs)
             experiment = _Experiment(plan, limits, out, task, lms, report, say)
             try:
                 experiment.agree()

@@ -203,6 +203,9 @@ def _scores_of(report: Report, name: str, title: str) -> str:
         rows.append([f"paper only: {label}", *_row(None, *figures)])
     heading = f"## {title}" + (f" ({_MARK})" if plan.offline else "")
     notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
+    if plan.task == "web":
+        whole = [paper.published("web", "agent", arm, "WebWalkerQA", "pass@1") for arm in ("input", "full")]
+        notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
     for cell in cells.values():
         if cell.partial:
             notes.append(f"{ARMS[cell.arm]}: ended after {cell.problems} problems.")

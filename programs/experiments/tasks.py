@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
-from programs import math_data, math_reasoning
+from programs import math_data, math_reasoning, web_data, web_search, web_site
 from programs.sandbox import AVAILABLE
 
 from .plan import Plan
 
-__all__ = ["DataSet", "Task", "load_task"]
+__all__ = ["DataSet", "Task", "open_task"]
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,38 @@ _PYTHON = (
     "The paper's Python tool ran CPython with sympy and numpy. This one is a sandbox over pydantic-monty, a subset of "
     f"Python. {AVAILABLE}"
 )
+_WEB = (
+    "Search engine: {search}. A visited page gives the agent the passages found for its goal, neither the whole page "
+    "nor a language model's summary. The judge, its prompt and the draw of 51 questions are this project's own"
+)
+_SUBSET, _SUBSET_SIZE = "WebWalkerQA (51)", 51
 _NO_TOOL = "The program has no tool, as in the paper's direct setting."
 
 
-def load_task(plan: Plan) -> Task:
-    """Load the data and make the program.
+@contextmanager
+def open_task(plan: Plan, judge: dspy.BaseLM | None = None) -> Iterator[Task]:
+    """Load the data and make the program; what it needs is there while the context lasts.
+
+    Args:
+        plan: What is measured.
+        judge: LM of the web task's judge; None is the configured one.
 
     Raises:
+        FatalError: The search engine has no key.
         FileNotFoundError: The hub can't be reached and there is no local copy.
+        ImportError: A package of the task's extra is not installed.
         ValueError: There are fewer problems than asked for.
     """
-    return _math(plan)
+    if plan.task == "math":
+        yield _math(plan)
+    elif plan.offline:
+        with web_site.site() as site:
+            found = _stand_in(_SUBSET, web_site.questions("test"), "questions on a made-up site")
+            yield _web(plan, judge, web_search.offline_agent(site), web_site.questions("train"), found)
+    else:
+        train, found = web_data.afm(plan.train, plan.seed), web_data.webwalkerqa(_SUBSET_SIZE, plan.seed)
+        title = f"WebWalkerQA, {len(found)} questions drawn by difficulty and kind"
+        yield _web(plan, judge, web_search.agent(plan.search), train, DataSet(_SUBSET, title, found))
 
 
 def _math(plan: Plan) -> Task:
@@ -79,8 +101,16 @@ def _math(plan: Plan) -> Task:
     return Task(program, math_reasoning.metric, train, sets, ("Mean@32",), differs)
 
 
-def _stand_in(name: str, examples: list[dspy.Example]) -> DataSet:
-    return DataSet(name, f"{len(examples)} shipped sample problems, in place of {name}", examples)
+def _web(
+    plan: Plan, judge: dspy.BaseLM | None, program: dspy.Module, train: list[dspy.Example], found: DataSet
+) -> Task:
+    _check_size(plan, train)
+    differs = _WEB.format(search="the made-up site's own" if plan.offline else plan.search)
+    return Task(program, web_search.make_metric(judge), train[: plan.train], (found,), ("pass@1", "pass@3"), differs)
+
+
+def _stand_in(name: str, examples: list[dspy.Example], what: str = "shipped sample problems") -> DataSet:
+    return DataSet(name, f"{len(examples)} {what}, in place of {name}", examples)
 
 
 def _check_size(plan: Plan, train: list[dspy.Example]) -> None:

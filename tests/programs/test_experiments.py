@@ -23,7 +23,7 @@ from programs.experiments.__main__ import main
 from programs.experiments.costs import expect, told, total
 from programs.experiments.plan import Limits, Plan
 from programs.experiments.run import run
-from programs.experiments.tasks import DataSet, Task, load_task
+from programs.experiments.tasks import DataSet, Task, open_task
 from trgrpo_dspy import Evaluation, FatalError
 from trgrpo_dspy.estimate import estimate_calls
 from trgrpo_dspy.evaluation import summarize_evaluation
@@ -54,7 +54,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[OfflineServer]:
 def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
-        "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "offline": False,
+        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "offline": False,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -177,6 +177,7 @@ class TestTables:
         head, _, before, after, qwq, _ = [line for line in tables.scores(report).splitlines() if line.startswith("|")]
         assert "pass@1, % [95% interval]" in head and "paper: pass@3, DeepSeek-V3.1-Terminus" in head
         assert "66.7" in before and "74.5" in before and "68.6" in after and "78.4" in after
+        assert "On all of WebWalkerQA the paper has pass@1 63.2, with Training-Free GRPO 67.8." in tables.scores(report)
         assert "QwQ-32B" in qwq and "27.5" in qwq and "43.1" in qwq
 
 
@@ -294,12 +295,14 @@ class TestMath:
             (["--offline", "--price", "3,4"], "--price '3,4'"),
             (["--offline", "--price", "m=3"], "--price 'm=3'"),
             (["--offline", "--model", "m"], "leave --model"),
+            (["--model", "m", "--judge", "j"], "--judge and --search are for the web task"),
+            (["--task", "web", "--offline", "--search", "ddgs"], "leave --search out"),
             ([], "--model is missing"),
         ],
     )
     def test_bad_arguments(self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
-            main(["math", *arguments])
+            main(["ablations", *arguments])
         assert said in capsys.readouterr().err
 
     def test_too_few_problems(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,7 +331,33 @@ class TestMath:
         assert main(arguments) == 1
         assert "DEEPSEEK_API_KEY" in capsys.readouterr().err
         assert not (tmp_path / "out" / "plan.json").exists()
-        assert [s.title for s in load_task(plan_of(train=2)).sets] == ["AIME 2024", "AIME 2025"]
+        with open_task(plan_of(train=2)) as task:
+            assert [s.title for s in task.sets] == ["AIME 2024", "AIME 2025"]
+
+
+class TestWeb:
+    def test_offline(self, tmp_path: Path, served: list[Any]) -> None:
+        for package in ("bm25s", "trafilatura"):
+            pytest.importorskip(package, reason="needs the extra: pip install 'trgrpo-dspy[web]'")
+        assert main(["web", *TINY, "--k", "2", "--out", str(tmp_path)]) == 0
+        found, text = record(tmp_path), (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert found["partial"] == "" and [(c["arm"], c["k"]) for c in found["cells"]] == [("input", 2), ("full", 2)]
+        assert found["cells"][0]["tool_calls"] >= 2, "it searched and visited"
+        assert "## 4 questions on a made-up site, in place of WebWalkerQA (51) (n-gram model, no LLM" in text
+        assert "Search engine: the made-up site's own" in text and "judge the same" in text
+        assert main(["web", *TINY, "--k", "2", "--out", str(tmp_path)]) == 0
+        assert served[1].requests == [] and record(tmp_path) == found, "the sites' ports differ, the run is the same"
+
+    def test_the_search_engine_is_part_of_the_plan(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("TRGRPO_WEB_SEARCH", raising=False)
+        (tmp_path / "plan.json").write_text(
+            json.dumps(vars(plan_of(command="web", task="web", k=3, group_size=3, search="serper")))
+        )
+        assert main(["web", "--model", "m", "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "search was 'serper', is 'ddgs'. Run it" in said
 
 
 @pytest.fixture(scope="module")
