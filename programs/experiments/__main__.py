@@ -101,6 +101,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=3, help="passes over them (3)")
     add("--group-size", type=int, help="attempts at each problem to learn from (math 5, web 3)")
     add("--seed", type=int, default=0, help="decides which problems are drawn, and all chance (0)")
+    add("--curve", action="store_true", help="measure the library after every step, not only after the last")
     add("--out", type=Path, help="directory of journals and report; default runs/experiments/...")
     add("--threads", type=int, default=32, help="attempts at a time (32)")
     add("--timeout", type=float, help="seconds after which an attempt is given up and left unscored")
@@ -128,7 +129,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     return Plan(
         command=args.command, task=task, mode=getattr(args, "mode", "agent") if task == "math" else "agent",
         model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
-        epochs=args.epochs, seed=args.seed, offline=args.offline, **chosen,
+        epochs=args.epochs, seed=args.seed, curve=args.curve,
+        offline=args.offline, **chosen,
     )  # fmt: skip
 
 

@@ -75,6 +75,9 @@ def expect(plan: Plan, task: Task, trial: Estimate) -> list[Expected]:
         if arm in learning:
             found.append(part(f"{ARMS[arm]}: learning", learning[arm]))
         found.append(part(f"{ARMS[arm]}: evaluation", {Stage.ROLLOUT.value: problems * plan.k * attempt}))
+    if plan.curve:
+        between = rows[Stage.CONSOLIDATION.value].calls - 1  # one a step
+        found.append(part("learning curve: evaluation", {Stage.ROLLOUT.value: between * problems * plan.k * attempt}))
     return found
 
 

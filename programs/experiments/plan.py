@@ -63,6 +63,8 @@ class Plan:
     epochs: int
     group_size: int
     seed: int
+    curve: bool
+    """Whether the library of every step is measured, not only the last."""
     offline: bool
     """Whether shipped data and the built-in text model are used."""
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import dspy
 
-from trgrpo_dspy import Budget, Evaluation, ExperienceLibrary, attach, evaluate
+from trgrpo_dspy import Budget, Evaluation, attach, evaluate
 from trgrpo_dspy.journal import write_atomically
-from trgrpo_dspy.meter import total_spend
+from trgrpo_dspy.meter import Spend, total_spend
 
 from .arms import Taught, optimizer_of, teach
 from .costs import TRIALS, Expected, expect, told, total
 from .models import OFFLINE_MODEL, Models, models
 from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed, keep_plan
-from .tables import Report, cell_of, curve_of, entries_of, markdown, spend_of
+from .tables import Cell, Report, cell_of, curve_of, entries_of, markdown, spend_of
 from .tasks import DataSet, Task, open_task
 
 __all__ = ["Refused", "run"]
@@ -91,7 +91,10 @@ class _Experiment:
     say: Callable[[str], object]
     spent: float = 0.0
     """US dollars, as far as known."""
-    learned: dict[str, ExperienceLibrary] = field(default_factory=dict)
+    entries: int = 0
+    """Experiences that the full method learned."""
+    ended: tuple[str, str] = ("completed", "")
+    """How the last evaluation ended, and which it was."""
     before: dict[str, Evaluation] = field(default_factory=dict)
     """The input program's evaluation of each data set."""
 
@@ -154,44 +157,61 @@ class _Experiment:
     def go(self) -> None:
         """Measure every program, taught before where it is to be."""
         for arm in self.plan.arms:
-            program = self.task.program if arm == "input" else self._teach(arm)
+            taught = None if arm == "input" else self._teach(arm)
+            program = self.task.program if taught is None else attach(self.task.program, taught.library)
             for data_set in self.task.sets:
-                self._measure(arm, program, data_set)
+                found = self._measure(arm, program, data_set, "")
+                before = self.before.setdefault(data_set.name, found)
+                self._note_cell(self.report.cells, cell_of(arm, data_set.name, found, before if taught else None))
+            if taught is not None and self.plan.curve and arm == "full":
+                self._follow(arm, taught)
 
-    def _teach(self, arm: str) -> dspy.Module:
+    def _teach(self, arm: str) -> Taught:
         self.say(f"{ARMS[arm]}: learning ...")
         taught = teach(
             arm, self.task, self.plan, self.limits,
-            count=max(1, len(self.learned.get("full", ()))), budget=self._budget(), log_dir=self.out / arm / "learning",
+            count=max(1, self.entries), budget=self._budget(), log_dir=self.out / arm / "learning",
             reflection_lm=self.lms.reflection,
         )  # fmt: skip
-        self._note(arm, taught)
-        self._go_on(taught.stop_reason, f"{ARMS[arm]}: learning")
-        self.learned[arm] = taught.library
-        return attach(self.task.program, taught.library)
-
-    def _note(self, arm: str, taught: Taught) -> None:
         self.report.curve += curve_of(arm, taught.steps)
-        self.report.spend += spend_of(arm, taught.spend)
         self.report.libraries[arm] = entries_of(taught.library)
-        self.spent += total_spend(taught.spend).cost or 0.0
-        self.write()
+        self._note_spend(arm, taught.spend)
+        self._go_on(taught.stop_reason, f"{ARMS[arm]}: learning")
+        if arm == "full":
+            self.entries = len(taught.library)
+        return taught
 
-    def _measure(self, arm: str, program: dspy.Module, data_set: DataSet) -> None:
-        self.say(f"{ARMS[arm]}: {self.plan.k} attempts at each of {data_set.title} ...")
+    def _follow(self, arm: str, taught: Taught) -> None:
+        """Measure the libraries before the last one: the learning curve on problems that were not learned from."""
+        for step in taught.steps[:-1]:
+            program = attach(self.task.program, step.library)
+            for data_set in self.task.sets:
+                found = self._measure(arm, program, data_set, f"step {step.step}")
+                cell = cell_of(arm, data_set.name, found, self.before[data_set.name], step.step)
+                self._note_cell(self.report.along, cell)
+
+    def _measure(self, arm: str, program: dspy.Module, data_set: DataSet, when: str) -> Evaluation:
+        """Measure a program on a data set, k attempts at each problem, at the paper's temperature."""
+        name = f"{ARMS[arm]}, {when}" if when else ARMS[arm]
+        self.say(f"{name}: {self.plan.k} attempts at each of {data_set.title} ...")
         found = evaluate(
             program, data_set.examples, self.task.metric, self.plan.k, temperature=EVALUATION_TEMPERATURE,
             num_threads=self.limits.threads, rollout_timeout=self.limits.timeout, seed=self.plan.seed,
-            budget=self._budget(), log_dir=self.out / arm / data_set.slug,
+            budget=self._budget(), log_dir=self.out / arm / " ".join([data_set.slug, when]).strip().replace(" ", "-"),
         )  # fmt: skip
-        self.report.spend += spend_of(arm, found.spend, data_set.name)
-        self.spent += total_spend(found.spend).cost or 0.0
-        if arm == "input":
-            self.before[data_set.name] = found
-        before = None if arm == "input" else self.before[data_set.name]
-        self.report.cells.append(cell_of(arm, data_set.name, found, before))
+        self._note_spend(arm, found.spend, f"{data_set.name} {when}".strip())
+        self.ended = (found.stop_reason, f"{name}: the evaluation on {data_set.name}")
+        return found
+
+    def _note_cell(self, cells: list[Cell], cell: Cell) -> None:
+        cells.append(cell)
         self.write()
-        self._go_on(found.stop_reason, f"{ARMS[arm]}: the evaluation on {data_set.name}")
+        self._go_on(*self.ended)
+
+    def _note_spend(self, arm: str, spend: tuple[Spend, ...], where: str = "") -> None:
+        self.report.spend += spend_of(arm, spend, where)
+        self.spent += total_spend(spend).cost or 0.0
+        self.write()
 
     def _go_on(self, stop_reason: str, what: str) -> None:
         """End the experiment if a part of it did not come to its end."""

@@ -65,8 +65,10 @@ class Cell:
     completion_tokens: float | None
     cost: float | None
     """US dollars; None is unknown."""
-    partial: bool = False
+    partial: bool
     """Whether the evaluation was ended before all problems were done."""
+    step: int | None = None
+    """Step whose library it carried, where that is not the arm's last."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Report:
     partial: str = "it is under way"
     """Why this is not the whole; empty once it is."""
     cells: list[Cell] = field(default_factory=list)
+    along: list[Cell] = field(default_factory=list)
+    """The libraries before the last one, measured."""
     curve: list[CurvePoint] = field(default_factory=list)
     spend: list[SpendRow] = field(default_factory=list)
     libraries: dict[str, list[str]] = field(default_factory=dict)
@@ -133,7 +137,7 @@ class Report:
         }
 
 
-def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | None) -> Cell:
+def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | None, step: int | None = None) -> Cell:
     """What an evaluation found, beside the input program's (None for the input itself)."""
     versus = None if before is None else found.versus(before)
     interval, gain = found.mean.interval, versus.interval if versus else None
@@ -142,7 +146,7 @@ def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | Non
         arm, data_set, found.k, found.score, interval and interval.low, interval and interval.high, found.mean.n,
         sum(r.score is None for attempts in found.rollouts for r in attempts), found.pass_at(found.k),
         versus and versus.difference, gain and gain.low, gain and gain.high, versus and versus.reliable,
-        took.tool_calls, took.prompt_tokens, took.completion_tokens, took.cost, found.partial,
+        took.tool_calls, took.prompt_tokens, took.completion_tokens, took.cost, found.partial, step,
     )  # fmt: skip
 
 
@@ -249,13 +253,28 @@ def _spend(report: Report) -> str:
 def _curve(report: Report) -> str:
     if not report.curve:
         return ""
-    rows = [
-        [ARMS[p.arm], str(p.step), str(p.epoch), _percent(p.train_mean), f"{100 * p.informative:.0f}%", str(p.entries),
-         str(p.library_tokens)]
-        for p in report.curve
-    ]  # fmt: skip
-    head = ["program", "step", "epoch", "train mean, %", "informative groups", "experiences", "library tokens"]
-    return "## Learning curve\n\n" + table(head, rows)
+    last = {point.arm: point.step for point in report.curve}
+    start = CurvePoint("input", 0, 0, None, 0.0, 0, 0)
+    rows = []
+    for point in (start, *report.curve):
+        at = None if point.step == last.get(point.arm, 0) else point.step
+        held_out = [_held_out(report, name, point.arm, at) for name in report.titles]
+        learned = [_percent(point.train_mean), f"{100 * point.informative:.0f}%"] if point.step else ["-", "-"]
+        rows.append([ARMS[point.arm], str(point.step), *learned, str(point.entries), str(point.library_tokens),
+                     *(text for pair in held_out for text in pair)])  # fmt: skip
+    head = ["program", "step", "train mean, %", "informative groups", "experiences", "library tokens"]
+    for name in report.titles:
+        head += [f"{name}: mean, %", f"{name}: tool calls"]
+    note = (
+        "" if report.plan.curve else "\n\nWith `--curve` the libraries between the first and the last are measured too."
+    )
+    return f"## Learning curve\n\n{table(head, rows)}{note}"
+
+
+def _held_out(report: Report, data_set: str, arm: str, step: int | None) -> tuple[str, str]:
+    """Score and tool calls on problems that were not learned from; dashes where that was not measured."""
+    cells = [c for c in (*report.cells, *report.along) if (c.data_set, c.arm, c.step) == (data_set, arm, step)]
+    return (_percent(cells[0].mean), _number(cells[0].tool_calls, 1)) if cells else ("-", "-")
 
 
 def _settings(report: Report) -> str:

@@ -78,15 +78,16 @@ def open_task(plan: Plan, judge: dspy.BaseLM | None = None) -> Iterator[Task]:
         yield _math(plan)
     elif plan.offline:
         with web_site.site() as site:
-            found = _stand_in(_SUBSET, web_site.questions("test"), "questions on a made-up site")
-            yield _web(plan, judge, web_search.offline_agent(site), web_site.questions("train"), found)
+            asked = _stand_in(_SUBSET, web_site.questions("test"), "questions on a made-up site")
+            yield _web(plan, judge, web_search.offline_agent(site), web_site.questions("train"), asked)
     else:
-        train, found = web_data.afm(plan.train, plan.seed), web_data.webwalkerqa(_SUBSET_SIZE, plan.seed)
-        title = f"WebWalkerQA, {len(found)} questions drawn by difficulty and kind"
-        yield _web(plan, judge, web_search.agent(plan.search), train, DataSet(_SUBSET, title, found))
+        train, drawn = web_data.afm(plan.train, plan.seed), web_data.webwalkerqa(_SUBSET_SIZE, plan.seed)
+        asked = DataSet(_SUBSET, f"WebWalkerQA, {len(drawn)} questions drawn by difficulty and kind", drawn)
+        yield _web(plan, judge, web_search.agent(plan.search), train, asked)
 
 
 def _math(plan: Plan) -> Task:
+    sets: tuple[DataSet, ...]
     if plan.offline:
         train = math_data.sample("train")[: plan.train]
         sets = (
@@ -102,11 +103,11 @@ def _math(plan: Plan) -> Task:
 
 
 def _web(
-    plan: Plan, judge: dspy.BaseLM | None, program: dspy.Module, train: list[dspy.Example], found: DataSet
+    plan: Plan, judge: dspy.BaseLM | None, program: dspy.Module, train: list[dspy.Example], asked: DataSet
 ) -> Task:
     _check_size(plan, train)
     differs = _WEB.format(search="the made-up site's own" if plan.offline else plan.search)
-    return Task(program, web_search.make_metric(judge), train[: plan.train], (found,), ("pass@1", "pass@3"), differs)
+    return Task(program, web_search.make_metric(judge), train[: plan.train], (asked,), ("pass@1", "pass@3"), differs)
 
 
 def _stand_in(name: str, examples: list[dspy.Example], what: str = "shipped sample problems") -> DataSet:

@@ -54,7 +54,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[OfflineServer]:
 def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
-        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "offline": False,
+        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "curve": False,
+        "offline": False,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -342,6 +343,7 @@ class TestWeb:
         assert main(["web", *TINY, "--k", "2", "--out", str(tmp_path)]) == 0
         found, text = record(tmp_path), (tmp_path / "report.md").read_text(encoding="utf-8")
         assert found["partial"] == "" and [(c["arm"], c["k"]) for c in found["cells"]] == [("input", 2), ("full", 2)]
+        assert found["along"] == [] and "With `--curve`" in text
         assert found["cells"][0]["tool_calls"] >= 2, "it searched and visited"
         assert "## 4 questions on a made-up site, in place of WebWalkerQA (51) (n-gram model, no LLM" in text
         assert "Search engine: the made-up site's own" in text and "judge the same" in text
@@ -364,7 +366,7 @@ class TestWeb:
 def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the ablations, all arms small."""
     out = tmp_path_factory.mktemp("ablations")
-    small = ["--k", "1", "--train", "6", "--epochs", "1", "--group-size", "3"]
+    small = ["--k", "1", "--train", "6", "--epochs", "2", "--group-size", "3", "--curve"]
     with dspy.context(lm=None, adapter=None, callbacks=[]):
         assert main(["ablations", "--offline", *small, "--mode", "direct", "--out", str(out)]) == 0
     return out
@@ -382,13 +384,27 @@ class TestAblations:
         found = record(ablated)
         calls = {(row["arm"], row["stage"]): row["calls"] for row in found["spend"]}
         assert calls["written", "proposals"] == 1 and ("written", "rollout") not in calls
-        assert calls["single", "rollout"] == 6 and calls["single", "summary"] == calls["single", "comparison"] == 6
-        assert calls["full", "rollout"] == calls["label-free", "rollout"] == 18
+        assert calls["single", "rollout"] == calls["single", "summary"] == calls["single", "comparison"] == 12
+        assert calls["full", "rollout"] == calls["label-free", "rollout"] == 36
         curve = {point["arm"]: point for point in found["curve"]}
         assert curve["label-free"]["train_mean"] is None and curve["full"]["train_mean"] is not None
         assert curve["single"]["informative"] == 1.0
         assert found["libraries"]["single"], "lessons were drawn from single attempts"
         assert len(found["libraries"]["written"]) <= max(1, len(found["libraries"]["full"]))
+
+    def test_the_curve(self, ablated: Path) -> None:
+        found, text = record(ablated), (ablated / "report.md").read_text(encoding="utf-8")
+        assert [(c["arm"], c["step"], c["data_set"]) for c in found["along"]] == [
+            ("full", 1, "AIME24"), ("full", 1, "AIME25"),
+        ]  # fmt: skip
+        lines = [line.strip("| ").split("|") for line in text.partition("## Learning curve")[2].splitlines()]
+        rows = {(row[0].strip(), row[1].strip()): [c.strip() for c in row[2:]] for row in lines if len(row) == 10}
+        mean = {(c["arm"], c["step"]): f"{100 * c['mean']:.1f}" for c in found["cells"] + found["along"]
+                if c["data_set"] == "AIME24"}  # fmt: skip
+        assert rows["input program", "0"][4:6] == [mean["input", None], "0.0"]
+        assert rows["Training-Free GRPO", "1"][4:6] == [mean["full", 1], "0.0"]
+        assert rows["Training-Free GRPO", "2"][4:6] == [mean["full", None], "0.0"]
+        assert rows["group size 1", "1"][4:] == ["-"] * 4
 
     def test_programs_are_measured_with_what_they_learned(self, ablated: Path) -> None:
         cells = {cell["arm"]: cell for cell in record(ablated)["cells"] if cell["data_set"] == "AIME24"}
