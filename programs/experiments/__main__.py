@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("trgrpo_dspy").setLevel(logging.INFO)
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index it builds
+    logging.getLogger("bm25s").propagate = False  # it tells of every index it builds
     try:
         plan, limits = _plan(args), _limits(args)
     except ValueError as error:
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error}", 1)
     except KeyboardInterrupt:
         return _fail("Interrupted before anything was measured. The same command goes on.", 130)
-    print(f"\n{scores(report)}\n\nThe whole report: {out / 'report.md'} and report.json beside it.")
+    if report.cells:
+        print(f"\n{scores(report)}\n\nThe whole report: {out / 'report.md'} and report.json beside it.")
     if report.partial:
         return _fail(f"PARTIAL: {report.partial}. The same command goes on.", 130)
     return 0
@@ -101,6 +102,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=3, help="passes over them (3)")
     add("--group-size", type=int, help="attempts at each problem to learn from (math 5, web 3)")
     add("--seed", type=int, default=0, help="decides which problems are drawn, and all chance (0)")
+    add("--max-tokens", type=int, help="tokens of a reply at most; default the provider's, which may be too few")
     add("--curve", action="store_true", help="measure the library after every step, not only after the last")
     add("--out", type=Path, help="directory of journals and report; default runs/experiments/...")
     add("--threads", type=int, default=32, help="attempts at a time (32)")
@@ -129,8 +131,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     return Plan(
         command=args.command, task=task, mode=getattr(args, "mode", "agent") if task == "math" else "agent",
         model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
-        epochs=args.epochs, seed=args.seed, curve=args.curve,
-        offline=args.offline, **chosen,
+        epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens,
+        curve=args.curve, offline=args.offline, **chosen,
     )  # fmt: skip
 
 

@@ -97,4 +97,10 @@ def told(parts: Iterable[Expected]) -> str:
         cost = "?" if row.cost is None else f"{row.cost:.2f}"
         lines.append(f"{row.part:<44}{row.calls:>10,.0f}{row.tokens:>14,.0f}{cost:>10}")
     share = f"{100 * INFORMATIVE:.0f}%"
-    return "\n".join([*lines, f"From {TRIALS + 1} trial attempts, {share} of groups taken to be informative: rough."])
+    return "\n".join(
+        [
+            *lines,
+            f"From {TRIALS + 1} trial attempts, {share} of groups taken to be informative: rough. "
+            "The trial is in no table.",
+        ]
+    )

@@ -34,15 +34,15 @@ def models(plan: Plan) -> Iterator[Models]:
     """The plan's LMs; offline, the built-in text model's server on loopback while the context lasts."""
     if plan.offline:
         with OfflineServer(model_seed=plan.seed) as server:
-            lm = server.lm()
+            lm = server.lm(max_tokens=plan.max_tokens)
             yield Models(lm, lm, lm)
         return
-    made = {model: _lm(model) for model in plan.models}
+    made = {model: _lm(model, plan.max_tokens) for model in plan.models}
     yield Models(made[plan.model], made[plan.reflection_model or plan.model], made[plan.judge or plan.model])
 
 
-def _lm(model: str) -> dspy.LM:
+def _lm(model: str, max_tokens: int | None) -> dspy.LM:
     try:
-        return dspy.LM(model, cache=False)
+        return dspy.LM(model, max_tokens=max_tokens, cache=False)
     except Exception as error:  # DSPy's and LiteLLM's reading of the string
         raise FatalError(f"--model {model!r} can't be used: {str(error).splitlines()[0]}") from error

@@ -63,6 +63,8 @@ class Plan:
     epochs: int
     group_size: int
     seed: int
+    max_tokens: int | None
+    """Tokens of a reply at most; None is what the provider takes for granted."""
     curve: bool
     """Whether the library of every step is measured, not only the last."""
     offline: bool
@@ -70,11 +72,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        least = {"k": 1, "train": 1, "epochs": 1, "group_size": 2}
+        least = {"k": 1, "train": 1, "epochs": 1, "group_size": 2, "max_tokens": 1}
         for name, low in least.items():
-            if getattr(self, name) < low:
+            value = getattr(self, name)
+            if value is not None and value < low:
                 why = "; for group size 1 run the ablations" if name == "group_size" else ""
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {low}{why}")
+                raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {low}{why}")
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from trgrpo_dspy import Evaluation, ExperienceLibrary
 from trgrpo_dspy.meter import Spend
 from trgrpo_dspy.result import StepResult
+from trgrpo_dspy.statistics import Interval
 
 from . import paper
 from .plan import ARMS, EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan
@@ -95,6 +96,10 @@ class SpendRow:
     arm: str
     stage: str
     calls: int
+    failed: int
+    """Calls that ended in an error."""
+    cut: int
+    """Replies cut by length."""
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
@@ -139,15 +144,19 @@ class Report:
 
 def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | None, step: int | None = None) -> Cell:
     """What an evaluation found, beside the input program's (None for the input itself)."""
-    versus = None if before is None else found.versus(before)
-    interval, gain = found.mean.interval, versus.interval if versus else None
-    took = found.per_attempt
+    took, gain = found.per_attempt, None if before is None else found.versus(before)
+    low, high = _ends(found.mean.interval)
+    gain_low, gain_high = _ends(gain.interval if gain else None)
     return Cell(
-        arm, data_set, found.k, found.score, interval and interval.low, interval and interval.high, found.mean.n,
+        arm, data_set, found.k, found.score, low, high, found.mean.n,
         sum(r.score is None for attempts in found.rollouts for r in attempts), found.pass_at(found.k),
-        versus and versus.difference, gain and gain.low, gain and gain.high, versus and versus.reliable,
+        gain.difference if gain else None, gain_low, gain_high, gain.reliable if gain else None,
         took.tool_calls, took.prompt_tokens, took.completion_tokens, took.cost, found.partial, step,
     )  # fmt: skip
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (interval.low, interval.high) if interval else (None, None)
 
 
 def curve_of(arm: str, steps: Iterable[StepResult]) -> list[CurvePoint]:
@@ -163,7 +172,9 @@ def spend_of(arm: str, spend: Iterable[Spend], where: str = "") -> list[SpendRow
     for row in spend:
         merged[row.stage] = merged[row.stage].plus(row) if row.stage in merged else row
     return [
-        SpendRow(arm, f"{s} {where}".strip(), r.calls, r.prompt_tokens, r.completion_tokens, r.cost)
+        SpendRow(
+            arm, f"{s} {where}".strip(), r.calls, r.failed, r.truncated, r.prompt_tokens, r.completion_tokens, r.cost
+        )
         for s, r in merged.items()
     ]
 
@@ -236,17 +247,15 @@ def _row(cell: Cell | None, first: float | None, *more: float | None) -> list[st
 def _spend(report: Report) -> str:
     if not report.spend:
         return ""
+    names = ("calls", "failed", "cut", "prompt_tokens", "completion_tokens")
     rows = [
-        [ARMS[r.arm], r.stage, f"{r.calls:,}", f"{r.prompt_tokens:,}", f"{r.completion_tokens:,}", _dollars(r.cost)]
-        for r in report.spend
+        [ARMS[r.arm], r.stage, *(_number(getattr(r, name)) for name in names), _dollars(r.cost)] for r in report.spend
     ]
     costs = [r.cost for r in report.spend]
-    rows.append(
-        ["all", "", f"{sum(r.calls for r in report.spend):,}", f"{sum(r.prompt_tokens for r in report.spend):,}",
-         f"{sum(r.completion_tokens for r in report.spend):,}",
-         _dollars(None if None in costs else sum(c or 0.0 for c in costs))]
-    )  # fmt: skip
-    told = table(["program", "stage", "LM calls", "prompt tokens", "completion tokens", "cost, $"], rows)
+    sums = [_number(sum(getattr(r, name) for r in report.spend)) for name in names]
+    rows.append(["all", "", *sums, _dollars(None if None in costs else sum(c or 0.0 for c in costs))])
+    head = ["program", "stage", "LM calls", "failed", "cut by length", "prompt tokens", "completion tokens", "cost, $"]
+    told = table(head, rows)
     return f"## What it took\n\n{told}\n\nThe paper's learning: {paper.LEARNING}."
 
 
@@ -286,7 +295,8 @@ def _settings(report: Report) -> str:
         f"learning: {plan.train} problems, {plan.epochs} epochs, group size {plan.group_size}, temperature "
         f"{ROLLOUT_TEMPERATURE}; the library after the last step is measured, as in the paper",
         f"evaluation: {plan.k} attempts at each problem, temperature {EVALUATION_TEMPERATURE}",
-        f"seed {plan.seed}",
+        f"seed {plan.seed}; replies of at most {plan.max_tokens or 'as many tokens as the provider allows by default'}"
+        + (" tokens" if plan.max_tokens else ""),
         report.differs,
     ]
     text = "## Settings\n\n" + "\n".join(f"- {line}" for line in lines)

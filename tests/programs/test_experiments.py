@@ -54,8 +54,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[OfflineServer]:
 def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
-        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "curve": False,
-        "offline": False,
+        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "max_tokens": None,
+        "curve": False, "offline": False,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -290,6 +290,7 @@ class TestMath:
             (["--offline", "--k", "0"], "--k 0 must be at least 1"),
             (["--offline", "--group-size", "1"], "for group size 1 run the ablations"),
             (["--offline", "--epochs", "0"], "--epochs 0"),
+            (["--offline", "--max-tokens", "0"], "--max-tokens 0 must be at least 1"),
             (["--offline", "--threads", "0"], "--threads 0"),
             (["--offline", "--max-cost", "-1"], "--max-cost -1.0 must be above 0"),
             (["--offline", "--timeout", "0"], "--timeout 0.0"),
