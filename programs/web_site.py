@@ -65,12 +65,9 @@ def site(port: int = 0) -> Iterator[Site]:
     Args:
         port: The port; 0 for any free one.
     """
-    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
+    server, thread = _start(port)
     try:
-        yield Site(f"http://127.0.0.1:{server.server_address[1]}")
+        yield _site(server)
     finally:
         server.shutdown()
         thread.join()
@@ -79,14 +76,20 @@ def site(port: int = 0) -> Iterator[Site]:
 
 @functools.cache
 def running_site() -> Site:
-    """The site, served as long as this process lives."""
-    served = site()
-    _KEPT.append(served)
-    return served.__enter__()
+    """The site, served as long as this process lives; nothing waits for it at the end."""
+    return _site(_start(0)[0])
 
 
-_KEPT: list[Any] = []
-"""Blocks that stay open: a served site ends where its block is forgotten."""
+def _start(port: int) -> tuple[ThreadingHTTPServer, threading.Thread]:
+    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    return server, thread
+
+
+def _site(server: ThreadingHTTPServer) -> Site:
+    return Site(f"http://127.0.0.1:{server.server_address[1]}")
 
 
 def questions(part: str) -> list[dspy.Example]:

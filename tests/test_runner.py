@@ -12,7 +12,7 @@ import pytest
 from dspy.lm15 import ContextLengthError, RateLimitError, ServerError, TransportError
 from scripted import TOKENS, Triage, exact, examples, learner, scripted_lm, told
 
-from trgrpo_dspy import FatalError, InfrastructureError, RunStopped
+from trgrpo_dspy import FatalError, InfrastructureError, RunStopped, evaluate
 from trgrpo_dspy.calls import Calls, Unit
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.rollout import Outcome, Rollout
@@ -286,6 +286,17 @@ class TestTools:
         rollout = attempt(agent(kind, search))
         assert (rollout.outcome, rollout.score) == (Outcome.COMPLETED, 1.0)
         assert len(tries) == 1 and "no such customer" in rollout.transcript
+
+    def test_a_fatal_error_of_a_tool_ends_the_run(self, lm: dspy.LM, kind: str) -> None:
+        """Also where the agent makes an observation of it: a key that was refused is nothing to learn from."""
+        lm.engine.script = agent_script
+
+        def search(query: str) -> str:
+            raise FatalError("the search key was refused")
+
+        with pytest.raises(FatalError, match="the search key was refused"):
+            evaluate(agent(kind, search), examples(4), exact, num_threads=4)
+        assert len(lm.engine.calls) == 1
 
 
 class TestInputs:

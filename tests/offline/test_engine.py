@@ -285,6 +285,79 @@ def test_an_agent_gives_up_after_two_failures() -> None:
     assert made.trajectory["tool_args_0"]["count"] == 5
 
 
+@pytest.mark.parametrize("style", ["chat", "json", "xml"])
+def test_an_agent_opens_an_address_it_was_shown(style: str) -> None:
+    opened = []
+
+    def search(query: str) -> str:
+        """Search for pages."""
+        return (
+            "1. Soups\nhttp://a.example/soups\nOn soup.\n2. Pumps\nhttp://a.example/pumps\nWho repairs a frozen pump."
+        )
+
+    def visit(url: str, goal: str) -> str:
+        """Open a page."""
+        opened.append((url, goal))
+        return "Pumps of all kinds are here.\nThe plumber repairs a frozen pump.\n" + "Soup is warm and good.\n" * 30
+
+    question = "Who repairs the frozen pump?"
+    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
+        made = dspy.ReAct("question -> answer", tools=[search, visit])(question=question)
+    assert [made.trajectory[k] for k in made.trajectory if k.startswith("tool_name")] == ["search", "visit", "finish"]
+    assert opened == [("http://a.example/pumps", question)]
+    assert made.answer == "The plumber repairs a frozen pump."
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "xml"])
+def test_an_agent_may_open_a_second_address_never_the_same(style: str) -> None:
+    def search(query: str) -> str:
+        return "http://a.example/1\nhttp://a.example/2\nhttp://a.example/3"
+
+    counts = set()
+    for seed in range(12):
+        opened: list[str] = []
+
+        def visit(url: str, opened: list[str] = opened) -> str:
+            opened.append(url)
+            return "nothing of note"
+
+        with dspy.context(lm=offline_lm(seed, temperature=1.0), adapter=adapters()[style]):
+            dspy.ReAct("question -> answer", tools=[search, visit])(question="What is it?")
+        assert len(opened) == len(set(opened))
+        counts.add(len(opened))
+    assert counts == {1, 2}
+
+
+def test_an_agent_without_an_address_opens_none() -> None:
+    def visit(url: str) -> str:
+        raise AssertionError("there was nothing to open")
+
+    with dspy.context(lm=offline_lm(3)):
+        made = dspy.ReAct("question -> answer", tools=[visit])(question="Who repairs the pump?")
+    assert made.trajectory["tool_name_0"] == "finish"
+
+
+@pytest.mark.parametrize(
+    ("expected", "predicted", "correct"),
+    [
+        ("Colm Yarrow", "It was Colm Yarrow.", True), ("two eggs", "The toll was two eggs a head", True),
+        ("171", "171 steps", True), ("171", "1710", False), ("171", "172", False), ("Colm Yarrow", "Edda Rusk", False),
+        ("Tuesdays and Fridays", "on Tuesdays", False), ("19.4 metres", "", False),
+    ],
+)  # fmt: skip
+def test_a_judge_compares_what_is_expected_with_what_is_given(expected: str, predicted: str, correct: bool) -> None:
+    made = ask(
+        "question, expected, predicted -> reasons, correct: bool", question="q", expected=expected, predicted=predicted
+    )
+    assert made.correct is correct
+    assert made.reasons.endswith("are in 'predicted'.") if correct else "missing: " in made.reasons
+
+
+def test_other_questions_of_yes_or_no_are_not_compared() -> None:
+    made = ask("text -> correct: bool, reasons", text="true")
+    assert "are in" not in made.reasons
+
+
 def test_open_answers_come_from_the_inputs() -> None:
     made = ask(
         "context, question -> answer", question="who repairs the frozen pump?",

@@ -1,0 +1,117 @@
+"""The offline site: real pages, real links, questions that they answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
+
+from programs import web_site
+from programs.web_pages import visit_tool
+from programs.web_search_engines import LocalIndex
+
+ROWS = [json.loads(line) for line in (web_site._DATA / "web_questions.jsonl").read_text().splitlines()]
+
+
+def test_thirty_pages_that_link_to_each_other() -> None:
+    read = web_site.index().pages
+    assert len(read) == len(web_site.pages()) == 30
+    linked = Counter(address for page in read.values() for _, address in page.links)
+    assert set(linked) <= set(read), "no dead link"
+    menu = {web_site.BASE + path for path in ("index.html", "islands.html", "ferries.html", "people.html")}
+    assert all(linked[web_site.BASE + path] for path in web_site.pages())
+    assert not [page.url for page in read.values() if not {address for _, address in page.links} - menu - {page.url}]
+    assert sum("<table>" in text for text in web_site.pages().values()) >= 8
+    assert all("<nav>" in text and "<footer>" in text for text in web_site.pages().values())
+    assert not any("tourist office" in page.text or "](" in page.text for page in read.values())
+
+
+def test_the_questions() -> None:
+    assert [len(web_site.questions(part)) for part in ("train", "val", "test")] == [8, 4, 4]
+    assert len({row["question"] for row in ROWS}) == 16
+    with pytest.raises(ValueError, match="part='dev'"):
+        web_site.questions("dev")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row["question"][:40] for row in ROWS])
+def test_their_answers_are_on_the_pages_named(row: dict[str, str]) -> None:
+    read = web_site.index().pages
+    words = set(
+        re.findall(r"[\w.]+", " ".join(read[web_site.BASE + path].text for path in row["pages"]).replace("**", ""))
+    )
+    stems = {word.strip(".").lower() for word in words}
+    missing = {word.lower() for word in re.findall(r"[\w.]+", row["answer"])} - stems - {"metres", "crowns"}
+    assert not missing
+
+
+def test_it_is_served() -> None:
+    with web_site.site() as served:
+        with urllib.request.urlopen(f"{served.url}/people/orla-venn.html", timeout=5) as answer:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert answer.read().decode() == web_site.pages()["people/orla-venn.html"]
+        with urllib.request.urlopen(served.url, timeout=5) as answer:
+            assert answer.read().decode() == web_site.pages()["index.html"]
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            urllib.request.urlopen(f"{served.url}/none.html", timeout=5)
+        caught.value.close()
+        request = urllib.request.Request(f"{served.url}/search", b"no JSON", method="POST")
+        with pytest.raises(urllib.error.HTTPError, match="400") as caught:
+            urllib.request.urlopen(request, timeout=5)
+        caught.value.close()
+    with pytest.raises(OSError):
+        urllib.request.urlopen(served.url, timeout=5)
+
+
+def test_searched_and_visited_over_http_as_in_memory() -> None:
+    question = "Who ground the lens of the Stell telescope?"
+    with web_site.site() as served:
+        found = served.engine.search(question)
+        assert found == web_site.index().search(question)
+        text = visit_tool(served.fetcher)(found[0].url, question)
+    assert "ground in Brevik by the Tolland brothers" in text
+    assert text == visit_tool(known=web_site.index().pages)(found[0].url, question)
+
+
+def test_two_sites_look_the_same() -> None:
+    """Whatever the port: so a run can be replayed."""
+    with web_site.site() as one, web_site.site() as other:
+        assert one.url != other.url
+        assert one.engine.search("whale") == other.engine.search("whale")
+        first, second = (visit_tool(s.fetcher)(f"{web_site.BASE}museum.html", "whale") for s in (one, other))
+    assert first == second and "127.0.0.1" not in first
+
+
+def test_the_folder_of_its_pages_can_be_indexed(tmp_path: Path) -> None:
+    for path, text in web_site.pages().items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    index = LocalIndex.of_folder(tmp_path, web_site.BASE)
+    assert index.pages == web_site.index().pages
+
+
+def test_the_command() -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "programs.web_site", "0"],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            assert url is not None
+            with urllib.request.urlopen(f"{url[0]}/weather.html", timeout=5) as answer:
+                assert "201 km/h" in answer.read().decode()
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
