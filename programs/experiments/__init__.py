@@ -1,5 +1,5 @@
 """The paper's experiments, one command each: `python -m programs.experiments math|web|ablations --help`.
 
 `paper` holds the published figures, `plan` what is asked for, `tasks` programs and data, `models` the LMs, `arms` how
-each program is taught, `costs` what it will take, `tables` how it is told, `run` how it all goes and goes on.
+each program is taught, `costs` what it will take, `run` how it goes and goes on, `records` and `tables` what it found.
 """

@@ -22,8 +22,9 @@ from trgrpo_dspy import TrainingFreeGRPOError
 
 from .models import OFFLINE_MODEL
 from .plan import Limits, Plan
+from .records import OFFLINE
 from .run import Refused, run
-from .tables import OFFLINE, scores
+from .tables import scores
 
 __all__ = ["main"]
 

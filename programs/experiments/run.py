@@ -23,7 +23,8 @@ from .arms import Taught, optimizer_of, teach
 from .costs import TRIALS, Expected, expect, told, total
 from .models import OFFLINE_MODEL, Models, models
 from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed, keep_plan
-from .tables import Cell, Report, cell_of, curve_of, entries_of, markdown, spend_of
+from .records import Report, cell_of, curve_of, entries_of, spend_of
+from .tables import markdown
 from .tasks import DataSet, Task, open_task
 
 __all__ = ["Refused", "run"]
@@ -93,8 +94,6 @@ class _Experiment:
     """US dollars, as far as known."""
     entries: int = 0
     """Experiences that the full method learned."""
-    ended: tuple[str, str] = ("completed", "")
-    """How the last evaluation ended, and which it was."""
     before: dict[str, Evaluation] = field(default_factory=dict)
     """The input program's evaluation of each data set."""
 
@@ -160,9 +159,7 @@ class _Experiment:
             taught = None if arm == "input" else self._teach(arm)
             program = self.task.program if taught is None else attach(self.task.program, taught.library)
             for data_set in self.task.sets:
-                found = self._measure(arm, program, data_set, "")
-                before = self.before.setdefault(data_set.name, found)
-                self._note_cell(self.report.cells, cell_of(arm, data_set.name, found, before if taught else None))
+                self._measure(arm, program, data_set)
             if taught is not None and self.plan.curve and arm == "full":
                 self._follow(arm, taught)
 
@@ -184,29 +181,23 @@ class _Experiment:
     def _follow(self, arm: str, taught: Taught) -> None:
         """Measure the libraries before the last one: the learning curve on problems that were not learned from."""
         for step in taught.steps[:-1]:
-            program = attach(self.task.program, step.library)
             for data_set in self.task.sets:
-                found = self._measure(arm, program, data_set, f"step {step.step}")
-                cell = cell_of(arm, data_set.name, found, self.before[data_set.name], step.step)
-                self._note_cell(self.report.along, cell)
+                self._measure(arm, attach(self.task.program, step.library), data_set, step.step)
 
-    def _measure(self, arm: str, program: dspy.Module, data_set: DataSet, when: str) -> Evaluation:
+    def _measure(self, arm: str, program: dspy.Module, data_set: DataSet, step: int | None = None) -> None:
         """Measure a program on a data set, k attempts at each problem, at the paper's temperature."""
-        name = f"{ARMS[arm]}, {when}" if when else ARMS[arm]
-        self.say(f"{name}: {self.plan.k} attempts at each of {data_set.title} ...")
+        when = "" if step is None else f" step {step}"
+        self.say(f"{ARMS[arm]}{when}: {self.plan.k} attempts at each of {data_set.title} ...")
         found = evaluate(
             program, data_set.examples, self.task.metric, self.plan.k, temperature=EVALUATION_TEMPERATURE,
             num_threads=self.limits.threads, rollout_timeout=self.limits.timeout, seed=self.plan.seed,
-            budget=self._budget(), log_dir=self.out / arm / " ".join([data_set.slug, when]).strip().replace(" ", "-"),
+            budget=self._budget(), log_dir=self.out / arm / f"{data_set.slug}{when}".replace(" ", "-"),
         )  # fmt: skip
-        self._note_spend(arm, found.spend, f"{data_set.name} {when}".strip())
-        self.ended = (found.stop_reason, f"{name}: the evaluation on {data_set.name}")
-        return found
-
-    def _note_cell(self, cells: list[Cell], cell: Cell) -> None:
-        cells.append(cell)
-        self.write()
-        self._go_on(*self.ended)
+        before = self.before.setdefault(data_set.name, found)  # the input program comes first
+        cell = cell_of(arm, data_set.name, found, None if arm == "input" else before, step)
+        (self.report.cells if step is None else self.report.along).append(cell)
+        self._note_spend(arm, found.spend, data_set.name + when)
+        self._go_on(found.stop_reason, f"{ARMS[arm]}: the evaluation on {data_set.name}{when}")
 
     def _note_spend(self, arm: str, spend: tuple[Spend, ...], where: str = "") -> None:
         self.report.spend += spend_of(arm, spend, where)

@@ -18,7 +18,7 @@ import dspy
 import filelock
 import pytest
 
-from programs.experiments import models, paper, tables
+from programs.experiments import models, paper, records, tables
 from programs.experiments.__main__ import main
 from programs.experiments.costs import expect, told, total
 from programs.experiments.plan import Limits, Plan
@@ -35,6 +35,13 @@ pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgr
 ROOT = Path(__file__).parents[2]
 TINY = ["--offline", "--k", "1", "--train", "2", "--epochs", "1", "--group-size", "2", "--threads", "4"]
 LONGER = [*TINY, "--k", "6", "--mode", "direct"]
+
+
+class Terminal(io.StringIO):
+    """Somebody types an answer."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -128,12 +135,12 @@ def evaluation(*scores: tuple[float | None, ...], tools: int) -> Evaluation:
     return summarize_evaluation(rollouts, (Spend("evaluation", "m", calls=8, prompt_tokens=4000, cost=0.04),))
 
 
-def report_of(plan: Plan, **changes: Any) -> tables.Report:
+def report_of(plan: Plan, **changes: Any) -> records.Report:
     before = evaluation((1.0, 0.0), (0.0, 0.0), (1.0, None), tools=3)
     after = evaluation((1.0, 1.0), (0.0, 1.0), (1.0, 1.0), tools=2)
-    report = tables.Report(plan, {"AIME24": "AIME 2024"}, ("Mean@32",), "no sympy", **{"partial": "", **changes})
-    report.cells = [tables.cell_of("input", "AIME24", before, None), tables.cell_of("full", "AIME24", after, before)]
-    report.spend = tables.spend_of("input", before.spend, "AIME24")
+    report = records.Report(plan, {"AIME24": "AIME 2024"}, ("Mean@32",), "no sympy", **{"partial": "", **changes})
+    report.cells = [records.cell_of("input", "AIME24", before, None), records.cell_of("full", "AIME24", after, before)]
+    report.spend = records.spend_of("input", before.spend, "AIME24")
     return report
 
 
@@ -172,7 +179,7 @@ class TestTables:
         assert not {"OFFLINE", "PARTIAL", "n-gram"} & set(plain.replace(":", " ").split())
 
     def test_the_web_task_has_two_measures(self) -> None:
-        report = tables.Report(
+        report = records.Report(
             plan_of(command="web", task="web", k=3), {"WebWalkerQA (51)": "51 questions"}, ("pass@1", "pass@3"), "-"
         )
         head, _, before, after, qwq, _ = [line for line in tables.scores(report).splitlines() if line.startswith("|")]
@@ -266,7 +273,14 @@ class TestMath:
         assert main([*dear, "--max-cost", "2"]) == 2
         said = capsys.readouterr().err
         assert "Not begun: the estimate is $" in said and "above --max-cost 2" in said and "--yes" in said
+        monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+        assert main([*dear, "--max-cost", "2"]) == 2
+        assert "Begin anyway? [y/N]" in capsys.readouterr().out
         assert not (tmp_path / "plan.json").exists() and not list(tmp_path.rglob("journal.sqlite"))
+        monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+        assert main([*dear, "--max-cost", "0.01"]) == 130
+        assert "--max-cost 0.01 is reached" in capsys.readouterr().err
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
         assert main([*dear, "--max-cost", "2", "--yes"]) == 130
         said = capsys.readouterr().err
         assert "PARTIAL" in said and "--max-cost 2 is reached" in said
