@@ -159,13 +159,15 @@ class Fetcher:
 
         Raises:
             httpcore.ConnectError: The name can't be resolved.
-            Refused: One of them may not be visited.
+            Refused: One of them may not be visited, or no host can have this name.
         """
         if host in self.hosts:
             return [self.hosts[host]]
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+        except UnicodeError:  # too long, or with an empty part
+            raise Refused("it is no address of a web page: there can be no such name") from None
+        except OSError as error:
             raise httpcore.ConnectError(f"the name {host[:100]} can't be resolved ({error})") from None
         addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
         for address in addresses:

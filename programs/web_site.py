@@ -18,8 +18,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingTCPServer
 from typing import Any
 
 import dspy
@@ -80,15 +81,14 @@ def running_site() -> Site:
     return _site(_start(0)[0])
 
 
-def _start(port: int) -> tuple[ThreadingHTTPServer, threading.Thread]:
-    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
-    server.daemon_threads = True
+def _start(port: int) -> tuple[_Server, threading.Thread]:
+    server = _Server(("127.0.0.1", port), _Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     return server, thread
 
 
-def _site(server: ThreadingHTTPServer) -> Site:
+def _site(server: _Server) -> Site:
     return Site(f"http://127.0.0.1:{server.server_address[1]}")
 
 
@@ -169,6 +169,14 @@ def _paragraph(line: str) -> str:
 
 def _inline(text: str) -> str:
     return _LINK.sub(r'<a href="\2">\1</a>', html.escape(text, quote=False))
+
+
+class _Server(ThreadingTCPServer):
+    """A thread a connection, none of which holds up the end of the process."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
 
 
 class _Handler(BaseHTTPRequestHandler):

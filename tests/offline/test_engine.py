@@ -298,14 +298,16 @@ def test_an_agent_opens_an_address_it_was_shown(style: str) -> None:
     def visit(url: str, goal: str) -> str:
         """Open a page."""
         opened.append((url, goal))
-        return "Pumps of all kinds are here.\nThe plumber repairs a frozen pump.\n" + "Soup is warm and good.\n" * 30
+        return (
+            "Pumps:\nThe plumber repairs a frozen pump.\nShe lives at 3 Mill Lane.\n" + "Soup is warm and good.\n" * 30
+        )
 
     question = "Who repairs the frozen pump?"
     with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
         made = dspy.ReAct("question -> answer", tools=[search, visit])(question=question)
     assert [made.trajectory[k] for k in made.trajectory if k.startswith("tool_name")] == ["search", "visit", "finish"]
     assert opened == [("http://a.example/pumps", question)]
-    assert made.answer == "The plumber repairs a frozen pump."
+    assert made.answer == "The plumber repairs a frozen pump. She lives at 3 Mill Lane.", "a statement and the next"
 
 
 @pytest.mark.parametrize("style", ["chat", "json", "xml"])

@@ -215,6 +215,7 @@ REFUSED = [
     "http://example.org@127.0.0.1/", "https://:@example.org/x@y", "file:///etc/passwd", "gopher://example.org/",
     "javascript:alert(1)", "data:text/html,x", "ftp://example.org/", "http://", "http:///path", "//example.org", "",
     "not an address", "http://exa mple.org/", "http://a\nb/", "http://example.org:99999/", "http://[::1/",
+    f"http://{'a' * 70}.example/", "http://a..example/",
 ]  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from scripted import Call, Reply, scripted_lm
 from programs import web_search, web_site
 from programs.web_fetch import Fetcher
 from programs.web_search_engines import LocalIndex, Result, Serper
-from trgrpo_dspy import FatalError, TrainingFreeGRPO, evaluate
+from trgrpo_dspy import Budget, FatalError, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.calls import Calls, Unit
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
@@ -149,11 +152,26 @@ class TestAgent:
     def test_it_learns_from_start_to_end(self, served: web_site.Site) -> None:
         with dspy.context(lm=offline_lm()):
             optimizer = TrainingFreeGRPO(
-                metric=web_search.make_metric(), group_size=3, num_epochs=1, batch_size=4, num_threads=4
+                metric=web_search.make_metric(), group_size=5, num_epochs=1, batch_size=8, num_threads=4
             )
-            compiled = optimizer.compile(web_search.offline_agent(served), trainset=web_site.questions("train")[:4])
-        assert compiled.detailed_results.steps
+            compiled = optimizer.compile(web_search.offline_agent(served), trainset=web_site.questions("train"))
+        assert compiled.experiences, "some attempts were better than others, and it could say why"
         assert [name for name, _ in compiled.named_predictors()] == ["react", "extract.predict"]
+
+    def test_a_run_goes_on_when_the_site_is_served_at_another_port(self, tmp_path: Path) -> None:
+        def run(log_dir: Path | None, budget: Budget | None = None) -> tuple[list[str], int]:
+            with web_site.site() as site, dspy.context(lm=offline_lm()):
+                optimizer = TrainingFreeGRPO(
+                    metric=web_search.make_metric(), group_size=3, num_epochs=1, batch_size=2, num_threads=4,
+                    log_dir=log_dir, budget=budget,
+                )  # fmt: skip
+                trained = optimizer.compile(web_search.offline_agent(site), trainset=web_site.questions("train")[:2])
+            result = trained.detailed_results
+            return [str(entry) for entry in trained.experiences], result.total.calls
+
+        whole, calls = run(None)
+        run(tmp_path, Budget(max_lm_calls=calls // 2))
+        assert run(tmp_path) == (whole, calls), "the same library, and nothing paid for twice"
 
     def test_a_site_that_went_down_is_an_outage(self) -> None:
         with web_site.site() as gone:
@@ -236,3 +254,14 @@ class TestSettings:
         )
         assert (len(train), len(val), len(test), len({*train, *val})) == (100, 50, 51, 150)
         assert train == [e.question for e in web_search.trainset()]
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    code = "import sys; sys.modules['httpcore'] = None; import programs.web_search"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith("pip install 'trgrpo-dspy[web]'")

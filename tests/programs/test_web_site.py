@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,13 @@ def test_searched_and_visited_over_http_as_in_memory() -> None:
         text = visit_tool(served.fetcher)(found[0].url, question)
     assert "ground in Brevik by the Tolland brothers" in text
     assert text == visit_tool(known=web_site.index().pages)(found[0].url, question)
+
+
+def test_many_at_once() -> None:
+    paths = list(web_site.pages()) * 4
+    with web_site.site() as served, ThreadPoolExecutor(64) as threads:
+        fetched = list(threads.map(lambda path: served.fetcher.get(web_site.BASE + path).body.decode(), paths))
+    assert fetched == [web_site.pages()[path] for path in paths]
 
 
 def test_two_sites_look_the_same() -> None:

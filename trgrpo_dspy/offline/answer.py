@@ -125,7 +125,7 @@ def _text(name: str, prompt: Prompt, chance: Chance, notes: list[str]) -> str:
         return " ".join(notes) or f"The input is about {_about(prompt)}."
     candidates = _candidates(prompt)
     asked = _question(prompt)
-    weight = 3 * max(1.0, math.log(max(1, len(candidates))))  # among many, a sharper choice
+    weight = max(3.0, 1.5 * math.log(max(1, len(candidates))))  # among many, a sharper choice
     scores = [weight * similarity(asked, c) - 0.01 * i for i, c in enumerate(candidates)]
     return candidates[chance.pick(scores, name)] if candidates else ""
 
@@ -157,10 +157,14 @@ def _candidates(prompt: Prompt) -> list[str]:
 
 
 def _statements(text: str, asked: str) -> list[str]:
-    """Sentences and lines of a long text that say more than the question: no headings, addresses or marks."""
+    """Statements of a long text, each with the one after it: lines and sentences that say more than the question does.
+
+    Headings, addresses and marks are none.
+    """
     known = set(tokens(asked))
     found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > _HEADING]
-    return [s for s in found if set(tokens(s)) - known] or [text]
+    found = [s for s in found if set(tokens(s)) - known]
+    return [" ".join(found[i : i + 2]) for i in range(len(found))] or [text]
 
 
 def _stated(name: str, prompt: Prompt) -> str | None:
