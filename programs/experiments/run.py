@@ -74,7 +74,7 @@ def run(plan: Plan, limits: Limits, out: Path, say: Callable[[str], object] = pr
                 report.partial = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
                 raise
             finally:
-                if report.cells or not report.partial:
+                if experiment.agreed:
                     experiment.write()
         return report
 
@@ -90,6 +90,8 @@ class _Experiment:
     lms: Models
     report: Report
     say: Callable[[str], object]
+    agreed: bool = False
+    """Whether it may begin; before that nothing is written."""
     spent: float = 0.0
     """US dollars, as far as known."""
     entries: int = 0
@@ -116,6 +118,7 @@ class _Experiment:
                 "anyway and stop at that limit; smaller: --k, --train, --epochs"
             )
         keep_plan(self.out, self.plan)
+        self.agreed = True
 
     def _asked(self, cost: float) -> bool:
         if not sys.stdin.isatty():

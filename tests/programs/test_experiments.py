@@ -289,7 +289,11 @@ class TestMath:
         spent = sum(row["cost"] for row in found["spend"])
         assert 2 <= spent < 3 and "**PARTIAL" in (tmp_path / "report.md").read_text()
         assert main([*dear, "--max-cost", "100"]) == 0
-        assert record(tmp_path)["partial"] == ""
+        whole = record(tmp_path)
+        assert whole["partial"] == ""
+        monkeypatch.setattr("programs.experiments.run.OFFLINE_MODEL", "openai/other")
+        assert main(dear[:-2]) == 2 and "is unknown" in capsys.readouterr().err
+        assert record(tmp_path) == whole, "a refusal leaves the report as it was"
 
     def test_an_unknown_price(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
