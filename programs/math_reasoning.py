@@ -4,7 +4,7 @@ Programs: `direct` (chain of thought) and `agent` (ReAct with Python in a sandbo
 agent where `TRGRPO_MATH_MODE=agent`.
 
 Data (`math_data`): `dapo` (DAPO-Math-17k, 100 problems to learn from), `aime` (2024 and 2025, to evaluate), `gsm8k`,
-and `sample`, 24 problems shipped here for trying things offline. `TRGRPO_MATH_DATA` says what `trainset`, `valset` and
+and `sample`, 32 problems shipped here for trying things offline. `TRGRPO_MATH_DATA` says what `trainset`, `valset` and
 `testset` are made of: "dapo" (the default; `testset` is AIME 2024 and 2025 then), "gsm8k" or "sample".
 `TRGRPO_DATA_SEED` says which problems are drawn.
 
@@ -110,17 +110,17 @@ def _short(text: str) -> str:
 
 
 def trainset() -> list[dspy.Example]:
-    """Return 100 problems to learn from (10 of the sample)."""
+    """Return 100 problems to learn from (14 of the sample)."""
     return _target("train")
 
 
 def valset() -> list[dspy.Example]:
-    """Return 50 problems to choose between libraries with (6 of the sample); none is in the trainset."""
+    """Return 50 problems to choose between libraries with (8 of the sample); none is in the trainset."""
     return _target("val")
 
 
 def testset() -> list[dspy.Example]:
-    """Return AIME 2024 and 2025, 500 problems of GSM8K's test split, or 8 of the sample."""
+    """Return AIME 2024 and 2025, 500 problems of GSM8K's test split, or 10 of the sample."""
     return _target("test")
 
 

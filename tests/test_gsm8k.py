@@ -1,7 +1,8 @@
 """Real attempts of real models go through the whole pipeline as if they had just been rolled out.
 
 The data is `gsm8k_attempts.jsonl` (OpenAI, Cobbe et al. 2021): 138 problems whose four recorded attempts hold both
-right and wrong ones. A replaying engine hands them out; the built-in text model reflects.
+right and wrong ones. A replaying engine hands them out; the built-in text model reflects. An agent with the Python tool
+works on the same questions over HTTP.
 """
 
 import json
@@ -9,14 +10,21 @@ import os
 import re
 import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dspy
 import pytest
 
+from programs import math_reasoning
+from programs.sandbox import MontyInterpreter
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
+from trgrpo_dspy.calls import Calls, Unit
 from trgrpo_dspy.library import count_tokens
+from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
+from trgrpo_dspy.offline.server import OfflineServer
+from trgrpo_dspy.runner import Runner
 
 DATA = Path(os.environ.get("TRGRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 FILE = DATA / "gsm8k_attempts.jsonl"
@@ -136,3 +144,46 @@ def test_edits_are_applied_within_the_caps(run):
     assert 0 < len(compiled.experiences) <= 30
     assert compiled.experiences.tokens <= 1500
     assert all(len(e.text.split()) <= 32 and e.sources for e in compiled.experiences)
+
+
+class TestAgentOverHttp:
+    """The Python tool on real questions, each attempt over HTTP: what it did is told once each."""
+
+    def attempt(self, server, row, index):
+        """One attempt, and what its sandboxes were asked and said, each reply marked so that no two are alike."""
+        done = []
+
+        class Marked(MontyInterpreter):
+            def execute(self, code, variables=None):
+                try:
+                    said = str(super().execute(code, variables))
+                except Exception as error:
+                    said = str(error)
+                done.append((code, f"{' '.join(said.split())} (call {len(done)} of question {index})"))
+                return done[-1][1]
+
+        calls, program = Calls(backoff=0.001), math_reasoning.agent(Marked)
+        calls.bind(program)
+        example = dspy.Example(problem=row["question"], answer=row["answer"]).with_inputs("problem")
+        unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, index, 0), resample=True, temperature=0.7)
+        with dspy.context(lm=server.lm()):
+            rollout = Runner(calls, math_reasoning.metric).attempt(program, example, unit, index=index, attempt=0)
+        return rollout, done
+
+    def test_tool_calls_and_observations_appear_once_each(self, rows):
+        pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgrpo-dspy[math]'")
+        with OfflineServer() as server, ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda i: self.attempt(server, rows[i], i), range(24)))
+            assert len(server.requests) == sum(rollout.lm_calls for rollout, _ in found) > 3 * 24
+        for rollout, done in found:
+            told = rollout.transcript
+            assert rollout.outcome.value == "completed" and 1 <= len(done) == rollout.tool_calls - 1  # the last ends it
+            assert told.count("next_tool_name: run_python") == len(done)
+            assert told.count("next_tool_name: finish") == 1
+            assert [json.loads(args)["code"] for args in re.findall(r"next_tool_args: (.*\"code\".*)", told)] == [
+                code for code, _ in done
+            ]
+            assert re.findall(r"^observation: (.* \(call .*)$", told, re.MULTILINE) == [said for _, said in done]
+            worked = told.partition("extract.predict")[0]  # the answer after it may quote what was observed
+            assert all(worked.count(said) == 1 for _, said in done)
+        assert {len(done) for _, done in found} == {1, 2} and len({s for _, done in found for _, s in done}) > 24

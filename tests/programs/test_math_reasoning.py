@@ -375,8 +375,8 @@ class TestData:
     def test_the_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TRGRPO_MATH_DATA", "sample")
         sets = [pairs(load()) for load in (math_reasoning.trainset, math_reasoning.valset, math_reasoning.testset)]
-        assert [len(s) for s in sets] == [10, 6, 8]
-        assert len({problem for s in sets for problem, _ in s}) == 24
+        assert [len(s) for s in sets] == [14, 8, 10]
+        assert len({problem for s in sets for problem, _ in s}) == 32
         with pytest.raises(ValueError, match="split='dev'"):
             math_reasoning.sample("dev")
         monkeypatch.setenv("TRGRPO_MATH_DATA", "mathematics")

@@ -13,7 +13,7 @@ from .chance import Chance
 from .prompt import Prompt, tool_signatures
 from .text import content_words, noun_phrase, numbers, similarity
 
-__all__ = ["next_step", "observations", "submit_or_call"]
+__all__ = ["is_failure", "next_step", "observations", "submit_or_call"]
 
 _END = ("finish", "submit")
 _WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search|goal", re.IGNORECASE)
@@ -27,6 +27,7 @@ _OBSERVATION = re.compile(
     r"(.*?)(?=\n\n\[\[ ## |\n?</observation_|\n\n\w+_\d+: |\Z)",
     re.DOTALL | re.MULTILINE,
 )
+_FAILURE = re.compile(r"Execution error|^(?:\w+\.)*\w*(?:Error|Exception): .*\Z", re.MULTILINE)
 _FORMULA = re.compile(r"\(?-?\d[\d.,]*\)?(?:\s*[-+*/x%^]\s*\(?-?\d[\d.,]*\)?)+")
 
 
@@ -93,12 +94,17 @@ def observations(trajectory: str) -> list[str]:
     return [text.strip() for text in _OBSERVATION.findall(trajectory)]
 
 
+def is_failure(observation: str) -> bool:
+    """Whether an observation says that the tool failed: nothing an answer could be taken from."""
+    return _FAILURE.search(observation) is not None
+
+
 def _pick_tool(
     allowed: list[str], tools: dict[str, tuple[str, dict[str, Any]]], asked: str, observed: list[str], chance: Chance
 ) -> str:
     """The tool to call next; ends after a useful observation or two calls."""
     ends = [name for name in allowed if name in _END]
-    useful = [text for text in observed if "Execution error" not in text]
+    useful = [text for text in observed if not is_failure(text)]
     others = [name for name in allowed if name not in _END]
     if ends and (useful or len(observed) >= 2 or not others):
         return ends[0]

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from .agent import next_step, observations, submit_or_call
+from .agent import is_failure, next_step, observations, submit_or_call
 from .agreement import agreement
 from .chance import Chance
 from .judge import Verdict, judge_for
@@ -145,13 +145,14 @@ def _question(prompt: Prompt) -> str:
 def _candidates(prompt: Prompt) -> list[str]:
     """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or this one's."""
     seen = observations(prompt.inputs.get("trajectory", ""))
-    useful = [s for s in seen if s and not s.startswith(("Completed.", "Execution error"))]
+    useful = [s for s in seen if s and not s.startswith("Completed.") and not is_failure(s)]
     asked = _question(prompt)
     if useful:
         return [part for text in useful[::-1] for part in (_statements(text, asked) if len(text) > _LONG else [text])]
     if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(prompt.text)):
         return found[::-1]
-    rest = [s for value in prompt.inputs.values() if value != asked for s in sentences(value)]
+    told = [value for name, value in prompt.inputs.items() if name != "trajectory" and value != asked]
+    rest = [s for value in told for s in sentences(value)]
     return rest or [noun_phrase(asked), *sentences(asked)]
 
 

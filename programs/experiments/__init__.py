@@ -1,0 +1,5 @@
+"""The paper's experiments, one command each: `python -m programs.experiments math|web|ablations --help`.
+
+`paper` holds the published figures, `plan` what is asked for, `tasks` programs and data, `models` the LMs, `arms` how
+each program is taught, `costs` what it will take, `run` how it goes and goes on, `records` and `tables` what it found.
+"""

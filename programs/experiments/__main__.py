@@ -1,0 +1,161 @@
+"""The experiments of Training-Free GRPO (arXiv 2510.08191), on the model of your choice.
+
+    python -m programs.experiments math --model deepseek/deepseek-chat --mode agent
+    python -m programs.experiments web --model deepseek/deepseek-chat
+    python -m programs.experiments ablations --model deepseek/deepseek-chat --task math
+    python -m programs.experiments math --offline
+
+Each measures the input program, learns, measures again and writes `report.md` and `report.json` into --out, the paper's
+figures beside its own. Killed, interrupted or out of money: the same command goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trgrpo_dspy import TrainingFreeGRPOError
+
+from .models import OFFLINE_MODEL
+from .plan import Limits, Plan
+from .records import OFFLINE
+from .run import Refused, run
+from .tables import scores
+
+__all__ = ["main"]
+
+_DEFAULTS = {
+    ("math", False): {"k": 32, "train": 100, "group_size": 5},
+    ("math", True): {"k": 4, "train": 14, "group_size": 5},
+    ("web", False): {"k": 3, "train": 100, "group_size": 3},
+    ("web", True): {"k": 3, "train": 8, "group_size": 3},
+}
+"""Where an argument is left out, by task and whether it runs offline: the paper's, or small ones."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment. Returns the exit status: 0 complete, 1 failed, 2 refused, 130 partial."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("trgrpo_dspy").setLevel(logging.INFO)
+    logging.getLogger("bm25s").propagate = False  # it tells of every index it builds
+    try:
+        plan, limits = _plan(args), _limits(args)
+    except ValueError as error:
+        parser.error(str(error))
+    out = args.out or Path("runs", "experiments", _name(plan))
+    if plan.offline:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else prices are fetched from the network
+        print(f"{OFFLINE}\n")
+    try:
+        report = run(plan, limits, out)
+    except Refused as error:
+        return _fail(f"Not begun: {error}.", 2)
+    except FileNotFoundError as error:
+        return _fail(f"{error} With this command: --offline.", 1)
+    except (TrainingFreeGRPOError, ValueError, OSError, ImportError) as error:
+        return _fail(f"{error}", 1)
+    except KeyboardInterrupt:
+        return _fail("Interrupted before anything was measured. The same command goes on.", 130)
+    if report.cells:
+        print(f"\n{scores(report)}\n\nThe whole report: {out / 'report.md'} and report.json beside it.")
+    if report.partial:
+        return _fail(f"PARTIAL: {report.partial}. The same command goes on.", 130)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m programs.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    math = commands.add_parser("math", help="competition mathematics: DAPO to learn from, AIME 2024 and 2025")
+    web = commands.add_parser("web", help="web search: AFM to learn from, 51 questions of WebWalkerQA")
+    ablations = commands.add_parser("ablations", help="what each part of the method is worth")
+    ablations.add_argument("--task", choices=["math", "web"], default="math", help="default math")
+    for command in (math, ablations):
+        command.add_argument("--mode", choices=["agent", "direct"], default="agent", help="with a Python tool or not")
+    for command in (web, ablations):
+        command.add_argument("--judge", help="LiteLLM string of the judge's LM; default --model")
+        command.add_argument("--search", help="ddgs (needs no key), serper (SERPER_API_KEY) or a folder of pages")
+    for command in (math, web, ablations):
+        _common(command)
+    return parser
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", help="a LiteLLM model string, such as deepseek/deepseek-chat")
+    add("--reflection-model", help="the same for the reflection steps; default --model")
+    add("--offline", action="store_true", help="shipped sample data and the built-in text model: no key, no network")
+    add("--k", type=int, help="attempts at each problem (math 32, web 3)")
+    add("--train", type=int, help="problems to learn from (100)")
+    add("--epochs", type=int, default=3, help="passes over them (3)")
+    add("--group-size", type=int, help="attempts at each problem to learn from (math 5, web 3)")
+    add("--seed", type=int, default=0, help="decides which problems are drawn, and all chance (0)")
+    add("--max-tokens", type=int, help="tokens of a reply at most; default the provider's, which may be too few")
+    add("--curve", action="store_true", help="measure the library after every step, not only after the last")
+    add("--out", type=Path, help="directory of journals and report; default runs/experiments/...")
+    add("--threads", type=int, default=32, help="attempts at a time (32)")
+    add("--timeout", type=float, help="seconds after which an attempt is given up and left unscored")
+    add("--max-cost", type=float, default=20.0, help="US dollars at which it stops; a higher estimate is asked about")
+    add("--yes", action="store_true", help="begin whatever the estimate says")
+    add("--price", action="append", default=[], metavar="MODEL=PROMPT,COMPLETION",
+        help="US dollars per million tokens, for a model whose price is not known")  # fmt: skip
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    task = args.task if args.command == "ablations" else args.command
+    judge, search = getattr(args, "judge", None), getattr(args, "search", None)
+    if args.offline and (args.model or args.reflection_model or judge):
+        raise ValueError("--offline runs on the built-in text model: leave --model, --reflection-model and --judge out")
+    if not args.offline and not args.model:
+        raise ValueError("--model is missing: a LiteLLM string such as deepseek/deepseek-chat, or --offline")
+    if task == "math" and (judge or search):
+        raise ValueError("--judge and --search are for the web task; math-verify scores mathematics")
+    if args.offline and search:
+        raise ValueError("--offline searches the shipped site: leave --search out")
+    if task == "web" and not args.offline:
+        search = search or os.environ.get("TRGRPO_WEB_SEARCH") or "ddgs"
+    usual = _DEFAULTS[task, args.offline]
+    chosen = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in usual.items()}
+    return Plan(
+        command=args.command, task=task, mode=getattr(args, "mode", "agent") if task == "math" else "agent",
+        model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
+        epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens,
+        curve=args.curve, offline=args.offline, **chosen,
+    )  # fmt: skip
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    return Limits(args.threads, args.max_cost, args.yes, dict(map(_price, args.price)), args.timeout)
+
+
+def _price(text: str) -> tuple[str, tuple[float, float]]:
+    model, _, amounts = text.rpartition("=")
+    try:
+        prompt, completion = (float(amount) for amount in amounts.split(","))
+    except ValueError:
+        model = ""
+    if not model or not 0 <= min(prompt, completion) <= max(prompt, completion) < float("inf"):
+        raise ValueError(f"--price {text!r} must be MODEL=PROMPT,COMPLETION, such as openai/my-model=0.15,0.60")
+    return model, (prompt, completion)
+
+
+def _name(plan: Plan) -> str:
+    parts = [plan.command, *([plan.task] if plan.command == "ablations" else []), plan.mode]
+    return "-".join([*parts, "offline" if plan.offline else "".join(c if c.isalnum() else "-" for c in plan.model)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

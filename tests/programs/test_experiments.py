@@ -1,0 +1,487 @@
+"""The paper's experiments: the published figures, the tables, and each command offline, cut off and gone on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dspy
+import filelock
+import pytest
+
+from programs.experiments import models, paper, records, tables
+from programs.experiments.__main__ import main
+from programs.experiments.costs import expect, told, total
+from programs.experiments.plan import Limits, Plan
+from programs.experiments.run import run
+from programs.experiments.tasks import DataSet, Task, open_task
+from trgrpo_dspy import Evaluation, FatalError
+from trgrpo_dspy.estimate import estimate_calls
+from trgrpo_dspy.evaluation import summarize_evaluation
+from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.offline.server import OfflineServer
+from trgrpo_dspy.rollout import Outcome, Rollout
+
+pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgrpo-dspy[math]'")
+ROOT = Path(__file__).parents[2]
+TINY = ["--offline", "--k", "1", "--train", "2", "--epochs", "1", "--group-size", "2", "--threads", "4"]
+LONGER = [*TINY, "--k", "6", "--mode", "direct"]
+
+
+class Terminal(io.StringIO):
+    """Somebody types an answer."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[OfflineServer]:
+    """The servers that experiments of this test started."""
+    servers: list[OfflineServer] = []
+
+    class Kept(OfflineServer):
+        def start(self) -> OfflineServer:
+            servers.append(self)
+            return super().start()
+
+    monkeypatch.setattr(models, "OfflineServer", Kept)
+    return servers
+
+
+def plan_of(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
+        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "max_tokens": None,
+        "curve": False, "offline": False,
+    }  # fmt: skip
+    return Plan(**{**values, **changes})
+
+
+def record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))
+
+
+def journaled(out: Path) -> int:
+    """LM calls that the journals hold."""
+    found = 0
+    for path in out.rglob("journal.sqlite"):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            for name in ("calls", "other_calls"):
+                try:
+                    found += db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]
+                except sqlite3.OperationalError:  # it is being made
+                    continue
+    return found
+
+
+# -- what was published ------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_s_figures() -> None:
+    found = {
+        (f.task, f.mode, f.arm, f.data_set, f.measure, f.model): f.percent for f in paper.FIGURES
+    }  # fmt: skip
+    model, tuned = "DeepSeek-V3.1-Terminus", paper.FINE_TUNED
+    assert model == paper.MODEL and "$10,000" in tuned and len(found) == len(paper.FIGURES)
+    math = {
+        ("direct", "input", model): (68.6, 52.9), ("direct", "full", model): (72.6, 54.0),
+        ("agent", "input", model): (80.0, 67.9), ("agent", "full", model): (82.7, 73.3),
+        ("agent", "written", model): (79.8, 67.3), ("agent", "label-free", model): (80.7, 68.9),
+        ("agent", "single", model): (80.4, 69.3), ("agent", "ReTool", tuned): (67.0, 49.3),
+        ("agent", "AFM", tuned): (66.7, 59.8),
+    }  # fmt: skip
+    expected = {
+        ("math", mode, arm, name, "Mean@32", by): value
+        for (mode, arm, by), pair in math.items()
+        for name, value in zip(("AIME24", "AIME25"), pair, strict=True)
+    }
+    web = {
+        ("input", model): (66.7, 74.5), ("written", model): (64.7, 76.5), ("label-free", model): (66.7, 78.4),
+        ("full", model): (68.6, 78.4), ("ReAct", "QwQ-32B"): (27.5, 43.1),
+        ("ReAct with Training-Free GRPO", "QwQ-32B"): (25.5, 45.1),
+    }  # fmt: skip
+    expected |= {
+        ("web", "agent", arm, "WebWalkerQA (51)", measure, by): value
+        for (arm, by), pair in web.items()
+        for measure, value in zip(("pass@1", "pass@3"), pair, strict=True)
+    }
+    expected |= {
+        ("web", "agent", arm, "WebWalkerQA", "pass@1", model): value for arm, value in (("input", 63.2), ("full", 67.8))
+    }
+    assert found == expected
+    for part in ("100 problems", "3 epochs", "group size 5 (web 3)", "0.7 (0.3", "38M input", "6.6M output", "$18"):
+        assert part in paper.LEARNING
+
+
+def evaluation(*scores: tuple[float | None, ...], tools: int) -> Evaluation:
+    rollouts = [
+        tuple(
+            Rollout(i, j, Outcome.COMPLETED if s is not None else Outcome.METRIC_ERROR, s, lm_calls=2, tool_calls=tools,
+                    prompt_tokens=1000, completion_tokens=50, cost=0.01)
+            for j, s in enumerate(attempts)
+        )
+        for i, attempts in enumerate(scores)
+    ]  # fmt: skip
+    return summarize_evaluation(rollouts, (Spend("evaluation", "m", calls=8, prompt_tokens=4000, cost=0.04),))
+
+
+def report_of(plan: Plan, **changes: Any) -> records.Report:
+    before = evaluation((1.0, 0.0), (0.0, 0.0), (1.0, None), tools=3)
+    after = evaluation((1.0, 1.0), (0.0, 1.0), (1.0, 1.0), tools=2)
+    report = records.Report(plan, {"AIME24": "AIME 2024"}, ("Mean@32",), "no sympy", **{"partial": "", **changes})
+    report.cells = [records.cell_of("input", "AIME24", before, None), records.cell_of("full", "AIME24", after, before)]
+    report.spend = records.spend_of("input", before.spend, "AIME24")
+    return report
+
+
+class TestTables:
+    def test_ours_beside_the_paper_s(self) -> None:
+        lines = tables.scores(report_of(plan_of(k=2))).splitlines()
+        rows = {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)}
+        assert rows["program"] == [
+            "Mean@2, % [95% interval]", "paper: Mean@32, DeepSeek-V3.1-Terminus", "difference [95% interval]",
+            "Pass@2, %", "tool calls", "tokens in + out", "cost, $",
+        ]  # fmt: skip
+        before, after = rows["input program"], rows["Training-Free GRPO"]
+        assert before[0].startswith("50.0 [") and before[1:4] == ["80.0", "-", "50.0"]
+        assert before[4:] == ["3.0", "1,000 + 50", "0.0100"]
+        assert after[0].startswith("83.3 [") and after[1] == "82.7" and after[2].startswith("+33.3 [")
+        assert after[3:5] == ["100.0", "2.0"]
+        assert rows[f"paper only: ReTool ({paper.FINE_TUNED})"][:2] == ["-", "67.0"]
+        assert "1 attempts have no score" in lines[-1] and "not reliable" in lines[-1]
+
+    def test_what_is_not_measured_is_a_dash(self) -> None:
+        lines = tables.scores(report_of(plan_of(command="ablations"))).splitlines()
+        names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+        assert names[1:6] == [
+            "input program", "experiences written directly", "without ground truth", "group size 1",
+            "Training-Free GRPO",
+        ]  # fmt: skip
+        written = [cell.strip() for cell in lines[5].strip("|").split("|")]
+        assert written[1:3] == ["-", "79.8"] and set(written[3:]) == {"-"}
+
+    def test_offline_and_partial_are_said_first(self) -> None:
+        text = tables.markdown(report_of(plan_of(offline=True), partial="max_cost is reached"))
+        assert text.splitlines()[2].startswith("**OFFLINE: these figures come from a built-in character n-gram model")
+        assert text.splitlines()[4].startswith("**PARTIAL: max_cost is reached.**")
+        assert "## AIME 2024 (n-gram model, no LLM: means nothing)" in text
+        plain = tables.markdown(report_of(plan_of()))
+        assert not {"OFFLINE", "PARTIAL", "n-gram"} & set(plain.replace(":", " ").split())
+
+    def test_the_web_task_has_two_measures(self) -> None:
+        report = records.Report(
+            plan_of(command="web", task="web", k=3), {"WebWalkerQA (51)": "51 questions"}, ("pass@1", "pass@3"), "-"
+        )
+        head, _, before, after, qwq, _ = [line for line in tables.scores(report).splitlines() if line.startswith("|")]
+        assert "pass@1, % [95% interval]" in head and "paper: pass@3, DeepSeek-V3.1-Terminus" in head
+        assert "66.7" in before and "74.5" in before and "68.6" in after and "78.4" in after
+        assert "On all of WebWalkerQA the paper has pass@1 63.2, with Training-Free GRPO 67.8." in tables.scores(report)
+        assert "QwQ-32B" in qwq and "27.5" in qwq and "43.1" in qwq
+
+
+# -- what it will take -------------------------------------------------------------------------------------------------
+
+
+class TestCosts:
+    def task(self) -> Task:
+        problems = [dspy.Example(problem="p", answer="1").with_inputs("problem")] * 10
+        sets = (DataSet("AIME24", "AIME 2024", problems), DataSet("AIME25", "AIME 2025", problems))
+        return Task(dspy.Predict("problem -> answer"), lambda e, p: 1.0, problems, sets, ("Mean@32",), "")
+
+    def test_every_part_is_counted(self) -> None:
+        plan = plan_of(command="ablations", k=4)
+        trial = estimate_calls(
+            examples=10, steps=3, epochs=3, group_size=5, val_examples=0, val_repeats=1, calls_per_attempt=2.0
+        ).priced(
+            [Spend("rollout", "m", calls=8, prompt_tokens=8000, completion_tokens=800, cost=0.8),
+             Spend("summary", "m", calls=1, prompt_tokens=500, completion_tokens=100, cost=0.05)], 4,
+        )  # fmt: skip
+        parts = {part.part: part for part in expect(plan, self.task(), trial)}
+        assert next(iter(parts)) == "input program: evaluation" and len(parts) == 9
+        assert all(part.calls == 20 * 4 * 2 for name, part in parts.items() if name.endswith("evaluation"))
+        assert parts["Training-Free GRPO: learning"].calls == pytest.approx(150 * 2 + 50 + 10 + 10 + 3)
+        assert parts["group size 1: learning"].calls == 30 * 2 + 3 * 30 + 3
+        assert parts["experiences written directly: learning"].calls == 1
+        assert parts["input program: evaluation"].cost == pytest.approx(160 * 0.1)
+        whole = total(parts.values())
+        assert whole.cost == pytest.approx(sum(part.cost or 0 for part in parts.values()))
+        assert f"{whole.cost:.2f}" in told(parts.values())
+
+    def test_a_model_that_never_answered(self) -> None:
+        trial = estimate_calls(
+            examples=10, steps=3, epochs=3, group_size=5, val_examples=0, val_repeats=1, calls_per_attempt=2.0
+        ).priced([Spend("rollout", "m", calls=8, failed=8)], 4)
+        with pytest.raises(FatalError, match=r"'nonsense'.*provider/model"):
+            expect(plan_of(model="nonsense"), self.task(), trial)
+
+
+# -- the commands ------------------------------------------------------------------------------------------------------
+
+
+class TestMath:
+    def test_offline_and_again(self, tmp_path: Path, served: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("OFFLINE: these figures come from a built-in character n-gram model")
+        found, text = record(tmp_path), (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert found["partial"] == "" and found["notice"].startswith("OFFLINE")
+        assert [(c["arm"], c["data_set"], c["k"]) for c in found["cells"]] == [
+            ("input", "AIME24", 1), ("input", "AIME25", 1), ("full", "AIME24", 1), ("full", "AIME25", 1),
+        ]  # fmt: skip
+        assert [p["step"] for p in found["curve"]] == [1]
+        assert "10 shipped sample problems, in place of AIME24 (n-gram model, no LLM: means nothing)" in text
+        assert "| 68.6 " in text and "72.6" in text and "52.9" in text and "54.0" in text
+        assert "10 shipped sample problems" in printed and "68.6" in printed
+        trial = len(served[0].requests) - sum(row["calls"] for row in found["spend"])
+        assert 0 < trial < 20, "every call but the trial's is in the tables"
+        assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 0
+        assert served[1].requests == [] and record(tmp_path) == found
+
+    def test_other_arguments_on_the_same_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "plan.json").write_text(json.dumps(vars(plan_of(k=2, seed=1, mode="direct"))))
+        assert main(["math", "--model", "m", "--k", "4", "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "k was 2, is 4" in said and "seed was 1, is 0" in said and "mode was 'direct', is 'agent'" in said
+        assert "epochs" not in said
+
+    def test_the_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "letters").mkdir()
+        (tmp_path / "file").write_text("")
+        (tmp_path / "letters" / "mine.txt").write_text("")
+        for name, why in (("letters", "holds 'mine.txt' and no experiment"), ("file", "can't be used")):
+            assert main(["math", *TINY, "--out", str(tmp_path / name)]) == 1
+            assert why in capsys.readouterr().err
+        with filelock.FileLock(tmp_path / "experiment.lock"):
+            assert main(["math", *TINY, "--out", str(tmp_path)]) == 1
+        assert "is in use by another process" in capsys.readouterr().err
+
+    def test_a_refusal_and_a_budget(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dear = ["math", *TINY, "--mode", "direct", "--out", str(tmp_path), "--price", "openai/offline=1000,1000"]
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        assert main([*dear, "--max-cost", "2"]) == 2
+        said = capsys.readouterr().err
+        assert "Not begun: the estimate is $" in said and "above --max-cost 2" in said and "--yes" in said
+        monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+        assert main([*dear, "--max-cost", "2"]) == 2
+        assert "Begin anyway? [y/N]" in capsys.readouterr().out
+        assert not (tmp_path / "plan.json").exists() and not list(tmp_path.rglob("journal.sqlite"))
+        monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+        assert main([*dear, "--max-cost", "0.01"]) == 130
+        assert "--max-cost 0.01 is reached" in capsys.readouterr().err
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        assert main([*dear, "--max-cost", "2", "--yes"]) == 130
+        said = capsys.readouterr().err
+        assert "PARTIAL" in said and "--max-cost 2 is reached" in said
+        found = record(tmp_path)
+        assert "--max-cost 2 is reached" in found["partial"]
+        spent = sum(row["cost"] for row in found["spend"])
+        assert 2 <= spent < 3 and "**PARTIAL" in (tmp_path / "report.md").read_text()
+        assert main([*dear, "--max-cost", "100"]) == 0
+        whole = record(tmp_path)
+        assert whole["partial"] == ""
+        monkeypatch.setattr("programs.experiments.run.OFFLINE_MODEL", "openai/other")
+        assert main(dear[:-2]) == 2 and "is unknown" in capsys.readouterr().err
+        assert record(tmp_path) == whole, "a refusal leaves the report as it was"
+
+    def test_an_unknown_price(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("programs.experiments.run.OFFLINE_MODEL", "openai/other")
+        assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 2
+        assert "price of 'openai/offline' is unknown" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--offline", "--k", "0"], "--k 0 must be at least 1"),
+            (["--offline", "--group-size", "1"], "for group size 1 run the ablations"),
+            (["--offline", "--epochs", "0"], "--epochs 0"),
+            (["--offline", "--max-tokens", "0"], "--max-tokens 0 must be at least 1"),
+            (["--offline", "--threads", "0"], "--threads 0"),
+            (["--offline", "--max-cost", "-1"], "--max-cost -1.0 must be above 0"),
+            (["--offline", "--timeout", "0"], "--timeout 0.0"),
+            (["--offline", "--price", "3,4"], "--price '3,4'"),
+            (["--offline", "--price", "m=3"], "--price 'm=3'"),
+            (["--offline", "--model", "m"], "leave --model"),
+            (["--model", "m", "--judge", "j"], "--judge and --search are for the web task"),
+            (["--task", "web", "--offline", "--search", "ddgs"], "leave --search out"),
+            ([], "--model is missing"),
+        ],
+    )
+    def test_bad_arguments(self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["ablations", *arguments])
+        assert said in capsys.readouterr().err
+
+    def test_too_few_problems(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["math", "--offline", "--train", "50", "--out", str(tmp_path)]) == 1
+        assert "--train 50: the shipped sample has 14 problems" in capsys.readouterr().err
+
+    def test_a_missing_key_and_a_hub_out_of_reach(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import datasets
+
+        monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+        monkeypatch.delenv("TRGRPO_DATA", raising=False)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+        arguments = ["math", "--model", "deepseek/deepseek-chat", "--out", str(tmp_path / "out"), "--train", "2"]
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+        assert "DAPO-Math-17k can't be loaded" in said and "--offline" in said
+        rows = [{"problem": f"{n} + 1?", "answer": str(n + 1)} for n in range(3)]
+        turns = [{"prompt": [{"role": "user", "content": r["problem"]}], "reward_model": {"ground_truth": r["answer"]}}
+                 for r in rows]  # fmt: skip
+        for name, lines in (("dapo_math_17k", turns), ("aime_2024", rows), ("aime_2025", rows)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        monkeypatch.setenv("TRGRPO_DATA", str(tmp_path))
+        assert main(arguments) == 1
+        assert "DEEPSEEK_API_KEY" in capsys.readouterr().err
+        assert not (tmp_path / "out" / "plan.json").exists()
+        with open_task(plan_of(train=2)) as task:
+            assert [s.title for s in task.sets] == ["AIME 2024", "AIME 2025"]
+
+
+class TestWeb:
+    def test_offline(self, tmp_path: Path, served: list[Any]) -> None:
+        for package in ("bm25s", "trafilatura"):
+            pytest.importorskip(package, reason="needs the extra: pip install 'trgrpo-dspy[web]'")
+        assert main(["web", *TINY, "--k", "2", "--out", str(tmp_path)]) == 0
+        found, text = record(tmp_path), (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert found["partial"] == "" and [(c["arm"], c["k"]) for c in found["cells"]] == [("input", 2), ("full", 2)]
+        assert found["along"] == [] and "With `--curve`" in text
+        assert found["cells"][0]["tool_calls"] >= 2, "it searched and visited"
+        assert "## 4 questions on a made-up site, in place of WebWalkerQA (51) (n-gram model, no LLM" in text
+        assert "Search engine: the made-up site's own" in text and "judge the same" in text
+        assert main(["web", *TINY, "--k", "2", "--out", str(tmp_path)]) == 0
+        assert served[1].requests == [] and record(tmp_path) == found, "the sites' ports differ, the run is the same"
+
+    def test_the_search_engine_is_part_of_the_plan(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("TRGRPO_WEB_SEARCH", raising=False)
+        (tmp_path / "plan.json").write_text(
+            json.dumps(vars(plan_of(command="web", task="web", k=3, group_size=3, search="serper")))
+        )
+        assert main(["web", "--model", "m", "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "search was 'serper', is 'ddgs'. Run it" in said
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the ablations, all arms small."""
+    out = tmp_path_factory.mktemp("ablations")
+    small = ["--k", "1", "--train", "6", "--epochs", "2", "--group-size", "3", "--curve"]
+    with dspy.context(lm=None, adapter=None, callbacks=[]):
+        assert main(["ablations", "--offline", *small, "--mode", "direct", "--out", str(out)]) == 0
+    return out
+
+
+class TestAblations:
+    def test_every_arm_is_measured(self, ablated: Path) -> None:
+        found = record(ablated)
+        assert found["partial"] == ""
+        arms = ["input", "full", "written", "label-free", "single"]
+        assert list(dict.fromkeys(cell["arm"] for cell in found["cells"])) == arms and len(found["cells"]) == 10
+        assert list(found["libraries"]) == arms[1:]
+
+    def test_each_arm_learns_in_its_own_way(self, ablated: Path) -> None:
+        found = record(ablated)
+        calls = {(row["arm"], row["stage"]): row["calls"] for row in found["spend"]}
+        assert calls["written", "proposals"] == 1 and ("written", "rollout") not in calls
+        assert calls["single", "rollout"] == calls["single", "summary"] == calls["single", "comparison"] == 12
+        assert calls["full", "rollout"] == calls["label-free", "rollout"] == 36
+        curve = {point["arm"]: point for point in found["curve"]}
+        assert curve["label-free"]["train_mean"] is None and curve["full"]["train_mean"] is not None
+        assert curve["single"]["informative"] == 1.0
+        assert found["libraries"]["single"], "lessons were drawn from single attempts"
+        assert len(found["libraries"]["written"]) <= max(1, len(found["libraries"]["full"]))
+
+    def test_the_curve(self, ablated: Path) -> None:
+        found, text = record(ablated), (ablated / "report.md").read_text(encoding="utf-8")
+        assert [(c["arm"], c["step"], c["data_set"]) for c in found["along"]] == [
+            ("full", 1, "AIME24"), ("full", 1, "AIME25"),
+        ]  # fmt: skip
+        lines = [line.strip("| ").split("|") for line in text.partition("## Learning curve")[2].splitlines()]
+        rows = {(row[0].strip(), row[1].strip()): [c.strip() for c in row[2:]] for row in lines if len(row) == 10}
+        mean = {(c["arm"], c["step"]): f"{100 * c['mean']:.1f}" for c in found["cells"] + found["along"]
+                if c["data_set"] == "AIME24"}  # fmt: skip
+        assert rows["input program", "0"][4:6] == [mean["input", None], "0.0"]
+        assert rows["Training-Free GRPO", "1"][4:6] == [mean["full", 1], "0.0"]
+        assert rows["Training-Free GRPO", "2"][4:6] == [mean["full", None], "0.0"]
+        assert rows["group size 1", "1"][4:] == ["-"] * 4
+
+    def test_programs_are_measured_with_what_they_learned(self, ablated: Path) -> None:
+        cells = {cell["arm"]: cell for cell in record(ablated)["cells"] if cell["data_set"] == "AIME24"}
+        assert cells["single"]["prompt_tokens"] > cells["input"]["prompt_tokens"]
+
+
+# -- cut off and gone on -----------------------------------------------------------------------------------------------
+
+
+def started(out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "programs.experiments", "math", *LONGER, "--out", str(out)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def wait_for_calls(process: subprocess.Popen[str], out: Path, calls: int) -> None:
+    until = time.monotonic() + 60
+    while journaled(out) < calls:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_killed_and_interrupted_it_goes_on_and_pays_nothing_twice(tmp_path: Path, served: list[Any]) -> None:
+    whole = run_in_process(tmp_path / "whole")
+    out = tmp_path / "cut"
+    process = started(out)
+    wait_for_calls(process, out, 20)
+    process.kill()
+    process.communicate()
+    killed = journaled(out)
+    assert 20 <= killed < sum(row["calls"] for row in whole["spend"])
+    process = started(out)
+    wait_for_calls(process, out, killed + 40)
+    process.send_signal(signal.SIGINT)
+    told_last = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, told_last
+    assert "PARTIAL" in told_last and "interrupted" in record(out)["partial"]
+    assert "**PARTIAL" in (out / "report.md").read_text(encoding="utf-8")
+    kept = journaled(out)
+    again = run_in_process(out)
+    assert again == whole
+    assert len(served[-1].requests) == sum(row["calls"] for row in whole["spend"]) - kept
+
+
+def run_in_process(out: Path) -> dict[str, Any]:
+    assert main(["math", *LONGER, "--out", str(out)]) == 0
+    return record(out)
+
+
+def test_ctrl_c_between_two_parts(tmp_path: Path) -> None:
+    plan = plan_of(model=models.OFFLINE_MODEL, mode="direct", k=1, train=2, epochs=1, group_size=2, offline=True)
+
+    def say(line: str) -> None:
+        if "learning ..." in line:
+            signal.raise_signal(signal.SIGINT)
+
+    report = run(plan, Limits(threads=4), tmp_path, say)
+    assert report.partial == "interrupted" and {cell.arm for cell in report.cells} == {"input"}
+    assert "**PARTIAL: interrupted.**" in (tmp_path / "report.md").read_text(encoding="utf-8")
