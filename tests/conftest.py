@@ -12,12 +12,13 @@ os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="trgrpo-dspy-cache-")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
-# A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import dspy
 import pytest
 from scripted import scripted_lm
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
