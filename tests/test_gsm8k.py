@@ -20,7 +20,7 @@ from programs import math_reasoning
 from programs.sandbox import MontyInterpreter
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
 from trgrpo_dspy.calls import Calls, Unit
-from trgrpo_dspy.library import count_tokens
+from trgrpo_dspy.entries import count_tokens
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.server import OfflineServer

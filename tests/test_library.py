@@ -13,18 +13,10 @@ from dspy.adapters.chat_adapter import field_header_pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trgrpo_dspy.edits import Edit, EditReport, apply_edits
+from trgrpo_dspy.entries import clean_entry, count_tokens, near_duplicate
 from trgrpo_dspy.errors import SchemaVersionError
-from trgrpo_dspy.library import (
-    Edit,
-    EditReport,
-    Experience,
-    ExperienceLibrary,
-    LibraryLimits,
-    apply_edits,
-    clean_entry,
-    count_tokens,
-    near_duplicate,
-)
+from trgrpo_dspy.library import Experience, ExperienceLibrary, LibraryLimits
 
 SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2007\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 INVISIBLE = "\x00\x07\x08\x1b\x7f\x9f\xad\u200b\u200d\u200e\u202e\u2060\u2066\ufeff\ud800\udfff\ue000\U000e0041"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trgrpo_dspy import signatures
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.edits import Edit
 from trgrpo_dspy.signatures import (
     CompareAnswers,
     CompareAttempts,

@@ -28,12 +28,14 @@ calls        transcript scoring    instructions
 fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
 result       confidential            measurement
 estimate     comparison selection  progress
+edits
 library      rollout    meter        schedule   statistics plan
-budget       errors       database     places   threads
+budget       errors       database     places   threads  entries
 """
 
 RECORDS = [
-    "errors", "budget", "library", "rollout", "schedule", "plan", "meter", "estimate", "result", "measurement",
+    "errors", "budget", "entries", "library", "edits", "rollout", "schedule", "plan", "meter", "estimate", "result",
+    "measurement",
     "statistics", "comparison", "selection",
 ]  # fmt: skip
 

@@ -24,7 +24,7 @@ from dspy.utils.callback import BaseCallback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trgrpo_dspy.library import count_tokens
+from trgrpo_dspy.entries import count_tokens
 from trgrpo_dspy.rendering import (
     _DELIMITERS,
     _INVISIBLE,

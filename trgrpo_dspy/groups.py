@@ -17,9 +17,10 @@ from dspy.utils.exceptions import AdapterParseError
 
 from .attempts import attempt_task
 from .calls import Unit
+from .edits import Edit
 from .execution import Flow, Task
 from .failures import Failure, classify, describe
-from .library import Edit, ExperienceLibrary
+from .library import ExperienceLibrary
 from .meter import Stage
 from .reflector import Comparison, Lesson, Reflector, with_sources
 from .rollout import Rollout, RolloutGroup

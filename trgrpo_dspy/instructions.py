@@ -17,7 +17,8 @@ from dataclasses import replace
 import dspy
 
 from .copies import own_copy
-from .library import ID_PATTERN, Experience, ExperienceLibrary, clean_entry
+from .entries import clean_entry
+from .library import ID_PATTERN, Experience, ExperienceLibrary
 
 __all__ = [
     "attach",

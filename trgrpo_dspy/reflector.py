@@ -18,7 +18,9 @@ from typing import Any
 
 import dspy
 
-from .library import Edit, Experience, ExperienceLibrary, LibraryLimits, clean_entry
+from .edits import Edit
+from .entries import clean_entry
+from .library import Experience, ExperienceLibrary, LibraryLimits
 from .rendering import clean, cut_middle, field_lines
 from .rollout import Rollout, RolloutGroup
 from .signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt

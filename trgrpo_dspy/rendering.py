@@ -19,7 +19,7 @@ import dspy
 import pydantic
 from dspy.adapters.types.document import Document
 
-from .library import count_tokens
+from .entries import count_tokens
 
 __all__ = [
     "DEPTH",

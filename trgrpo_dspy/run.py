@@ -18,6 +18,7 @@ import dspy
 from .budget import Budget
 from .calls import Calls
 from .copies import own_copy
+from .edits import apply_edits
 from .errors import RunStopped
 from .estimate import INFORMATIVE, Estimate, estimate_calls
 from .evaluation import default_threads, evaluation_flows, summarize_evaluation
@@ -27,7 +28,7 @@ from .groups import Groups, Learned, Reply, edits_of, single
 from .instructions import read_library, retarget, teachable_predictors, write_library
 from .interrupts import graceful_interrupt
 from .journal import Journal
-from .library import ExperienceLibrary, LibraryLimits, apply_edits
+from .library import ExperienceLibrary, LibraryLimits
 from .logdir import LogDir
 from .meter import Meter, Stage
 from .reflector import Reflector

@@ -1,0 +1,210 @@
+"""Edits of a library, applied by a pure function.
+
+Guarantees:
+
+- `apply_edits` never breaks a cap: entries, words an entry, tokens in all. What can't be applied is rejected with a
+  reason and counted, never reinterpreted.
+- Duplicates and near duplicates are caught here, in code, without an LM.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from .entries import clean_entry, count_tokens, near_duplicate
+from .library import ID_END, Experience, ExperienceLibrary, LibraryLimits
+
+__all__ = ["Edit", "EditReport", "RejectedEdit", "apply_edits"]
+
+OPERATIONS = ("ADD", "MODIFY", "DELETE", "KEEP")
+_SYNONYMS = {"UPDATE": "MODIFY", "NONE": "KEEP", "REMOVE": "DELETE"}
+_WRAP = r"[\s\[\](){}'\"`*#.:]*"
+_WRITTEN_ID = re.compile(
+    rf"{_WRAP}(?:id\W+)?(?:experience\s*)?E?\s*0*([1-9][0-9]{{0,8}}){_WRAP}", re.IGNORECASE | re.ASCII
+)
+"""One id and nothing else: 'P2' is a proposal, 'none of the 3' no id, 'E1, E2' two of them."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One operation on a library, as it was proposed. Build it with `Edit.parse` from anything a model wrote."""
+
+    operation: str
+    """ADD, MODIFY, DELETE or KEEP; anything else is rejected when applied."""
+    id: str = ""
+    """The entry it is about; empty for ADD."""
+    text: str = ""
+    """New text, for ADD and MODIFY."""
+    targets: tuple[str, ...] = ()
+    """Predictors the entry is for; empty means all (ADD) or as before (MODIFY)."""
+    sources: tuple[int, ...] = ()
+    """Indices of the training examples that speak for it."""
+
+    @classmethod
+    def parse(
+        cls, operation: str, id: str, text: str, targets: Iterable[str] = (), sources: Iterable[int] = ()
+    ) -> Edit:
+        """Normalise what a model wrote: case, brackets round an id, UPDATE for MODIFY, NONE for KEEP."""
+        name = re.sub(r"[^A-Z]", "", operation.upper())
+        found = _WRITTEN_ID.fullmatch(id)
+        return cls(
+            _SYNONYMS.get(name, name) or operation.strip(),
+            f"E{found.group(1)}" if found else id.strip(),
+            clean_entry(text),
+            tuple(dict.fromkeys(targets)),
+            tuple(sorted(set(sources))),
+        )
+
+
+@dataclass(frozen=True)
+class RejectedEdit:
+    """An edit that was not applied, and why."""
+
+    edit: Edit
+    """The edit as proposed."""
+    reason: str
+    """One sentence."""
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What came of a list of edits."""
+
+    library: ExperienceLibrary
+    """The library after them."""
+    applied: tuple[Edit, ...] = ()
+    """Edits that took effect, KEEP included."""
+    rejected: tuple[RejectedEdit, ...] = field(default=())
+    """Edits that did not, with reasons."""
+
+
+def apply_edits(
+    library: ExperienceLibrary,
+    edits: Sequence[Edit],
+    *,
+    step: int = 0,
+    limits: LibraryLimits | None = None,
+    predictors: Sequence[str] = (),
+) -> EditReport:
+    """Apply edits to a library: a pure function, total, and never past a cap.
+
+    Deletions come first (DELETE beats MODIFY of the same entry), then modifications, then additions, each kind in the
+    order given; so a full library can be pruned and extended in one step.
+
+    Args:
+        library: The library before; it is not changed.
+        edits: Proposals, in order of precedence.
+        step: Recorded as the step that created or updated an entry.
+        limits: Caps; the defaults of `LibraryLimits` if None.
+        predictors: Names a target may have; empty accepts any. Unknown names are dropped; if none is left the edit
+            is rejected.
+
+    Returns:
+        The new library, the edits that took effect and those that did not, with reasons.
+    """
+    state = _Draft(library, step, limits or LibraryLimits(), tuple(predictors))
+    rank = {"DELETE": 0, "MODIFY": 1, "ADD": 2, "KEEP": 3}
+    outcome: dict[int, str | None] = {}
+    for index, edit in sorted(enumerate(edits), key=lambda pair: rank.get(pair[1].operation, 4)):
+        outcome[index] = state.apply(edit)
+    return EditReport(
+        ExperienceLibrary(tuple(state.entries.values()), state.next_id),
+        tuple(edit for i, edit in enumerate(edits) if outcome[i] is None),
+        tuple(RejectedEdit(edit, reason) for i, edit in enumerate(edits) if (reason := outcome[i]) is not None),
+    )
+
+
+class _Draft:
+    """A library being edited; `apply` returns None, or the reason for refusing."""
+
+    def __init__(
+        self, library: ExperienceLibrary, step: int, limits: LibraryLimits, predictors: tuple[str, ...]
+    ) -> None:
+        self.entries = {e.id: e for e in library}
+        self.next_id = library.next_id
+        self.step, self.limits, self.predictors = step, limits, predictors
+        self.deleted: set[str] = set()
+        self.modified: set[str] = set()
+
+    def apply(self, edit: Edit) -> str | None:
+        if edit.operation not in OPERATIONS:
+            return f"unknown operation {edit.operation[:40]!r}; ADD, MODIFY, DELETE and KEEP are known"
+        if edit.operation == "ADD":
+            return self._add(edit)
+        if edit.id in self.deleted:
+            return f"{edit.id} is deleted by another edit of this step"
+        if edit.id not in self.entries:
+            return f"there is no entry {edit.id[:40] or '(empty id)'}"
+        if edit.operation == "DELETE":
+            del self.entries[edit.id]
+            self.deleted.add(edit.id)
+            return None
+        return self._modify(edit) if edit.operation == "MODIFY" else None
+
+    def _add(self, edit: Edit) -> str | None:
+        if len(self.entries) >= self.limits.max_entries:
+            return f"the library is full ({self.limits.max_entries} entries)"
+        if self.next_id >= ID_END:
+            return "no id is left"
+        text, targets = clean_entry(edit.text), self._known(edit.targets)
+        if reason := self._unusable(text, targets, edit):
+            return reason
+        entry = Experience(f"E{self.next_id}", text, targets or (), self.step, self.step, edit.sources)
+        if reason := self._unfitting(entry):
+            return reason
+        self.entries[entry.id] = entry
+        self.next_id += 1
+        return None
+
+    def _modify(self, edit: Edit) -> str | None:
+        if edit.id in self.modified:
+            return f"{edit.id} was already modified in this step"
+        old, text, targets = self.entries[edit.id], clean_entry(edit.text), self._known(edit.targets)
+        if reason := self._unusable(text, targets, edit):
+            return reason
+        entry = replace(
+            old,
+            text=text,
+            targets=targets or old.targets,
+            updated_step=self.step,
+            sources=tuple(sorted({*old.sources, *edit.sources})),
+        )
+        if reason := self._unfitting(entry):
+            return reason
+        self.entries[entry.id] = entry
+        self.modified.add(entry.id)
+        return None
+
+    def _known(self, targets: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Targets that exist, whatever their case; None when some were named and none exists."""
+        if not self.predictors or not targets:
+            return targets
+        names = {name.casefold(): name for name in self.predictors}
+        found = (t if t in self.predictors else names.get(t.casefold()) for t in targets)
+        return tuple(dict.fromkeys(name for name in found if name is not None)) or None
+
+    def _unusable(self, text: str, targets: tuple[str, ...] | None, edit: Edit) -> str | None:
+        """Why this text and these targets make no entry."""
+        if not text:
+            return "the text is empty"
+        if targets is None:
+            return f"no predictor is named {', '.join(edit.targets)[:80]}"
+        if (words := len(text.split())) > self.limits.max_words:
+            return f"{words} words; at most {self.limits.max_words} are allowed"
+        return None
+
+    def _unfitting(self, entry: Experience) -> str | None:
+        """Why there is no place for this entry beside the others."""
+        others = [e for e in self.entries.values() if e.id != entry.id]
+        if twin := next((e for e in others if _overlap(e, entry) and near_duplicate(e.text, entry.text)), None):
+            return f"says the same as {twin.id}"
+        # The new entry may be an old one at its old place: joined length does not depend on the order.
+        if count_tokens("\n".join(e.line() for e in [*others, entry])) > self.limits.max_tokens:
+            return f"the library would exceed {self.limits.max_tokens} tokens"
+        return None
+
+
+def _overlap(a: Experience, b: Experience) -> bool:
+    return not a.targets or not b.targets or bool(set(a.targets) & set(b.targets))
