@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -25,8 +26,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def clean_dspy() -> Iterator[None]:
     """No caches, and the settings of a fresh process, before and after each test."""
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    logger = logging.getLogger("trgrpo_dspy")
+    level = logger.level
     with dspy.context(lm=None, adapter=None, callbacks=[], num_threads=4):
         yield
+    logger.setLevel(level)  # commands that are tested in this process set their own
 
 
 @pytest.fixture
