@@ -64,7 +64,7 @@ class Estimate:
                 where the comparison brought no lesson, the steps after it take its own.
             sample: Trial attempts made.
             steps: Steps of the run.
-        measured: Steps after which the library is measured.
+        measured: Steps after which the library is measured; None is all.
             growth: Tokens by which the library is expected to lengthen a prompt, from the second step on.
         """
         spent: dict[str, Spend] = {}
@@ -95,19 +95,19 @@ def estimate_calls(
     *,
     examples: int,
     steps: int,
-    measured: int,
     epochs: int,
     group_size: int,
     val_examples: int,
     val_repeats: int,
     calls_per_attempt: float,
+    measured: int | None = None,
 ) -> Estimate:
     """LM calls by stage.
 
     Args:
         examples: Size of the trainset.
         steps: Steps of the run.
-        measured: Steps after which the library is measured.
+        measured: Steps after which the library is measured; None is all.
         epochs: Passes over the trainset.
         group_size: Attempts at each example.
         val_examples: Size of the valset; 0 for none.
@@ -121,7 +121,7 @@ def estimate_calls(
         Stage.COMPARISON: groups * INFORMATIVE,
         Stage.PROPOSALS: groups * INFORMATIVE,
         Stage.CONSOLIDATION: float(steps),
-        Stage.VALIDATION: val_examples * val_repeats * calls_per_attempt * (measured + 1),
+        Stage.VALIDATION: val_examples * val_repeats * calls_per_attempt * ((steps if measured is None else measured) + 1),
     }
     scaled = (Stage.SUMMARY, Stage.COMPARISON, Stage.PROPOSALS)
     return Estimate(
