@@ -114,14 +114,14 @@ def estimate_calls(
         val_repeats: Attempts at each validation example.
         calls_per_attempt: LM calls an attempt makes.
     """
-    groups = examples * epochs
+    groups, measurements = examples * epochs, steps if measured is None else measured
     expected = {
         Stage.ROLLOUT: groups * group_size * calls_per_attempt,
         Stage.SUMMARY: groups * group_size * INFORMATIVE,
         Stage.COMPARISON: groups * INFORMATIVE,
         Stage.PROPOSALS: groups * INFORMATIVE,
         Stage.CONSOLIDATION: float(steps),
-        Stage.VALIDATION: val_examples * val_repeats * calls_per_attempt * ((steps if measured is None else measured) + 1),
+        Stage.VALIDATION: val_examples * val_repeats * calls_per_attempt * (measurements + 1),
     }
     scaled = (Stage.SUMMARY, Stage.COMPARISON, Stage.PROPOSALS)
     return Estimate(
