@@ -37,7 +37,7 @@ from .fingerprint import request_hash
 from .health import Health
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
-from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .observed import Report, close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
 from .places import Place
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
@@ -130,6 +130,7 @@ class Calls:
         requests_per_minute: float | None = None,
         seed: int = 0,
         backoff: float | None = None,
+        width: int = 1,
     ) -> None:
         """Open the gate.
 
@@ -139,11 +140,13 @@ class Calls:
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
             backoff: First wait before a retry, in seconds; None is `BACKOFF`.
+            width: Requests that may be in flight at a time: LMs get as many connections.
         """
         self.meter = meter or Meter()
         self.journal = journal
         self.seed = seed
         self.backoff = BACKOFF if backoff is None else backoff
+        self._width = width
         self.fatal: TrainingFreeGRPOError | None = None
         """Why no further call can succeed; None while one may."""
         self.stop_reason = ""
@@ -277,8 +280,15 @@ class Calls:
         with self._lock:
             if id(lm) not in self._lms:
                 remember(getattr(lm, "kwargs", {}))
-                self._lms[id(lm)] = (lm, observe_lm(lm, self))
+                self._lms[id(lm)] = (lm, observe_lm(lm, self, self._width))
             return self._lms[id(lm)][1]
+
+    def close(self) -> None:
+        """Close the connections that are the run's own; no call may follow."""
+        with self._lock:
+            observed = [copy for _, copy in self._lms.values()]
+        for lm in observed:
+            close_pools(lm)
 
     def bind(self, program: dspy.Module) -> None:
         """Give every predictor of this copy that has its own LM the observed one, frozen sub-modules too."""
