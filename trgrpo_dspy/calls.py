@@ -235,37 +235,36 @@ class Calls:
         """Wait before a unit's work is tried again; as long, its place is another's."""
         if unit.place is not None:
             unit.place.opens()
+        left = self._leave(unit)
         try:
-            self._rest(unit, self.backoff_after(tries - 1))
+            self.sleep(self.backoff_after(tries - 1))
+            left = self._return(unit, left)
         finally:
             if unit.place is not None:
-                unit.place.closes()
+                unit.place.closes(left)
 
-    def _rest(self, unit: Unit, seconds: float) -> None:
-        place = self._leave(unit)
-        self.sleep(seconds)
-        self._return(unit, place)
-
-    def _leave(self, unit: Unit) -> Place | None:
-        """Give the unit's place to others; None where it keeps it, for nobody else may start yet."""
+    def _leave(self, unit: Unit) -> bool:
+        """Give the unit's place to others; not where nobody else may start yet."""
         if unit.place is None or not self.proven:
-            return None
+            return False
         unit.place.leave()
-        return unit.place
+        return True
 
-    def _return(self, unit: Unit, place: Place | None) -> None:
-        """Wait for a place again."""
+    def _return(self, unit: Unit, left: bool) -> bool:
+        """Wait for a place, if the unit has none; whether it waits still, for the run is over."""
         began = time.monotonic()
-        while place is not None and not place.back(_PATIENCE) and not self.stopped:
+        while not (back := unit.place is None or unit.place.back(_PATIENCE, left)) and not self.stopped:
             pass
         unit.account.held += time.monotonic() - began
+        return left and not back
 
-    async def _areturn(self, unit: Unit, place: Place | None) -> None:
+    async def _areturn(self, unit: Unit, left: bool) -> bool:
         """The same on an event loop."""
         began = time.monotonic()
-        while place is not None and not place.back(0) and not self.stopped:
+        while not (back := unit.place is None or unit.place.back(0, left)) and not self.stopped:
             await asyncio.sleep(_POLL)
         unit.account.held += time.monotonic() - began
+        return left and not back
 
     def backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
@@ -319,11 +318,10 @@ class Calls:
             return call.reply
         try:
             while True:
-                place = None
                 while not call.admitted():
-                    place = place or self._leave(call.unit)  # what waits for others holds no place they may need
+                    call.left = call.left or self._leave(call.unit)  # others may need its place
                     self.sleep(_POLL)
-                self._return(call.unit, place)
+                call.left = self._return(call.unit, call.left)
                 while wait := call.turn():
                     self.sleep(wait)
                 try:
@@ -333,7 +331,8 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                self._rest(call.unit, wait)
+                call.left = self._leave(call.unit)
+                self.sleep(wait)
         finally:
             call.end()
 
@@ -346,11 +345,10 @@ class Calls:
             return call.reply
         try:
             while True:
-                place = None
                 while not call.admitted():
-                    place = place or self._leave(call.unit)  # what waits for others holds no place they may need
+                    call.left = call.left or self._leave(call.unit)  # others may need its place
                     await asyncio.sleep(_POLL)
-                await self._areturn(call.unit, place)
+                call.left = await self._areturn(call.unit, call.left)
                 while wait := call.turn():
                     await asyncio.sleep(wait)
                 try:
@@ -360,9 +358,8 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                place = self._leave(call.unit)
+                call.left = self._leave(call.unit)
                 await asyncio.sleep(wait)
-                await self._areturn(call.unit, place)
         finally:
             call.end()
 
@@ -434,6 +431,7 @@ class _Call:
         self.replayed = False
         self._tries, self._reserved = 0, False
         self._turn: float | None = None
+        self.left = False
         self._place = self.unit.place
         if self._place is not None:
             self._place.opens()
@@ -570,7 +568,7 @@ class _Call:
             self._gate.meter.give_back()
             self._reserved = False
         if self._place is not None:
-            self._place.closes()
+            self._place.closes(self.left)
             self._place = None
         self._gate._health.done(self.lm.model, self)
 
