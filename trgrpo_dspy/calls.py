@@ -231,6 +231,12 @@ class Calls:
         if seconds > 0:
             self._stopped.wait(seconds)
 
+    async def asleep(self, seconds: float) -> None:
+        """The same on an event loop."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.stopped:
+            await asyncio.sleep(min(left, 10 * _POLL))
+
     def rest(self, unit: Unit, tries: int) -> None:
         """Wait before a unit's work is tried again; as long, its place is another's."""
         if unit.place is not None:
@@ -359,7 +365,7 @@ class Calls:
                 else:
                     return call.answered(reply, report)
                 call.left = self._leave(call.unit)
-                await asyncio.sleep(wait)
+                await self.asleep(wait)
         finally:
             call.end()
 
