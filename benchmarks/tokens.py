@@ -38,7 +38,8 @@ from typing import Any
 from unittest import mock
 
 # Before dspy is imported: a cache of its own, and no price list from the network.
-os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="tokens-cache-"))
+if "DSPY_CACHEDIR" not in os.environ:
+    os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="tokens-cache-")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=8, help="calls in flight")
     parser.add_argument("--quick", action="store_true", help="a few examples, one seed: does it run?")
     options = parser.parse_args(arguments)
-    most = 6 if options.quick else None
+    most = 4 if options.quick else None
     train, test = tickets.trainset()[:most], tickets.testset()[: 10 if options.quick else None]
     epochs = 1 if options.quick else 2
     first = Task("tickets", tickets.program, tickets.metric, train, epochs, testset=test)
