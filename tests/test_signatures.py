@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,12 @@ from dspy.utils import DummyLM
 from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import Triage, scripted_lm
 
-from trgrpo_dspy import signatures
+from trgrpo_dspy import ExperienceLibrary, Reflector, attach, signatures
 from trgrpo_dspy.edits import Edit
+from trgrpo_dspy.reflector import Lesson
+from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup
 from trgrpo_dspy.signatures import (
     CompareAnswers,
     CompareAttempts,
@@ -97,10 +101,44 @@ def test_every_field_is_described_and_every_input_is_text(signature: Any) -> Non
 
 def test_what_many_calls_share_comes_first() -> None:
     """So that a provider's prompt cache can serve the front."""
+    assert list(SummarizeAttempt.input_fields)[:2] == ["task", "expected"]
     assert list(CompareAttempts.input_fields)[:3] == ["max_lessons", "predictors", "experiences"]
     assert list(CompareAnswers.input_fields)[:3] == ["max_lessons", "predictors", "experiences"]
     assert list(ProposeEdits.input_fields) == ["predictors", "experiences", "lessons"]
     assert list(ConsolidateEdits.input_fields)[-1] == "proposals"
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter()], ids=["chat", "json"])
+def test_prompts_of_a_step_begin_alike(adapter: Any) -> None:
+    """Rollouts with instructions and library, reflection too; summaries of a group with its task and label."""
+    lm, entry = scripted_lm(), "When the ticket says 'laptop', answer 'hardware'."
+    library = ExperienceLibrary.of(entry)
+    with dspy.context(lm=lm, adapter=adapter):
+        program = attach(dspy.Predict(Triage), library)
+        for word in ("refund", "login"):
+            program(ticket=word)
+            group = RolloutGroup(0, f"ticket: {word}", "queue: the same label", tuple(
+                Rollout(0, i, Outcome.COMPLETED, float(i), f"queue: {word} {i}", f"{i} said", f"{i} did {word}")
+                for i in range(2)
+            ))  # fmt: skip
+            reflector = Reflector()
+            for rollout in group.usable:
+                reflector.summarize(group, rollout)
+            reflector.compare(group, ["one", "two"], library, "a: x -> y\nb: y -> z")
+            reflector.propose([Lesson(f"When {word}, ...")], library, "a: x -> y\nb: y -> z", source=0)
+
+    def shared(kind: str) -> str:
+        texts = [call.text for call in lm.engine.of(kind)[:2]]
+        assert texts[0] != texts[1]
+        return os.path.commonprefix(texts)  # noqa: RUF071  (of texts, not of paths)
+
+    prefix = {kind: shared(kind) for kind in ("program", "summary", "comparison", "proposals")}
+    assert all(lm.engine.of(kind)[0].system in text for kind, text in prefix.items()), "the instructions"
+    for kind in ("program", "comparison", "proposals"):
+        assert entry in prefix[kind]
+    for kind in ("comparison", "proposals"):
+        assert "a: x -> y\nb: y -> z" in prefix[kind]
+    assert "ticket: refund" in prefix["summary"] and "queue: the same label" in prefix["summary"]
 
 
 def test_without_a_metric_no_prompt_has_a_place_for_label_score_or_feedback() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import dspy
 import pytest
+from aiohttp import web
 from dspy.lm15 import RateLimitError
 from scripted import Call, Triage, exact, examples, learner, scripted_lm
 
@@ -265,3 +267,48 @@ def assert_paced(stamps: list[float], began: float, interval: float) -> None:
     stamps.sort()
     assert len(stamps) > 30
     assert all(stamp >= began + number * interval - 0.001 for number, stamp in enumerate(stamps))
+
+
+class Trickles(OfflineServer):
+    """Never ends its reply to a prompt with this text, and sends a byte of it now and then."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.begun = text, 0
+
+    async def _answer(self, http: web.Request, exchange: Any) -> web.StreamResponse:
+        if self.text not in str(exchange.body["messages"]):
+            return await super()._answer(http, exchange)
+        self.begun += 1
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(http)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+
+
+class TestARequestThatNeverEnds:
+    """A client's own timeout is for the wait between two bytes: it never ends a reply that trickles."""
+
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trgrpo_dspy.execution._CALL_DEADLINE", 1.0)
+        monkeypatch.setattr("trgrpo_dspy.execution._LOOK", 0.1)
+
+    def test_of_an_attempt(self) -> None:
+        with Trickles("printer case") as server:
+            compiled = compile_with(server.lm(timeout=30), dspy.Predict(Triage), reflection_lm=scripted_lm())
+        (step,) = compiled.detailed_results.steps
+        assert server.begun == 4
+        assert step.outcomes == {"completed": 28, "infrastructure": 4}
+        assert compiled.detailed_results.stop_reason == "completed"
+
+    def test_of_a_reflection_step(self) -> None:
+        with Trickles("Say why some attempts at a task beat the others") as server:
+            compiled = compile_with(
+                scripted_lm(), dspy.Predict(Triage), reflection_lm=server.lm(timeout=30), num_threads=16
+            )
+        (step,) = compiled.detailed_results.steps
+        assert step.outcomes == {"completed": 32} and server.begun >= 2
+        assert step.lost == {"comparison: infrastructure": server.begun}
+        assert len(compiled.experiences) == 0 and compiled.detailed_results.stop_reason == "completed"

@@ -37,7 +37,7 @@ from .fingerprint import request_hash
 from .health import Health
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
-from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .observed import Report, close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
 from .places import Place
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
@@ -130,6 +130,7 @@ class Calls:
         requests_per_minute: float | None = None,
         seed: int = 0,
         backoff: float | None = None,
+        width: int = 1,
     ) -> None:
         """Open the gate.
 
@@ -139,11 +140,13 @@ class Calls:
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
             backoff: First wait before a retry, in seconds; None is `BACKOFF`.
+            width: Requests that may be in flight at a time: LMs get as many connections.
         """
         self.meter = meter or Meter()
         self.journal = journal
         self.seed = seed
         self.backoff = BACKOFF if backoff is None else backoff
+        self._width = width
         self.fatal: TrainingFreeGRPOError | None = None
         """Why no further call can succeed; None while one may."""
         self.stop_reason = ""
@@ -230,41 +233,46 @@ class Calls:
         if seconds > 0:
             self._stopped.wait(seconds)
 
+    async def asleep(self, seconds: float) -> None:
+        """The same on an event loop."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.stopped:
+            await asyncio.sleep(min(left, 10 * _POLL))
+
     def rest(self, unit: Unit, tries: int) -> None:
         """Wait before a unit's work is tried again; as long, its place is another's."""
         if unit.place is not None:
             unit.place.opens()
+        left = self._leave(unit)
         try:
-            self._rest(unit, self.backoff_after(tries - 1))
+            self.sleep(self.backoff_after(tries - 1))
+            left = self._return(unit, left)
         finally:
             if unit.place is not None:
-                unit.place.closes()
+                unit.place.closes(left)
 
-    def _rest(self, unit: Unit, seconds: float) -> None:
-        place = self._leave(unit)
-        self.sleep(seconds)
-        self._return(unit, place)
-
-    def _leave(self, unit: Unit) -> Place | None:
-        """Give the unit's place to others; None where it keeps it, for nobody else may start yet."""
+    def _leave(self, unit: Unit) -> bool:
+        """Give the unit's place to others; not where nobody else may start yet."""
         if unit.place is None or not self.proven:
-            return None
+            return False
         unit.place.leave()
-        return unit.place
+        return True
 
-    def _return(self, unit: Unit, place: Place | None) -> None:
-        """Wait for a place again."""
+    def _return(self, unit: Unit, left: bool) -> bool:
+        """Wait for a place, if the unit has none; whether it waits still, for the run is over."""
         began = time.monotonic()
-        while place is not None and not place.back(_PATIENCE) and not self.stopped:
+        while not (back := unit.place is None or unit.place.back(_PATIENCE, left)) and not self.stopped:
             pass
         unit.account.held += time.monotonic() - began
+        return left and not back
 
-    async def _areturn(self, unit: Unit, place: Place | None) -> None:
+    async def _areturn(self, unit: Unit, left: bool) -> bool:
         """The same on an event loop."""
         began = time.monotonic()
-        while place is not None and not place.back(0) and not self.stopped:
+        while not (back := unit.place is None or unit.place.back(0, left)) and not self.stopped:
             await asyncio.sleep(_POLL)
         unit.account.held += time.monotonic() - began
+        return left and not back
 
     def backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
@@ -279,7 +287,7 @@ class Calls:
         with self._lock:
             if id(lm) not in self._lms:
                 remember(getattr(lm, "kwargs", {}))
-                self._lms[id(lm)] = (lm, observe_lm(lm, self))
+                self._lms[id(lm)] = (lm, observe_lm(lm, self, self._width))
             return self._lms[id(lm)][1]
 
     def _observe_adapter(self, adapter: Any) -> Any:
@@ -287,6 +295,13 @@ class Calls:
             if id(adapter) not in self._adapters:
                 self._adapters[id(adapter)] = (adapter, observe_adapter(adapter, self))
             return self._adapters[id(adapter)][1]
+
+    def close(self) -> None:
+        """Close the connections that are the run's own; no call may follow."""
+        with self._lock:
+            observed = [copy for _, copy in self._lms.values()]
+        for lm in observed:
+            close_pools(lm)
 
     def bind(self, program: dspy.Module) -> None:
         """Give every predictor of this copy that has its own LM the observed one, frozen sub-modules too."""
@@ -317,11 +332,10 @@ class Calls:
             return call.reply
         try:
             while True:
-                place = None
                 while not call.admitted():
-                    place = place or self._leave(call.unit)  # what waits for others holds no place they may need
+                    call.left = call.left or self._leave(call.unit)  # others may need its place
                     self.sleep(_POLL)
-                self._return(call.unit, place)
+                call.left = self._return(call.unit, call.left)
                 while wait := call.turn():
                     self.sleep(wait)
                 try:
@@ -331,7 +345,8 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                self._rest(call.unit, wait)
+                call.left = self._leave(call.unit)
+                self.sleep(wait)
         finally:
             call.end()
 
@@ -344,11 +359,10 @@ class Calls:
             return call.reply
         try:
             while True:
-                place = None
                 while not call.admitted():
-                    place = place or self._leave(call.unit)  # what waits for others holds no place they may need
+                    call.left = call.left or self._leave(call.unit)  # others may need its place
                     await asyncio.sleep(_POLL)
-                await self._areturn(call.unit, place)
+                call.left = await self._areturn(call.unit, call.left)
                 while wait := call.turn():
                     await asyncio.sleep(wait)
                 try:
@@ -358,9 +372,8 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                place = self._leave(call.unit)
-                await asyncio.sleep(wait)
-                await self._areturn(call.unit, place)
+                call.left = self._leave(call.unit)
+                await self.asleep(wait)
         finally:
             call.end()
 
@@ -432,6 +445,7 @@ class _Call:
         self.replayed = False
         self._tries, self._reserved = 0, False
         self._turn: float | None = None
+        self.left = False
         self._place = self.unit.place
         if self._place is not None:
             self._place.opens()
@@ -568,7 +582,7 @@ class _Call:
             self._gate.meter.give_back()
             self._reserved = False
         if self._place is not None:
-            self._place.closes()
+            self._place.closes(self.left)
             self._place = None
         self._gate._health.done(self.lm.model, self)
 

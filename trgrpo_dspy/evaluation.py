@@ -67,7 +67,8 @@ def evaluate(
         metric: In any form DSPy knows.
         k: Attempts at each example. The first is made exactly as `dspy.Evaluate` would; each further one has its own
             `rollout_id`, and its own seed where the LM carries one.
-        num_threads: Attempts at a time; None is DSPy's setting.
+        num_threads: Attempts at a time; None is DSPy's setting. Above 100 DSPy's native client, which stops there,
+            is given as many connections.
         failure_score: Score where the program itself fails, as in `dspy.Evaluate`.
         seed: Where rollout ids come from.
         temperature: Sampling temperature (the paper evaluates at 0.3), of the first attempt too; a predictor's own and
@@ -133,7 +134,8 @@ def _measure(
             raise TypeError(f"{name} must be a dspy.Module, got {type(program).__name__}")
     if metric is None:
         raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
-    calls = Calls(Meter(plan.budget), seed=plan.seed)
+    threads = default_threads(plan.num_threads)
+    calls = Calls(Meter(plan.budget), seed=plan.seed, width=threads)
     runner = Runner(calls, metric, failure_score=plan.failure_score)
     done: list[list[tuple[Rollout, ...]]] = [[()] * len(devset) for _ in programs]
     with ExitStack() as stack:
@@ -141,7 +143,8 @@ def _measure(
         if plan.log_dir is not None:
             journal = stack.enter_context(Journal(plan.log_dir))
             directory = _resume(journal, calls, programs, devset, metric, plan)
-        execution = stack.enter_context(Execution(calls, default_threads(plan.num_threads)))
+        stack.callback(calls.close)
+        execution = stack.enter_context(Execution(calls, threads))
         stack.enter_context(graceful_interrupt(lambda: calls.stop("interrupted")))
         flows = [
             evaluation_flows(

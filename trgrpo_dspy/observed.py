@@ -11,14 +11,19 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
 __all__ = [
-    "Gate", "OutsideAdapters", "Report", "is_observed", "is_watched", "observe_adapter", "observe_lm", "watch",
+    "Gate", "OutsideAdapters", "Report", "close_pools", "is_observed", "is_watched", "observe_adapter", "observe_lm",
+    "watch",
 ]  # fmt: skip
+
+_CONNECTIONS = 100
+"""Connections that DSPy's native client opens at most: the calls of one LM that can be in flight."""
 
 
 class Gate(Protocol):
@@ -46,9 +51,37 @@ def is_observed(lm: Any) -> bool:
     return isinstance(lm, _Observed)
 
 
-def observe_lm(lm: Any, gate: Gate) -> Any:
-    """A copy of an LM whose calls go through the gate; DSPy's own retries are off, `retries` says how many it had."""
+class _Pools(dict[Any, Any]):
+    """DSPy's native clients of one LM, each with as many connections as a run may have requests in flight.
+
+    DSPy makes a client when it is first needed, keeps it here, and has no setting for how many connections it opens.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def __setitem__(self, key: Any, client: Any) -> None:
+        client.config = replace(client.config, max_connections=self.width)
+        client.router = type(client.router)(client.config)  # it has opened nothing yet
+        super().__setitem__(key, client)
+
+
+def close_pools(lm: Any) -> None:
+    """Close the connections that an observed LM does not share with its original."""
+    if isinstance(getattr(lm, "_engine_store", None), _Pools):
+        lm.close()
+
+
+def observe_lm(lm: Any, gate: Gate, width: int = 1) -> Any:
+    """A copy of an LM whose calls go through the gate; DSPy's own retries are off, `retries` says how many it had.
+
+    It uses its original's connections, unless more are needed for `width` requests in flight than DSPy opens: then it
+    has its own. Custom engines and LiteLLM have no such bound.
+    """
     observed = lm.copy()
+    if width > _CONNECTIONS and isinstance(lm, dspy.LM) and isinstance(lm.engine, str):
+        observed._engine_store = _Pools(width)
     observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
     observed._gate = gate
     observed.retries, observed.num_retries = getattr(lm, "num_retries", 0), 0

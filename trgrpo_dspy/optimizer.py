@@ -102,7 +102,8 @@ class TrainingFreeGRPO(Teleprompter):
             summarize: "always" is the paper's; "auto" leaves out the summary of an attempt whose transcript is short
                 enough to be read whole in the comparison (400 tokens of 4 characters). Attempts of a group that came
                 back the same are summarized once either way.
-            num_threads: Calls in flight at most; None is DSPy's setting.
+            num_threads: Calls in flight at most; None is DSPy's setting. DSPy's native client has at most 100 calls
+                of one LM in flight; above that the run gives it as many connections.
             seed: Where all chance comes from.
             budget: Caps on LM calls, tokens, cost and time; reaching one ends the run with the best program so far.
             log_dir: Directory of the run's journal: run again with the same arguments, and it goes on where it ended.

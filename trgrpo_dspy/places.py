@@ -43,7 +43,7 @@ class Place:
     def __init__(self, places: Places) -> None:
         """Hold a place that was taken."""
         self._places = places
-        self._held, self._ended = True, False
+        self._held, self._wanted, self._ended = True, False, False
         self._open = self._waiting = 0
 
     def opens(self) -> None:
@@ -51,44 +51,44 @@ class Place:
         with self._places._changed:
             self._open += 1
 
-    def closes(self) -> None:
-        """It has ended."""
+    def closes(self, waiting: bool = False) -> None:
+        """It has ended, or was given up while it waited."""
         with self._places._changed:
             self._open -= 1
+            self._waiting -= waiting
+            freed = (waiting and self._want(False)) | self._let_go()
+        if freed:
+            self._places._on_free()
 
     def leave(self) -> None:
         """It waits from now on; where all that is open waits, the place is another's for as long."""
-        places = self._places
-        with places._changed:
+        with self._places._changed:
             self._waiting += 1
-            gone = self._held and self._waiting >= self._open and not self._ended
-            if gone:
-                self._held = False
-                places._taken -= 1
-                places._changed.notify_all()
-        if gone:
-            places._on_free()
+            freed = self._let_go()
+        if freed:
+            self._places._on_free()
 
-    def back(self, seconds: float) -> bool:
-        """It has waited long enough: whether there is a place again, within so many seconds."""
+    def back(self, seconds: float, left: bool = True) -> bool:
+        """It goes on: whether the task has a place, within so many seconds.
+
+        Args:
+            seconds: How long to wait for one.
+            left: Whether it said that it waits; another part of the task may have given the place up.
+        """
         places = self._places
         with places._changed:
             if not self._held and not self._ended:
-                places._wanted += 1
-                try:
-                    places._changed.wait_for(lambda: self._held or self._ended or self._free(), seconds)
-                finally:
-                    places._wanted -= 1
+                self._want(True)
+                places._changed.wait_for(lambda: self._held or self._ended or self._free(), seconds)
                 if not self._held and not self._ended and self._free():
                     self._held = True
                     places._taken += 1
+                    places._changed.notify_all()  # other parts of this task wait for the same
             if self._held or self._ended:
-                self._waiting -= 1
+                self._want(False)
+                self._waiting -= left
                 return True
             return False
-
-    def _free(self) -> bool:
-        return self._places._taken < self._places._width()
 
     def end(self) -> None:
         """The task has ended, or nobody waits for it any more."""
@@ -97,4 +97,24 @@ class Place:
             if self._held and not self._ended:
                 places._taken -= 1
             self._ended = True
+            self._want(False)
             places._changed.notify_all()
+
+    def _let_go(self) -> bool:
+        """Give the place up if all that is open waits; whether it was given up."""
+        if self._ended or not self._held or not 0 < self._waiting >= self._open:
+            return False
+        self._held = False
+        self._places._taken -= 1
+        self._places._changed.notify_all()
+        return True
+
+    def _want(self, wanted: bool) -> bool:
+        """Say whether the task wants its place back; whether that is news."""
+        changed = self._wanted != wanted
+        self._places._wanted += wanted - self._wanted
+        self._wanted = wanted
+        return changed
+
+    def _free(self) -> bool:
+        return self._places._taken < self._places._width()

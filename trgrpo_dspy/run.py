@@ -112,16 +112,18 @@ class Run:
         self.journal: Journal | None = None
         self.files: LogDir | None = None
         budget = settings.budget or Budget()
+        threads = default_threads(settings.num_threads)
         self.calls = Calls(
             Meter(Budget(prices=budget.prices) if dry else budget),
             requests_per_minute=settings.requests_per_minute,
             seed=settings.seed,
+            width=threads,
         )
         self.runner = Runner(
             self.calls, settings.metric, failure_score=settings.failure_score, compare_fields=settings.compare_fields
         )
         self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
-        self.execution = Execution(self.calls, default_threads(settings.num_threads))
+        self.execution = Execution(self.calls, threads)
         self._measuring: tuple[int, Batch[tuple[Rollout, ...]]] | None = None
         self._exit = ExitStack()
 
@@ -130,6 +132,7 @@ class Run:
         with ExitStack() as stack:
             if self.log_dir is not None:
                 self._resume(stack.enter_context(Journal(self.log_dir)))
+            stack.callback(self.calls.close)
             stack.enter_context(self.execution)
             if not self.dry:  # an estimate has nothing to save
                 stack.enter_context(graceful_interrupt(lambda: self.calls.stop("interrupted")))

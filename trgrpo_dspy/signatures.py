@@ -133,8 +133,8 @@ class SummarizeAttempt(dspy.Signature):
     """
 
     task: str = dspy.InputField(desc="inputs the program was given")
-    attempt: str = dspy.InputField(desc="what the program did, step by step")
     expected: str = dspy.InputField(desc="the right answer, as labelled")
+    attempt: str = dspy.InputField(desc="what the program did, step by step")
     score: str = dspy.InputField(desc="what the metric gave the attempt; higher is better")
     feedback: str = dspy.InputField(desc="what the metric said about the attempt")
     summary: str = dspy.OutputField(desc="the attempt, step by step, at most 150 words")
