@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     threads, calls, rounds = ([1, 8], 100, 1) if options.quick else (options.threads, options.calls, options.rounds)
     logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
-    print(f"{calls} calls a side, {rounds} rounds, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}\n{HEAD}")
+    print(f"calls a side: {calls}, rounds: {rounds}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}\n{HEAD}")
     passed = []
     for case in CASES:
         attempts = max(GROUP, calls // case.calls // GROUP * GROUP)

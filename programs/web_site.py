@@ -9,6 +9,7 @@ same in every run; `Site.fetcher` knows where that name leads. All facts are inv
 
 from __future__ import annotations
 
+import argparse
 import functools
 import html
 import json
@@ -217,14 +218,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> int:
     """Serve the site until Ctrl-C. Returns the exit status."""
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8124
-    with site(port) as served:
-        sys.stdout.write(f"The site is served at {served.url} (Ctrl-C ends it)\n")
-        sys.stdout.flush()
-        try:
+    parser = argparse.ArgumentParser(prog="python -m programs.web_site", description="Serve the made-up web site.")
+    parser.add_argument("port", nargs="?", type=int, default=8124, help="port on loopback (8124); 0 for any free one")
+    port = parser.parse_args().port
+    try:
+        with site(port) as served:
+            sys.stdout.write(f"The site is served at {served.url} (Ctrl-C ends it)\n")
+            sys.stdout.flush()
             threading.Event().wait()
-        except KeyboardInterrupt:
-            return 0
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, OverflowError) as error:
+        parser.exit(1, f"port {port} can't be used: {getattr(error, 'strerror', None) or error}\n")
     return 0
 
 

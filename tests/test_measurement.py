@@ -126,6 +126,8 @@ def test_a_line_tells_what_was_measured() -> None:
     assert "6 LM calls, 1,234 tokens, cost $0.50" in one and "partial" not in one and "Mean@" not in one
     many = str(evaluation([[1, 0], [0, 0]]))
     assert many.startswith("Mean@2 0.250 (95% interval") and "Pass@2 0.500 (95% interval" in many
+    graded = str(evaluation([[0.5, 0.5], [0, 1]]))
+    assert "Pass@2 (score at least 1) 0.500 (95% interval" in graded, "else it is below the mean for no reason"
 
 
 def test_a_part_says_so() -> None:

@@ -171,3 +171,4 @@ def test_printed_it_is_the_verdict_and_a_line_a_step() -> None:
     ]
     assert str(BARE).startswith("Not measured.\nspent: 0 LM calls")
     assert "no edits, 1 rejected" in step_line(replace(STEP, edits={}))
+    assert "library 1 entry, " in step_line(replace(STEP, library=ExperienceLibrary.of("When in doubt, ask.")))

@@ -186,7 +186,9 @@ class Evaluation:
         """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
         parts = [f"Mean@{self.k} {_told(self.mean)}" if self.k > 1 else _told(self.mean)]
         if self.k > 1:
-            parts[0] += f", Pass@{self.k} {_told(self.pass_at_with_interval(self.k))}"
+            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
+            passed = " (score at least 1)" if graded else ""
+            parts[0] += f", Pass@{self.k}{passed} {_told(self.pass_at_with_interval(self.k))}"
         parts[0] += f" over {self.mean.n} examples" + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
         if self.spend:
             total = total_spend(self.spend)

@@ -193,7 +193,7 @@ def step_line(step: StepResult) -> str:
         f"train {_percent(step.train_mean)}",
         f"{100 * step.informative:.0f}% of {len(step.examples)} groups informative",
         f"{edits}, {len(step.rejected)} rejected",
-        f"library {len(step.library)} entries, {step.library_tokens} tokens",
+        f"library {len(step.library)} entr{'y' if len(step.library) == 1 else 'ies'}, {step.library_tokens} tokens",
     ]
     if step.lost:
         parts.append("lost: " + ", ".join(f"{count} {reason}" for reason, count in step.lost.items()))

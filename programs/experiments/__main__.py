@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("trgrpo_dspy").setLevel(logging.INFO)
-    logging.getLogger("bm25s").propagate = False  # it tells of every index it builds
+    for name in ("bm25s", "huggingface_hub", "LiteLLM"):  # the first tells of every index, the others by themselves
+        logging.getLogger(name).propagate = False
     try:
         plan, limits = _plan(args), _limits(args)
     except ValueError as error:

@@ -36,6 +36,8 @@ ARMS = {
 """What each program of an experiment is called in tables, in their order."""
 ABLATIONS = ("input", "full", "written", "label-free", "single")
 """In the order they run: as many experiences are written directly as the full method learned."""
+_BEFORE_IT_BEGINS = ("experiment.lock", "estimate.json", ".estimate.json.tmp", ".plan.json.tmp")
+"""What may be in the directory of an experiment that was ended before it began."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Plan:
     def arms(self) -> tuple[str, ...]:
         """The programs to measure, in the order they run."""
         return ABLATIONS if self.command == "ablations" else ("input", "full")
+
+    def label(self, data_set: str) -> str:
+        """What a column on one of the paper's data sets is called: offline, other problems take its place."""
+        return f"in place of {data_set}" if self.offline else data_set
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -144,9 +150,7 @@ def keep_plan(out: Path, plan: Plan) -> None:
 def _check_plan(out: Path, plan: Plan) -> None:
     path, now = out / "plan.json", asdict(plan)
     if not path.exists():
-        if others := sorted(
-            item.name for item in out.iterdir() if item.name not in ("experiment.lock", "estimate.json")
-        ):
+        if others := sorted(item.name for item in out.iterdir() if item.name not in _BEFORE_IT_BEGINS):
             raise JournalError(f"--out {out} holds {others[0]!r} and no experiment; give a new or empty directory")
         return
     try:

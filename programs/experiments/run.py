@@ -117,6 +117,8 @@ class _Experiment:
                 f"the estimate is ${cost:.2f}, above --max-cost {limit:g}. Raise --max-cost, or give --yes to begin "
                 "anyway and stop at that limit; smaller: --k, --train, --epochs"
             )
+        if begun:
+            self.say(f"Going on in {self.out}: what is done there is read back, not asked for again.")
         keep_plan(self.out, self.plan)
         self.agreed = True
 
@@ -167,7 +169,8 @@ class _Experiment:
                 self._follow(arm, taught)
 
     def _teach(self, arm: str) -> Taught:
-        self.say(f"{ARMS[arm]}: learning ...")
+        how = "" if arm == "written" else " (no valset, as in the paper: what is learned is measured next)"
+        self.say(f"{ARMS[arm]}: learning ...{how}")
         taught = teach(
             arm, self.task, self.plan, self.limits,
             count=max(1, self.entries), budget=self._budget(), log_dir=self.out / arm / "learning",
@@ -199,8 +202,8 @@ class _Experiment:
         before = self.before.setdefault(data_set.name, found)  # the input program comes first
         cell = cell_of(arm, data_set.name, found, None if arm == "input" else before, step)
         (self.report.cells if step is None else self.report.along).append(cell)
-        self._note_spend(arm, found.spend, data_set.name + when)
-        self._go_on(found.stop_reason, f"{ARMS[arm]}: the evaluation on {data_set.name}{when}")
+        self._note_spend(arm, found.spend, self.plan.label(data_set.name) + when)
+        self._go_on(found.stop_reason, f"{ARMS[arm]}: the evaluation on {data_set.title}{when}")
 
     def _note_spend(self, arm: str, spend: tuple[Spend, ...], where: str = "") -> None:
         self.report.spend += spend_of(arm, spend, where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from . import paper
-from .plan import ARMS, EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE
+from .plan import ARMS, EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan
 from .records import OFFLINE, Cell, CurvePoint, Report
 
 __all__ = ["markdown", "scores", "table"]
@@ -45,10 +45,10 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     for label, known in paper.others(plan.task, name).items():
         figures = [known.get(m) for m in report.measures]
         rows.append([f"paper only: {label}", *_row(None, *figures)])
-    heading = f"## {title}" + (f" ({_MARK})" if plan.offline else "")
     notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
     if plan.task == "web":
         whole = [paper.published("web", "agent", arm, "WebWalkerQA", "pass@1") for arm in ("input", "full")]
+        notes.append("Tokens and dollars include the judge's.")
         notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
     for cell in cells.values():
         if cell.partial:
@@ -57,13 +57,18 @@ def _scores_of(report: Report, name: str, title: str) -> str:
         notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
     if unscored := sum(cell.unscored for cell in cells.values()):
         notes.append(f"{unscored} attempts have no score (outages, no verdict) and count in no mean.")
-    return "\n\n".join([heading, table(head, rows), " ".join(notes)])
+    return "\n\n".join([f"## {title}{_marked(plan)}", table(head, rows), " ".join(notes)])
+
+
+def _marked(plan: Plan) -> str:
+    """What follows a heading where the built-in text model answered."""
+    return f" ({_MARK})" if plan.offline else ""
 
 
 def _row(cell: Cell | None, first: float | None, *more: float | None) -> list[str]:
     """The cells of a row after its name; what is not there is a dash."""
     figures = ["-" if f is None else f"{f:.1f}" for f in (first, *more)]
-    if cell is None:
+    if cell is None or cell.tool_calls is None:  # nothing was attempted
         return ["-", figures[0], "-", "-", *figures[1:], "-", "-", "-"]
     return [
         _percent(cell.mean, cell.low, cell.high), figures[0],
@@ -85,7 +90,7 @@ def _spend(report: Report) -> str:
     rows.append(["all", "", *sums, _dollars(None if None in costs else sum(c or 0.0 for c in costs))])
     head = ["program", "stage", "LM calls", "failed", "cut by length", "prompt tokens", "completion tokens", "cost, $"]
     told = table(head, rows)
-    return f"## What it took\n\n{told}\n\nThe paper's learning: {paper.LEARNING}."
+    return f"## What it took{_marked(report.plan)}\n\n{told}\n\nThe paper's learning: {paper.LEARNING}."
 
 
 def _curve(report: Report) -> str:
@@ -102,11 +107,12 @@ def _curve(report: Report) -> str:
                      *(text for pair in held_out for text in pair)])  # fmt: skip
     head = ["program", "step", "train mean, %", "informative groups", "experiences", "library tokens"]
     for name in report.titles:
-        head += [f"{name}: mean, %", f"{name}: tool calls"]
+        label = report.plan.label(name)
+        head += [f"{label}: mean, %", f"{label}: tool calls"]
     note = (
         "" if report.plan.curve else "\n\nWith `--curve` the libraries between the first and the last are measured too."
     )
-    return f"## Learning curve\n\n{table(head, rows)}{note}"
+    return f"## Learning curve{_marked(report.plan)}\n\n{table(head, rows)}{note}"
 
 
 def _held_out(report: Report, data_set: str, arm: str, step: int | None) -> tuple[str, str]:
@@ -129,7 +135,7 @@ def _settings(report: Report) -> str:
         report.differs,
     ]
     text = "## Settings\n\n" + "\n".join(f"- {line}" for line in lines)
-    return text + (f"\n\n```\n{report.expected}\n```" if report.expected else "")
+    return text + (f"\n\nThe estimate, before it began:\n\n```\n{report.expected}\n```" if report.expected else "")
 
 
 def _libraries(report: Report) -> str:

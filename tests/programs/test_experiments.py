@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,24 @@ class TestTables:
         ]  # fmt: skip
         written = [cell.strip() for cell in lines[5].strip("|").split("|")]
         assert written[1:3] == ["-", "79.8"] and set(written[3:]) == {"-"}
+        report, ended = (
+            report_of(plan_of()),
+            replace(summarize_evaluation([(), ()], ()), k=4, stop_reason="interrupted"),
+        )
+        report.cells = [records.cell_of("input", "AIME24", ended, None)]
+        (row,) = [line for line in tables.scores(report).splitlines() if line.startswith("| input program")]
+        assert {cell.strip() for cell in row.strip("|").split("|")} == {"input program", "-", "80.0"}
 
     def test_offline_and_partial_are_said_first(self) -> None:
-        text = tables.markdown(report_of(plan_of(offline=True), partial="max_cost is reached"))
+        learned = {"curve": [records.CurvePoint("full", 1, 1, 0.5, 0.5, 2, 40)], "expected": "all 10"}
+        text = tables.markdown(report_of(plan_of(offline=True), partial="max_cost is reached", **learned))
         assert text.splitlines()[2].startswith("**OFFLINE: these figures come from a built-in character n-gram model")
         assert text.splitlines()[4].startswith("**PARTIAL: max_cost is reached.**")
-        assert "## AIME 2024 (n-gram model, no LLM: means nothing)" in text
-        plain = tables.markdown(report_of(plan_of()))
+        for heading in ("AIME 2024", "What it took", "Learning curve"):
+            assert f"## {heading} (n-gram model, no LLM: means nothing)" in text
+        assert "| in place of AIME24: mean, % " in text and "The estimate, before it began:" in text
+        plain = tables.markdown(report_of(plan_of(), **learned))
+        assert "| AIME24: mean, % " in plain
         assert not {"OFFLINE", "PARTIAL", "n-gram"} & set(plain.replace(":", " ").split())
 
     def test_the_web_task_has_two_measures(self) -> None:
@@ -187,6 +199,7 @@ class TestTables:
         assert "66.7" in before and "74.5" in before and "68.6" in after and "78.4" in after
         assert "On all of WebWalkerQA the paper has pass@1 63.2, with Training-Free GRPO 67.8." in tables.scores(report)
         assert "QwQ-32B" in qwq and "27.5" in qwq and "43.1" in qwq
+        assert "Tokens and dollars include the judge's." in tables.scores(report)
 
 
 # -- what it will take -------------------------------------------------------------------------------------------------
@@ -246,6 +259,12 @@ class TestMath:
         assert 0 < trial < 20, "every call but the trial's is in the tables"
         assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 0
         assert served[1].requests == [] and record(tmp_path) == found
+        assert "Going on in" not in printed and f"Going on in {tmp_path}: " in capsys.readouterr().out
+
+    def test_ended_before_it_began(self, tmp_path: Path) -> None:
+        for name in (".estimate.json.tmp", ".plan.json.tmp"):  # killed while it wrote them
+            (tmp_path / name).write_text("{")
+        assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 0
 
     def test_other_arguments_on_the_same_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "plan.json").write_text(json.dumps(vars(plan_of(k=2, seed=1, mode="direct"))))

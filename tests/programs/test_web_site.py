@@ -123,3 +123,24 @@ def test_the_command() -> None:
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "usage: python -m programs.web_site"),
+        (["eighty"], 2, "argument port: invalid int value: 'eighty'"),
+        (["70000"], 1, "port 70000 can't be used: "),
+        (["taken"], 1, "can't be used: Address already in use"),
+    ],
+)
+def test_other_ports(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web_site.site() as served:
+        port = served.url.rpartition(":")[2]
+        monkeypatch.setattr(sys, "argv", ["web_site", *(a.replace("taken", port) for a in arguments)])
+        with pytest.raises(SystemExit) as left:
+            web_site.main()
+    assert left.value.code == status
+    assert said in "".join(capsys.readouterr())
