@@ -99,7 +99,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     add("--model", help="a LiteLLM model string, such as deepseek/deepseek-chat")
     add("--reflection-model", help="the same for the reflection steps; default --model")
     add("--offline", action="store_true", help="shipped sample data and the built-in text model: no key, no network")
-    add("--k", type=int, help="attempts at each problem (math 32, web 3)")
+    add("--k", type=int, help="attempts at each problem (math 32, web 3); may grow when it goes on")
     add("--train", type=int, help="problems to learn from (100)")
     add("--epochs", type=int, default=3, help="passes over them (3)")
     add("--group-size", type=int, help="attempts at each problem to learn from (math 5, web 3)")

@@ -157,7 +157,14 @@ def _check_plan(out: Path, plan: Plan) -> None:
         known = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise JournalError(f"{path} can't be read; give another --out") from None
-    if differences := [f"{n} was {known.get(n)!r}, is {now[n]!r}" for n in now if known.get(n) != now[n]]:
+    grown = {
+        "k": isinstance(known.get("k"), int) and plan.k > known["k"],
+        "curve": known.get("curve") is False,  # what was measured stands, there is only more of it
+    }
+    differences = [
+        f"{n} was {known.get(n)!r}, is {now[n]!r}" for n in now if known.get(n) != now[n] and not grown.get(n)
+    ]
+    if differences:
         raise JournalError(
             f"--out {out} holds another experiment: {'; '.join(differences)}. Run it with the arguments it began "
             "with, or give another --out"

@@ -22,10 +22,11 @@ import pytest
 from programs.experiments import models, paper, records, tables
 from programs.experiments.__main__ import main
 from programs.experiments.costs import expect, told, total
-from programs.experiments.plan import Limits, Plan
+from programs.experiments.plan import Limits, Plan, claimed, keep_plan
 from programs.experiments.run import run
 from programs.experiments.tasks import DataSet, Task, open_task
 from trgrpo_dspy import Evaluation, FatalError
+from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.estimate import estimate_calls
 from trgrpo_dspy.evaluation import summarize_evaluation
 from trgrpo_dspy.meter import Spend
@@ -270,8 +271,20 @@ class TestMath:
         (tmp_path / "plan.json").write_text(json.dumps(vars(plan_of(k=2, seed=1, mode="direct"))))
         assert main(["math", "--model", "m", "--k", "4", "--out", str(tmp_path)]) == 1
         said = capsys.readouterr().err
-        assert "k was 2, is 4" in said and "seed was 1, is 0" in said and "mode was 'direct', is 'agent'" in said
+        assert "k was" not in said, "there may be more attempts"
+        assert "seed was 1, is 0" in said and "mode was 'direct', is 'agent'" in said
         assert "epochs" not in said
+
+    def test_what_may_grow(self, tmp_path: Path) -> None:
+        keep_plan(tmp_path, plan_of(k=2))
+        with claimed(tmp_path, plan_of(k=3, curve=True)):
+            keep_plan(tmp_path, plan_of(k=3, curve=True))
+        for less in ({"k": 2, "curve": True}, {"k": 3}):
+            with (
+                pytest.raises(JournalError, match="k was 3, is 2|curve was True, is False"),
+                claimed(tmp_path, plan_of(**less)),
+            ):
+                pass
 
     def test_the_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "letters").mkdir()
