@@ -279,12 +279,10 @@ class TestMath:
         keep_plan(tmp_path, plan_of(k=2))
         with claimed(tmp_path, plan_of(k=3, curve=True)):
             keep_plan(tmp_path, plan_of(k=3, curve=True))
-        for less in ({"k": 2, "curve": True}, {"k": 3}):
-            with (
-                pytest.raises(JournalError, match="k was 3, is 2|curve was True, is False"),
-                claimed(tmp_path, plan_of(**less)),
-            ):
-                pass
+        with pytest.raises(JournalError, match="k was 3, is 2"), claimed(tmp_path, plan_of(k=2, curve=True)):
+            pass
+        with pytest.raises(JournalError, match="curve was True, is False"), claimed(tmp_path, plan_of(k=3)):
+            pass
 
     def test_the_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "letters").mkdir()
