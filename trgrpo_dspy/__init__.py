@@ -18,6 +18,7 @@ from .evaluation import Evaluation, compare, evaluate
 from .instructions import attach, read_library
 from .library import Experience, ExperienceLibrary
 from .optimizer import TrainingFreeGRPO
+from .ray_executor import RayExecutor
 from .reflector import Reflector
 from .result import DetailedResults
 
@@ -31,6 +32,7 @@ __all__ = [
     "FatalError",
     "InfrastructureError",
     "JournalError",
+    "RayExecutor",
     "Reflector",
     "RunStopped",
     "SchemaVersionError",

@@ -34,7 +34,7 @@ from .confidential import remember
 from .errors import FatalError, RunStopped, TrainingFreeGRPOError
 from .failures import Failure, classify, fatal_message, is_backend_failure, worth_retrying
 from .fingerprint import request_hash
-from .health import Health
+from .health import Health, Seen
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
 from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
@@ -127,6 +127,7 @@ class Calls:
         requests_per_minute: float | None = None,
         seed: int = 0,
         backoff: float | None = None,
+        health: Health | None = None,
     ) -> None:
         """Open the gate.
 
@@ -136,6 +137,7 @@ class Calls:
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
             backoff: First wait before a retry, in seconds; None is `BACKOFF`.
+            health: What is known of the backends; None is nothing yet.
         """
         self.meter = meter or Meter()
         self.journal = journal
@@ -154,7 +156,7 @@ class Calls:
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_request = 0.0
         self._replayed = False
-        self._health = Health()
+        self._health = health or Health()
         self._out: set[_Call] = set()
 
     def __deepcopy__(self, memo: object) -> Calls:
@@ -383,9 +385,27 @@ class Calls:
             return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 4)
         return self.backoff_after(tries) * random.uniform(0.5, 1.5)
 
+    def check_price(self, call: LMCall) -> None:
+        """End the run where `max_cost` can't be kept to."""
+        if call.cost is None and not call.failed and self.meter.budget.max_cost is not None:
+            self.stop("fatal", FatalError(_unpriced(call.model)))
+
     def note_replay(self) -> None:
         """The journal answered."""
         self._replayed = True
+
+    @property
+    def seen(self) -> Seen:
+        """What is known of the backends."""
+        return self._health.seen
+
+    def learn(self, seen: Seen, before: Seen) -> None:
+        """Take in what the gate of another process saw of the backends, which knew `before`."""
+        too_many = self._health.learn(seen, before)
+        if True in seen.recent:
+            self._keep_now()
+        if too_many:
+            self.stop("error_rate")
 
     def note_answer(self, lm: Any) -> None:
         """The backend answered."""
@@ -526,8 +546,7 @@ class _Call:
             truncated=report.truncated,
         )
         call = self._gate.meter.priced(call)
-        if call.cost is None and self._gate.meter.budget.max_cost is not None:
-            self._gate.stop("fatal", FatalError(_unpriced(self.lm.model)))
+        self._gate.check_price(call)
         if report.fresh:
             self._gate.note_answer(self.lm)
         self._account(call, reply)
