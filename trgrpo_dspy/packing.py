@@ -14,6 +14,7 @@ and lambdas, are sent whole (`cloudpickle`). The bytes are code: only open what 
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 import io
 import os
@@ -115,7 +116,13 @@ class _Pickler(cloudpickle.Pickler):
             return reduced  # a pickling of its own: what it tells is looked for in the bytes
         state = {name: _hidden(name, own.get(name, value), obj.model) for name, value in reduced[2].items()}
         items = (*reduced[3:5], None, None)
-        return reduced[0], reduced[1], state, items[0], items[1], _restore
+        make = _new if reduced[0] is copyreg.__newobj__ else reduced[0]  # type: ignore[attr-defined]
+        return make, reduced[1], state, items[0], items[1], _restore
+
+
+def _new(cls: type, *arguments: Any) -> Any:
+    """An empty LM; pickle's own way refuses a class that is not the object's."""
+    return cls.__new__(cls, *arguments)
 
 
 def _dumps(value: Any) -> bytes:
@@ -193,7 +200,8 @@ def _named_parts(value: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield f"{where}[{index}]", item
     else:
         for name, item in getattr(value, "__dict__", {}).items():
-            yield f"{where}.{name}", item
+            if not isinstance(value, dspy.BaseLM) or name not in ("_engine_lock", "_engine_store", "_gate"):
+                yield f"{where}.{name}", item
         if inspect.isfunction(value):
             for name, item in inspect.getclosurevars(value).nonlocals.items():
                 yield f"{name} in {where}", item

@@ -185,7 +185,7 @@ class AwayRunner(Runner):
 
     def _result(self, future: Future[Report], unit: Unit) -> Report:
         """Wait; what has not begun is held back by others, and is taken back when nobody waits for it any more."""
-        while not wait([future], _LOOK).done:
+        while not future.done() and not wait([future], _LOOK).done:
             if not future.running():
                 unit.held += _LOOK
             if unit.abandoned.is_set() or (self.calls.stopped and not future.running()):
