@@ -69,7 +69,10 @@ class RayExecutor:
         if self._ours:
             self._connect(address)
         options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {}) or None}
-        self._start = ray.remote(num_returns="streaming", max_retries=0, **options)(_work).remote
+        # SPREAD: else Ray fills one node first, and gives short attempts to the others late. Tries are ours to count.
+        self._start = ray.remote(num_returns="streaming", max_retries=0, scheduling_strategy="SPREAD", **options)(
+            _work
+        ).remote
         self._lock = threading.Lock()
         self._put: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
         self._watchers = ThreadExecutor()
@@ -159,7 +162,7 @@ class _Task(Future[Any]):
         failure: BaseException | None = None
         begun = False
         try:
-            next(self._running)
+            self._ray.get(next(self._running))  # raises what kept it from beginning
             begun = self.set_running_or_notify_cancel()
             result = self._ray.get(next(self._running))
         except BaseException as error:
