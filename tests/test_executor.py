@@ -226,6 +226,16 @@ class TestJournalAndBudget:
         assert compiled.detailed_results.stop_reason == "max_seconds"
         assert [future.cancelled() for future in made] == [True]
 
+    def test_the_trial_of_an_estimate_is_made_there_too(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        found = []
+        for executor in (threads, None):
+            with dspy.context(lm=model()):
+                optimizer = TrainingFreeGRPO(metric=told, executor=executor)
+                found.append(optimizer.estimate(dspy.Predict(Triage), trainset=examples(8), sample=3))
+        assert str(found[0]) == str(found[1])
+
 
 class TestFailures:
     def test_a_wrong_key_costs_one_attempt(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:

@@ -126,6 +126,21 @@ def test_a_ray_that_is_running_is_left_running(executor: RayExecutor) -> None:
         )
 
 
+def test_a_distant_driver_is_told_the_end_only(executor: RayExecutor, tmp_path: Path) -> None:
+    """Over Ray Client there is no word of a task's beginning."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray.util.client.ray, "is_connected", lambda: True)
+        distant = RayExecutor()
+    with distant:
+        assert distant.submit(divmod, 7, 2).result(60) == (3, 1)
+        with pytest.raises(InfrastructureError, match="a Ray worker was lost: WorkerCrashedError"):
+            distant.submit(die).result(60)
+        future = distant.submit(touch_and_sleep, tmp_path / "began")
+        wait_for(tmp_path / "began", future)
+        assert future.cancel()
+        assert isinstance(future.exception(30), CancelledError)
+
+
 def test_an_executor_that_is_closed_ends_its_tasks(executor: RayExecutor, tmp_path: Path) -> None:
     second = RayExecutor()
     future = second.submit(touch_and_sleep, tmp_path / "began")

@@ -50,8 +50,8 @@ class RayExecutor:
 
         Args:
             address: As for `ray.init`: 'auto' or 'host:port' is a cluster this machine is part of, 'ray://host:10001' a
-                distant one, None the one in RAY_ADDRESS or on this machine, else a new one on this machine alone. Where
-                Ray is initialised already, that is used.
+                distant one (that takes `pip install 'ray[client]'`), None the one in RAY_ADDRESS or on this machine,
+                else a new one on this machine alone. Where Ray is initialised already, that is used.
             num_cpus: CPUs one attempt takes.
             num_gpus: GPUs one attempt takes.
             resources: Further resources of yours that it takes, by name.
@@ -68,11 +68,16 @@ class RayExecutor:
         self._ours = not ray.is_initialized()
         if self._ours:
             self._connect(address)
-        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {}) or None}
+        options: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "resources": dict(resources or {}) or None,
+        }
+        # A distant driver can't be told that a task began: there, time in the cluster's queue counts as the attempt's.
+        self._tells = not ray.util.client.ray.is_connected()
         # SPREAD: else Ray fills one node first, and gives short attempts to the others late. Tries are ours to count.
-        self._start = ray.remote(num_returns="streaming", max_retries=0, scheduling_strategy="SPREAD", **options)(
-            _work
-        ).remote
+        options.update(max_retries=0, scheduling_strategy="SPREAD", num_returns="streaming" if self._tells else 1)
+        self._start = ray.remote(**options)(_work if self._tells else _work_unseen).remote
         self._lock = threading.Lock()
         self._put: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
         self._watchers = ThreadExecutor()
@@ -96,7 +101,8 @@ class RayExecutor:
         with self._lock:
             if self._closed:
                 raise RuntimeError("this RayExecutor is closed; make a new one, or compile within its `with`")
-            task = _Task(self._ray, self._start(fn, *(self._by_reference(arg) for arg in args)))
+            running = self._start(fn, *(self._by_reference(arg) for arg in args))
+            task = _Task(self._ray, running, self._tells)
             self._open.add(task)
         task.add_done_callback(self._open.discard)
         self._watchers.submit(task.watch)
@@ -141,9 +147,9 @@ class RayExecutor:
 class _Task(Future[Any]):
     """A task of Ray's as a future that also knows when its work began, and can be cancelled while it runs."""
 
-    def __init__(self, ray: Any, running: Any) -> None:
+    def __init__(self, ray: Any, running: Any, tells: bool) -> None:
         super().__init__()
-        self._ray, self._running = ray, running
+        self._ray, self._running, self._tells = ray, running, tells
         self._unwanted = False
 
     def cancel(self) -> bool:
@@ -158,18 +164,20 @@ class _Task(Future[Any]):
 
     def watch(self) -> None:
         """Wait for its beginning and its end."""
-        result: Any = None
         failure: BaseException | None = None
-        begun = False
         try:
-            self._ray.get(next(self._running))  # raises what kept it from beginning
-            begun = self.set_running_or_notify_cancel()
-            result = self._ray.get(next(self._running))
+            if self._tells:
+                self._ray.get(next(self._running))  # raises what kept it from beginning
         except BaseException as error:
-            failure = self._failure(error)
-        if not begun and not self.set_running_or_notify_cancel():
+            failure = error
+        if not self.set_running_or_notify_cancel():
             return
-        self.set_exception(failure) if failure is not None else self.set_result(result)
+        try:
+            if failure is not None:
+                raise failure
+            self.set_result(self._ray.get(next(self._running) if self._tells else self._running))
+        except BaseException as error:
+            self.set_exception(self._failure(error))
 
     def _failure(self, error: BaseException) -> BaseException:
         if self._unwanted:
@@ -179,6 +187,11 @@ class _Task(Future[Any]):
             text = str(error).splitlines()
             return InfrastructureError(f"a Ray worker was lost: {type(error).__name__}: {text[0] if text else ''}")
         return getattr(error, "cause", None) or error
+
+
+def _work_unseen(fn: Callable[..., Any], *args: Any) -> Any:
+    """Do it."""
+    return fn(*args)
 
 
 def _work(fn: Callable[..., Any], *args: Any) -> Iterator[Any]:

@@ -52,7 +52,7 @@ _UNIT = ("stage", "step", "key", "resample", "temperature", "basis")
 _OF_THIS_PROCESS = frozenset(
     {
         "callbacks", "trace", "usage_tracker", "send_stream", "stream_listeners", "caller_predict", "caller_modules",
-        "branch_idx", "num_threads",
+        "branch_idx",
     }
 )  # fmt: skip
 """DSPy's settings that are about what goes on in this process, not about what a program does."""
