@@ -110,6 +110,12 @@ class TestKeys:
         ):
             pack(program=dspy.ReAct("question -> answer", tools=[search]), metric=None)
 
+    def test_a_custom_engine_s_own_key_is_refused(self) -> None:
+        engine = Engine("Lm52GvB6ee74thistle")
+        with pytest.raises(ValueError, match=r"^settings holds a key .* inside the tool, the engine or forward"):
+            pack(settings={"lm": dspy.LM("own/model", engine=engine)})
+        assert sent(lm=dspy.LM("own/model", engine=Engine("")))["lm"].engine.api_key == ""
+
     def test_a_predictor_s_own_key_is_refused(self) -> None:
         program = dspy.Predict(Triage, api_key=OTHER)
         with pytest.raises(ValueError, match=r"^program holds a key"):
@@ -143,6 +149,14 @@ class Judged(dspy.Module):
         self.answer = dspy.Predict(Triage)
         self.answer.lm = lm(api_key=KEY)
         self.others = {"strong": [lm(api_key=OTHER)]}
+
+
+class Engine:
+    def __init__(self, api_key: str) -> None:
+        self.api_key = api_key
+
+    def complete(self, request: Any) -> Any:
+        raise NotImplementedError
 
 
 class Own(dspy.BaseLM):

@@ -64,7 +64,8 @@ def pack(**parts: Any) -> bytes:
         where = next((name for name, part in parts.items() if holds_secret(_dumps(part))), "together they")
         raise ValueError(
             f"{where.replace('_', ' ')} holds a key or password in plain sight, and such are sent to workers only by "
-            "the name of an environment variable. Read it from os.environ where it is used, inside the tool or forward"
+            "the name of an environment variable. Read it from os.environ where it is used, inside the tool, the engine or "
+            "forward"
         )
     return data
 
@@ -111,6 +112,8 @@ class _Pickler(cloudpickle.Pickler):
         plain = unobserved(obj)
         own = {name: [] if name in ("history", "callbacks") else value for name, value in vars(plain).items()}
         remember(own)
+        for engine in (own.get("_engine_spec"), own.get("_async_engine_spec")):
+            remember(getattr(engine, "__dict__", {}))  # a custom engine is sent as it is
         reduced = plain.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
         if isinstance(reduced, str) or len(reduced) < 3 or not isinstance(reduced[2], dict):
             return reduced  # a pickling of its own: what it tells is looked for in the bytes
