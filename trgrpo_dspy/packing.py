@@ -64,8 +64,8 @@ def pack(**parts: Any) -> bytes:
         where = next((name for name, part in parts.items() if holds_secret(_dumps(part))), "together they")
         raise ValueError(
             f"{where.replace('_', ' ')} holds a key or password in plain sight, and such are sent to workers only by "
-            "the name of an environment variable. Read it from os.environ where it is used, inside the tool, the engine or "
-            "forward"
+            "the name of an environment variable. Read it from os.environ where it is used, inside the tool, the "
+            "engine or forward"
         )
     return data
 
