@@ -263,9 +263,10 @@ class TestContext:
         assert all(daemons)
 
     def test_threads_end_with_the_run(self) -> None:
+        before = set(threading.enumerate())
         with Execution(Calls(), 5) as execution:
             execution.run([single(time.sleep, 0.01) for _ in range(10)])
-            threads = [t for t in threading.enumerate() if t.name.startswith("trgrpo-")]
+            threads = [t for t in threading.enumerate() if t.name.startswith("trgrpo-") and t not in before]
             assert len(threads) == 5
         for thread in threads:
             thread.join(5)

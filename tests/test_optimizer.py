@@ -556,8 +556,8 @@ def test_option(lm: dspy.LM, name: str) -> None:
     OPTIONS[name](lm)
 
 
-LIMITS = {"budget", "log_dir", "rollout_timeout", "requests_per_minute"}
-"""Options with test files of their own: test_budget, test_resume, test_timeouts."""
+LIMITS = {"budget", "log_dir", "rollout_timeout", "requests_per_minute", "executor"}
+"""Options with test files of their own: test_budget, test_resume, test_timeouts, test_executor."""
 
 
 def test_every_option_has_a_test() -> None:

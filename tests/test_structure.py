@@ -22,8 +22,9 @@ groups
 settings
 verdict      reflector
 evaluation   signatures
-attempts
-runner       execution  logdir
+remote
+attempts     packing
+runner       execution  logdir     ray_executor
 calls        transcript scoring    instructions
 fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
 result       confidential            measurement
@@ -49,6 +50,7 @@ EXPORTED = [
     "FatalError",
     "InfrastructureError",
     "JournalError",
+    "RayExecutor",
     "Reflector",
     "RunStopped",
     "SchemaVersionError",
@@ -140,6 +142,7 @@ def test_importing_the_package_does_nothing(tmp_path: Path) -> None:
         "import dspy, threading, sys\n"
         "before = repr(sorted(dspy.settings.config.items(), key=str)), threading.active_count()\n"
         "import trgrpo_dspy\n"
+        "assert 'ray' not in sys.modules\n"
         "assert (repr(sorted(dspy.settings.config.items(), key=str)), threading.active_count()) == before\n"
     )
     done = subprocess.run(

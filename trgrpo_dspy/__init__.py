@@ -19,6 +19,7 @@ from .instructions import attach, read_library
 from .library import Experience, ExperienceLibrary
 from .measurement import Evaluation
 from .optimizer import TrainingFreeGRPO
+from .ray_executor import RayExecutor
 from .reflector import Reflector
 from .result import DetailedResults
 
@@ -32,6 +33,7 @@ __all__ = [
     "FatalError",
     "InfrastructureError",
     "JournalError",
+    "RayExecutor",
     "Reflector",
     "RunStopped",
     "SchemaVersionError",

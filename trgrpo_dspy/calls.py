@@ -34,7 +34,7 @@ from .confidential import remember
 from .errors import FatalError, RunStopped, TrainingFreeGRPOError
 from .failures import Failure, classify, fatal_message, is_backend_failure, worth_retrying
 from .fingerprint import request_hash
-from .health import Health
+from .health import Health, Seen
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
 from .observed import Report, close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
@@ -131,6 +131,7 @@ class Calls:
         seed: int = 0,
         backoff: float | None = None,
         width: int = 1,
+        health: Health | None = None,
     ) -> None:
         """Open the gate.
 
@@ -141,6 +142,7 @@ class Calls:
             seed: Seed of the run; rollout ids and request seeds derive from it.
             backoff: First wait before a retry, in seconds; None is `BACKOFF`.
             width: Requests that may be in flight at a time: LMs get as many connections.
+            health: What is known of the backends; None is nothing yet.
         """
         self.meter = meter or Meter()
         self.journal = journal
@@ -162,7 +164,7 @@ class Calls:
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_request = 0.0
         self._replayed = False
-        self._health = Health()
+        self._health = health or Health()
         self._out: set[_Call] = set()
 
     def __deepcopy__(self, memo: object) -> Calls:
@@ -407,9 +409,27 @@ class Calls:
             return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 10)
         return self.backoff_after(tries) * random.uniform(0.5, 1.5)
 
+    def check_price(self, call: LMCall) -> None:
+        """End the run where `max_cost` can't be kept to."""
+        if call.cost is None and not call.failed and self.meter.budget.max_cost is not None:
+            self.stop("fatal", FatalError(_unpriced(call.model)))
+
     def note_replay(self) -> None:
         """The journal answered."""
         self._replayed = True
+
+    @property
+    def seen(self) -> Seen:
+        """What is known of the backends."""
+        return self._health.seen
+
+    def learn(self, seen: Seen, before: Seen) -> None:
+        """Take in what the gate of another process saw of the backends, which knew `before`."""
+        too_many = self._health.learn(seen, before)
+        if True in seen.recent:
+            self._keep_now()
+        if too_many:
+            self.stop("error_rate")
 
     def note_answer(self, lm: Any) -> None:
         """The backend answered."""
@@ -554,8 +574,7 @@ class _Call:
             truncated=report.truncated,
         )
         call = self._gate.meter.priced(call)
-        if call.cost is None and self._gate.meter.budget.max_cost is not None:
-            self._gate.stop("fatal", FatalError(_unpriced(self.lm.model)))
+        self._gate.check_price(call)
         if report.fresh:
             self._gate.note_answer(self.lm)
         self._account(call, reply)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-__all__ = ["blank", "remember"]
+__all__ = ["blank", "holds_secret", "names_secret", "remember", "secrets_of"]
 
 _NAMED = re.compile(r"(?i)key|token|secret|passw|auth|cred|cookie|session|signature|header|query")
 _SHORTEST = 8
@@ -28,9 +28,24 @@ _known: frozenset[str] = frozenset()
 def remember(settings: Mapping[str, Any]) -> None:
     """Take in an LM's keyword arguments, and the API keys in the environment that stand in for them."""
     global _known
-    found = {secret for name, value in settings.items() for secret in _secrets(name, value)}
+    found = secrets_of(settings)
     found |= {value for name, value in os.environ.items() if name.endswith("_API_KEY") and len(value) >= _SHORTEST}
     _known |= found | {quote(secret, safe="") for secret in found}
+
+
+def secrets_of(settings: Mapping[str, Any]) -> frozenset[str]:
+    """The secrets in settings, by their names and by what they look like."""
+    return frozenset(secret for name, value in settings.items() for secret in _secrets(name, value))
+
+
+def names_secret(name: str) -> bool:
+    """Whether what goes by this name is likely to be one."""
+    return _NAMED.search(name) is not None
+
+
+def holds_secret(data: bytes) -> bool:
+    """Whether a known secret occurs in data, as it is; the shortest are words that may occur in anything."""
+    return any(secret.encode("utf-8", "surrogatepass") in data for secret in _known if len(secret) >= _SHORTEST)
 
 
 def blank(text: str) -> str:

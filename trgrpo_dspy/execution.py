@@ -114,8 +114,8 @@ class _InFlight:
 class Execution:
     """Runs flows for one run. Use it as a context manager: leaving it ends its threads."""
 
-    def __init__(self, calls: Calls, num_threads: int) -> None:
-        """Prepare to run at most `num_threads` tasks at a time through the gate `calls`."""
+    def __init__(self, calls: Calls, num_threads: int, *, bars: bool = True) -> None:
+        """Prepare to run at most `num_threads` tasks at a time through the gate `calls`; `bars` shows progress."""
         self.calls = calls
         self._num_threads = num_threads
         self._pool = ThreadExecutor()
@@ -126,7 +126,7 @@ class Execution:
         self._in_flight: dict[int, _InFlight] = {}
         self._new: list[_Running[Any]] = []
         self._running: set[_Running[Any]] = set()
-        self._bars = Bars()
+        self._bars = Bars(bars)
         self._begun = False
         self._look = math.inf
         """When deadlines have to be looked at next, by the monotonic clock: they only ever move further off."""

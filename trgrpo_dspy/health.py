@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["TOO_MANY_LOST", "Caller", "Health"]
+__all__ = ["TOO_MANY_LOST", "Caller", "Health", "Seen"]
 
 _HOPELESS = 8
 """Failed requests after which a backend that never answered is given up."""
@@ -31,14 +32,26 @@ class Caller(Protocol):
         """Whether nobody waits for it any more: another may go out in its place."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is known of the backends, as plain data."""
+
+    answered: frozenset[str] = frozenset()
+    """Models whose backend has answered."""
+    failed: tuple[tuple[str, int], ...] = ()
+    """Failed requests by model, of those that had not answered by then."""
+    recent: tuple[bool, ...] = ()
+    """Whether each of the last calls was answered."""
+
+
 class Health:
     """The backends of one run, by model."""
 
-    def __init__(self) -> None:
-        """Know nothing."""
+    def __init__(self, seen: Seen | None = None) -> None:
+        """Know what another process has seen of the backends, but of no recent call."""
         self._lock = threading.Lock()
-        self._answered: set[str] = set()
-        self._failed: Counter[str] = Counter()
+        self._answered: set[str] = set(seen.answered if seen else ())
+        self._failed: Counter[str] = Counter(dict(seen.failed) if seen else {})
         self._first: dict[str, Caller] = {}
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
 
@@ -46,6 +59,22 @@ class Health:
     def proven(self) -> bool:
         """Whether any backend has answered."""
         return bool(self._answered)
+
+    @property
+    def seen(self) -> Seen:
+        """What is known by now."""
+        with self._lock:
+            return Seen(frozenset(self._answered), tuple(sorted(self._failed.items())), tuple(self._recent))
+
+    def learn(self, seen: Seen, before: Seen) -> bool:
+        """Take in what another process saw, which knew `before`; whether too many calls are lost lately."""
+        known = dict(before.failed)
+        with self._lock:
+            self._answered |= seen.answered
+            for model, count in seen.failed:
+                self._failed[model] += count - known.get(model, 0)
+            self._recent.extend(seen.recent)
+            return self._too_many() and False in seen.recent
 
     @property
     def silent(self) -> bool:
@@ -87,4 +116,7 @@ class Health:
         """A call was lost to an outage; whether there are too many of them lately."""
         with self._lock:
             self._recent.append(False)
-            return len(self._recent) == _WINDOW and self._recent.count(False) > _ERROR_RATE * _WINDOW
+            return self._too_many()
+
+    def _too_many(self) -> bool:
+        return len(self._recent) == _WINDOW and self._recent.count(False) > _ERROR_RATE * _WINDOW

@@ -19,7 +19,7 @@ from dspy.utils.callback import BaseCallback
 
 __all__ = [
     "Gate", "OutsideAdapters", "Report", "close_pools", "is_observed", "is_watched", "observe_adapter", "observe_lm",
-    "watch",
+    "unobserved", "watch",
 ]  # fmt: skip
 
 _CONNECTIONS = 100
@@ -87,6 +87,18 @@ def observe_lm(lm: Any, gate: Gate, width: int = 1) -> Any:
     observed.retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
     observed.takes_any = isinstance(lm, dspy.LM) or _takes_any(lm.forward)
     return observed
+
+
+def unobserved(lm: Any) -> Any:
+    """A copy of an observed LM that is plain again, with DSPy's own retries back; any other LM as it is."""
+    if not is_observed(lm):
+        return lm
+    plain = lm.copy()
+    plain.__class__ = type(lm).__bases__[1]
+    plain.num_retries = lm.retries
+    for name in ("_gate", "retries", "takes_any", "keeps_temperature"):
+        vars(plain).pop(name, None)
+    return plain
 
 
 def observe_adapter(adapter: Any, gate: Gate) -> Any:

@@ -46,6 +46,7 @@ from .reflector import Reflector
 from .result import DetailedResults
 from .run import Run
 from .scoring import Metric, adapt_metric
+from .threads import Executor
 
 __all__ = ["TrainingFreeGRPO"]
 
@@ -77,6 +78,7 @@ class TrainingFreeGRPO(Teleprompter):
         log_dir: str | os.PathLike[str] | None = None,
         rollout_timeout: float | None = None,
         requests_per_minute: float | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """Set the optimizer up; nothing is called yet.
 
@@ -109,6 +111,10 @@ class TrainingFreeGRPO(Teleprompter):
             log_dir: Directory of the run's journal: run again with the same arguments, and it goes on where it ended.
             rollout_timeout: Seconds after which an attempt is abandoned and left unscored; None waits.
             requests_per_minute: Requests at most, over all threads; None is no limit.
+            executor: Where attempts are made: a `concurrent.futures` executor, `RayExecutor()`, or anything else with
+                such a `submit`; None is threads of this process. Reflection stays here. Caps and journal then count
+                whole attempts: caps are overshot by at most the attempts in flight (`num_threads`), and a killed run
+                makes those again when it is resumed.
 
         Raises:
             TypeError: An argument is of the wrong type.
@@ -122,6 +128,7 @@ class TrainingFreeGRPO(Teleprompter):
         )  # fmt: skip
         _check_settings(rollout_temperature, failure_score, seed, reflection_lm, reflector)
         _check_limits(budget, log_dir, rollout_timeout, requests_per_minute)
+        _check_executor(executor, requests_per_minute)
         _check_mode(metric, reflector, compare_fields)
         if summarize not in ("always", "auto"):
             raise ValueError(f"summarize={summarize!r} must be 'always' or 'auto'")
@@ -147,6 +154,7 @@ class TrainingFreeGRPO(Teleprompter):
         self.log_dir = os.fspath(log_dir) if log_dir is not None else None
         self.rollout_timeout = rollout_timeout
         self.requests_per_minute = requests_per_minute
+        self.executor = executor
 
     def compile(
         self,
@@ -309,6 +317,18 @@ def _check_settings(temperature: Any, failure_score: Any, seed: Any, lm: Any, re
     if reflector is not None and not isinstance(reflector, Reflector):
         raise TypeError(
             f"reflector must be a Reflector, got {type(reflector).__name__}; subclass trgrpo_dspy.Reflector"
+        )
+
+
+def _check_executor(executor: Any, requests_per_minute: Any) -> None:
+    if executor is None:
+        return
+    if not isinstance(executor, Executor) or isinstance(executor, type):
+        raise TypeError(f"executor={executor!r} must have submit(fn, *args) -> Future, e.g. trgrpo_dspy.RayExecutor()")
+    if requests_per_minute is not None:
+        raise ValueError(
+            f"requests_per_minute={requests_per_minute} can't be kept to with executor=: its workers don't know of "
+            "each other's requests. Leave one of them out; num_threads= bounds the attempts at a time"
         )
 
 

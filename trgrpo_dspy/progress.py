@@ -14,8 +14,9 @@ __all__ = ["Bars"]
 class Bars:
     """A progress bar per stage, in a terminal; nothing elsewhere."""
 
-    def __init__(self) -> None:
-        """Show none yet."""
+    def __init__(self, shown: bool = True) -> None:
+        """Show none yet; none at all unless `shown`."""
+        self._shown = shown
         self._bars: dict[Stage, tqdm[Any]] = {}
 
     def close(self) -> None:
@@ -28,7 +29,8 @@ class Bars:
         """One more task of a stage is to come."""
         if stage not in self._bars:
             # disable=None: only where standard error is a terminal
-            self._bars[stage] = tqdm(total=0, desc=stage.value, disable=None, leave=False, dynamic_ncols=True)
+            disable = None if self._shown else True
+            self._bars[stage] = tqdm(total=0, desc=stage.value, disable=disable, leave=False, dynamic_ncols=True)
         bar = self._bars[stage]
         bar.total = (bar.total or 0) + 1
         bar.refresh() if not bar.disable else None

@@ -32,9 +32,9 @@ from .library import ExperienceLibrary, LibraryLimits
 from .logdir import LogDir
 from .meter import Meter, Stage
 from .reflector import Reflector
+from .remote import make_runner
 from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
 from .rollout import Rollout, mean
-from .runner import Runner
 from .schedule import Step, make_schedule
 from .settings import LEARNING, Settings, settings_record
 from .verdict import decide, warnings_after, warnings_before, with_ending
@@ -119,9 +119,10 @@ class Run:
             seed=settings.seed,
             width=threads,
         )
-        self.runner = Runner(
-            self.calls, settings.metric, failure_score=settings.failure_score, compare_fields=settings.compare_fields
-        )
+        self.runner = make_runner(
+            self.calls, settings.metric, settings.executor, timeout=settings.rollout_timeout,
+            failure_score=settings.failure_score, compare_fields=settings.compare_fields,
+        )  # fmt: skip
         self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
         self.execution = Execution(self.calls, threads)
         self._measuring: tuple[int, Batch[tuple[Rollout, ...]]] | None = None

@@ -38,7 +38,7 @@ from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
 from .transcript import Recorder
 
-__all__ = ["Runner", "expected_text", "task_text"]
+__all__ = ["Runner", "expected_text", "task_text", "total_cost"]
 
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
@@ -106,6 +106,10 @@ class Runner:
         known = self._recorded(unit)
         if known is not None:
             return known
+        return self._commit(unit, self._make(program, example, unit, index, attempt))
+
+    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
+        """The attempt itself."""
         started = time.monotonic()
         copier = self._copier(program)
         for tries in range(1, _TRIES + 1):
@@ -126,11 +130,11 @@ class Runner:
             lm_calls=len(unit.calls),
             prompt_tokens=sum(c.prompt_tokens for c in unit.calls),
             completion_tokens=sum(c.completion_tokens for c in unit.calls),
-            cost=_total_cost(unit),
+            cost=total_cost(unit),
             seconds=time.monotonic() - started,
         )
         self._end_if_stopped(unit)
-        return self._commit(unit, rollout)
+        return rollout
 
     def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float | None) -> Rollout:
         """The result of an attempt that took too long: unscored; what it still does is refused and dropped.
@@ -289,6 +293,7 @@ def _outputs(prediction: Any) -> dict[str, Any]:
     return {} if prediction is None else {"output": prediction}
 
 
-def _total_cost(unit: Unit) -> float | None:
+def total_cost(unit: Unit) -> float | None:
+    """What its calls cost in US dollars; None as soon as one price is unknown."""
     costs = [0.0 if c.cached or c.failed else c.cost for c in unit.calls]
     return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)

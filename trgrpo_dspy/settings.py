@@ -10,6 +10,7 @@ from .budget import Budget
 from .fingerprint import plain
 from .reflector import Reflector
 from .scoring import Metric
+from .threads import Executor
 
 __all__ = ["LEARNING", "Settings", "settings_record"]
 
@@ -38,6 +39,7 @@ class Settings(Protocol):
     log_dir: str | None
     rollout_timeout: float | None
     requests_per_minute: float | None
+    executor: Executor | None
 
 
 LEARNING = (
@@ -54,7 +56,7 @@ def settings_record(settings: Settings) -> dict[str, Any]:
     def name(value: Any) -> Any:
         if isinstance(value, dspy.BaseLM):
             return str(value.model)
-        if isinstance(value, dspy.Module) or callable(value):
+        if isinstance(value, (dspy.Module, Executor)) or callable(value):
             return str(getattr(value, "__qualname__", type(value).__qualname__))
         return plain(vars(value) if isinstance(value, Budget) else value)
 

@@ -6,15 +6,16 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 __all__ = ["Executor", "ThreadExecutor"]
 
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Executor(Protocol):
-    """Where tasks run: anything with `submit`, such as a `concurrent.futures` executor."""
+    """Where work runs: anything with `submit`, such as a `concurrent.futures` executor."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Run `fn(*args)` somewhere."""
