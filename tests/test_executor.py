@@ -320,7 +320,7 @@ class TestTimeouts:
     ) -> None:
         monkeypatch.setattr(remote, "_SLACK", 0.1)
         executor = Stuck(threads, at=15)
-        compiled = compile_with(model(), executor, rollout_timeout=1.0)
+        compiled = compile_with(model(), executor, rollout_timeout=2.5)
         assert compiled.detailed_results.steps[0].outcomes == {"completed": 23, "infrastructure": 1}
         assert executor.stuck.cancel_asked.wait(5)
 
