@@ -21,7 +21,16 @@ import pytest
 from dspy.lm15 import AuthError, Request, Response, ServerError
 from scripted import Call, ScriptedEngine, Triage, exact, examples, learner, lm_state, program_state, told
 
-from trgrpo_dspy import Budget, FatalError, InfrastructureError, TrainingFreeGRPO, calls, remote
+from trgrpo_dspy import (
+    Budget,
+    FatalError,
+    InfrastructureError,
+    TrainingFreeGRPO,
+    calls,
+    compare,
+    evaluate,
+    remote,
+)  # fmt: skip
 from trgrpo_dspy.calls import Calls, Unit
 from trgrpo_dspy.health import Health, Seen
 from trgrpo_dspy.meter import Stage
@@ -457,3 +466,15 @@ class Stuck:
     def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
         self.sent += 1
         return self.stuck if self.sent == self.at else self.executor.submit(fn, *args)
+
+
+def test_an_evaluation_and_a_comparison_on_an_executor(model: Callable[..., dspy.LM]) -> None:
+    lm = model()
+    with dspy.context(lm=lm), ThreadPoolExecutor(4) as pool:
+        here = evaluate(dspy.Predict(Triage), examples(6), exact, 2)
+        away = evaluate(dspy.Predict(Triage), examples(6), exact, 2, executor=pool)
+        paired = compare(dspy.Predict(Triage), dspy.Predict(Triage), examples(6), exact, executor=pool)
+    assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
+    assert paired.ties == 6
+    with pytest.raises(TypeError, match=r"executor=4 must have submit\(fn, \*args\)"):
+        evaluate(dspy.Predict(Triage), examples(1), exact, executor=4)

@@ -35,10 +35,12 @@ from .logdir import LogDir
 from .measurement import Evaluation
 from .meter import Meter, Spend, Stage
 from .plan import Plan
+from .remote import make_runner
 from .rollout import Rollout
 from .runner import Runner
 from .scoring import Metric
 from .statistics import mean_at_k, mean_with_interval
+from .threads import Executor
 
 __all__ = ["check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
 
@@ -58,6 +60,7 @@ def evaluate(
     log_dir: str | os.PathLike[str] | None = None,
     budget: Budget | None = None,
     rollout_timeout: float | None = None,
+    executor: Executor | None = None,
 ) -> Evaluation:
     """Measure a program, each example k times.
 
@@ -77,6 +80,7 @@ def evaluate(
             it goes on where it ended; `k` may grow.
         budget: Caps on LM calls, tokens, cost and time; reaching one ends the evaluation with what was measured.
         rollout_timeout: Seconds after which an attempt is abandoned and left unscored; None waits.
+        executor: Where attempts run in place of this process's threads, as for `TrainingFreeGRPO`.
 
     Returns:
         Attempts, scores, outcomes and spend. After Ctrl-C or a budget those of the examples that were finished; the
@@ -89,7 +93,7 @@ def evaluate(
         InfrastructureError: More than half of the recent LM calls were lost to outages.
         JournalError: `log_dir` is in use, can't be written, or holds something else.
     """
-    plan = Plan(k, num_threads, failure_score, seed, temperature, log_dir, budget, rollout_timeout)
+    plan = Plan(k, num_threads, failure_score, seed, temperature, log_dir, budget, rollout_timeout, executor)
     (found,) = _measure({"program": program}, devset, metric, plan)
     return found
 
@@ -108,6 +112,7 @@ def compare(
     log_dir: str | os.PathLike[str] | None = None,
     budget: Budget | None = None,
     rollout_timeout: float | None = None,
+    executor: Executor | None = None,
 ) -> Comparison:
     """Tell whether program b beats program a, paired by example; arguments and errors as in `evaluate`.
 
@@ -119,7 +124,7 @@ def compare(
         and the difference that this many examples and attempts can detect. Below 30 examples it is marked as
         unreliable. After Ctrl-C or a budget it is of the examples finished for both, and says so.
     """
-    plan = Plan(k, num_threads, failure_score, seed, temperature, log_dir, budget, rollout_timeout)
+    plan = Plan(k, num_threads, failure_score, seed, temperature, log_dir, budget, rollout_timeout, executor)
     first, second = _measure({"a": a, "b": b}, devset, metric, plan)
     return second.versus(first, seed=seed)
 
@@ -136,7 +141,7 @@ def _measure(
         raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
     threads = default_threads(plan.num_threads)
     calls = Calls(Meter(plan.budget), seed=plan.seed, width=threads)
-    runner = Runner(calls, metric, failure_score=plan.failure_score)
+    runner = make_runner(calls, metric, plan.executor, timeout=plan.rollout_timeout, failure_score=plan.failure_score)
     done: list[list[tuple[Rollout, ...]]] = [[()] * len(devset) for _ in programs]
     with ExitStack() as stack:
         directory = None
