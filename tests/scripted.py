@@ -186,6 +186,22 @@ class ScriptedEngine:
         return [call for call in self.calls if call.kind == kind]
 
 
+class Peak:
+    """How many were inside at a time, at most."""
+
+    def __init__(self) -> None:
+        self._lock, self._now, self.most = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._now -= 1
+
+
 class AsyncScripted:
     """The same engine for `acall`."""
 

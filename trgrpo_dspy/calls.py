@@ -37,8 +37,8 @@ from .fingerprint import request_hash
 from .health import Health, Seen
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
-from .observed import Report, close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
-from .places import Place
+from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .places import Errand, Place
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
 
@@ -88,6 +88,8 @@ class Unit:
     """Where it is at work; None outside an execution."""
     out: list[float] = field(default_factory=list)
     """When its requests that are out now went out, by the monotonic clock."""
+    awaited: int = 0
+    """Asynchronous calls under way."""
     whole: Unit | None = None
     """The attempt that a judge's calls belong to; None is itself."""
     asked: Counter[str] = field(default_factory=Counter)
@@ -243,38 +245,41 @@ class Calls:
 
     def rest(self, unit: Unit, tries: int) -> None:
         """Wait before a unit's work is tried again; as long, its place is another's."""
-        if unit.place is not None:
-            unit.place.opens()
-        left = self._leave(unit)
+        errand = unit.place.opens() if unit.place is not None else None
         try:
+            self._leave(errand)
             self.sleep(self.backoff_after(tries - 1))
-            left = self._return(unit, left)
+            self._return(unit, errand)
         finally:
-            if unit.place is not None:
-                unit.place.closes(left)
+            if errand is not None:
+                errand.end()
 
-    def _leave(self, unit: Unit) -> bool:
-        """Give the unit's place to others; not where nobody else may start yet."""
-        if unit.place is None or not self.proven:
-            return False
-        unit.place.leave()
-        return True
+    def _leave(self, errand: Errand | None) -> None:
+        """Give the place to others before a retry, unless nobody else may start yet."""
+        if errand is not None and self.proven:
+            errand.leave()
 
-    def _return(self, unit: Unit, left: bool) -> bool:
-        """Wait for a place, if the unit has none; whether it waits still, for the run is over."""
+    def _return(self, unit: Unit, errand: Errand | None) -> None:
+        """Wait for a place, if the task has none now."""
         began = time.monotonic()
-        while not (back := unit.place is None or unit.place.back(_PATIENCE, left)) and not self.stopped:
+        while errand is not None and not errand.back(_PATIENCE) and not self.stopped:
             pass
         unit.account.held += time.monotonic() - began
         return left and not back
 
-    async def _areturn(self, unit: Unit, left: bool) -> bool:
+    async def _areturn(self, unit: Unit, errand: Errand | None) -> None:
         """The same on an event loop."""
         began = time.monotonic()
-        while not (back := unit.place is None or unit.place.back(0, left)) and not self.stopped:
+        while errand is not None and not errand.back(0) and not self.stopped:
             await asyncio.sleep(_POLL)
         unit.account.held += time.monotonic() - began
         return left and not back
+
+    async def _asleep(self, seconds: float) -> None:
+        """Wait, but not past the end of the run."""
+        end = time.monotonic() + seconds
+        while not self.stopped and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 10 * _POLL))
 
     def backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
@@ -335,9 +340,9 @@ class Calls:
         try:
             while True:
                 while not call.admitted():
-                    call.left = call.left or self._leave(call.unit)  # others may need its place
+                    call.leave()
                     self.sleep(_POLL)
-                call.left = self._return(call.unit, call.left)
+                self._return(call.unit, call.errand)
                 while wait := call.turn():
                     self.sleep(wait)
                 try:
@@ -347,7 +352,7 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                call.left = self._leave(call.unit)
+                self._leave(call.errand)
                 self.sleep(wait)
         finally:
             call.end()
@@ -359,12 +364,13 @@ class Calls:
         call = _Call(self, lm, prompt, messages, kwargs)
         if call.replayed:
             return call.reply
+        call.unit.account.awaited += 1
         try:
             while True:
-                while not call.admitted():
-                    call.left = call.left or self._leave(call.unit)  # others may need its place
+                while not call.admitted(asynchronous=True):
+                    call.leave()
                     await asyncio.sleep(_POLL)
-                call.left = await self._areturn(call.unit, call.left)
+                await self._areturn(call.unit, call.errand)
                 while wait := call.turn():
                     await asyncio.sleep(wait)
                 try:
@@ -374,9 +380,10 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                call.left = self._leave(call.unit)
-                await self.asleep(wait)
+                self._leave(call.errand)
+                await self._asleep(wait)
         finally:
+            call.unit.account.awaited -= 1
             call.end()
 
     def request(self, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -465,14 +472,14 @@ class _Call:
         self.replayed = False
         self._tries, self._reserved = 0, False
         self._turn: float | None = None
-        self.left = False
-        self._place = self.unit.place
-        if self._place is not None:
-            self._place.opens()
+        self.errand: Errand | None = None
+        """What it has of its unit's place."""
         self._hash, self._occurrence = "", 0
         if gate.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
             self._hash = request_hash(lm, self.prompt, messages, self.kwargs)
             self._replay(gate.journal)
+        if self.unit.place is not None and not self.replayed:
+            self.errand = self.unit.place.opens()
 
     def _replay(self, journal: Journal) -> None:
         self.check()
@@ -513,18 +520,27 @@ class _Call:
         """Whether nobody waits for this call any more."""
         return self.unit.abandoned.is_set()
 
-    def admitted(self) -> bool:
-        """Whether backend and budget let it go; else it waits for what other calls come to."""
-        may_go = self._gate._health.may_go(self.lm.model, self)
+    def admitted(self, *, asynchronous: bool = False) -> bool:
+        """Whether backend and budget let it go; else it waits for what other calls come to.
+
+        Beside asynchronous calls of the same attempt a synchronous one waits for nothing: it may block their very loop.
+        """
+        waits = asynchronous or not self.unit.account.awaited
+        may_go = self._gate._health.may_go(self.lm.model, self) or not waits
         self.check()  # after the above: whoever made way by stopping the run stopped it first
         if may_go and not self._reserved:
             self._reserved, reached = self._gate.meter.reserve()
-            if reached:
-                self._gate.stop(reached)
+            if reached or not (self._reserved or waits):
+                self._gate.stop(reached or "max_lm_calls")
                 self.check()
         if not self._reserved or not may_go:
             self.unit.account.held += _POLL
         return may_go and self._reserved
+
+    def leave(self) -> None:
+        """It waits for other calls: it holds no place that they may need."""
+        if self.errand is not None:
+            self.errand.leave()
 
     def turn(self) -> float:
         """Seconds to wait under the rate limit before asking again; 0 when the request may go out."""
@@ -600,9 +616,9 @@ class _Call:
         if self._reserved:
             self._gate.meter.give_back()
             self._reserved = False
-        if self._place is not None:
-            self._place.closes(self.left)
-            self._place = None
+        if self.errand is not None:
+            self.errand.end()
+            self.errand = None
         self._gate._health.done(self.lm.model, self)
 
 

@@ -231,7 +231,9 @@ class Execution:
                 self._bars.expect(task.stage)
 
     def _fill(self) -> None:
-        while self._ready and len(self._in_flight) < (1 + _MOST_WAITING) * self._num_threads:
+        # With one thread nothing is begun while another task waits: one may be asked for what bears no two.
+        most = (1 + _MOST_WAITING) * self._num_threads if self._num_threads > 1 else 1
+        while self._ready and len(self._in_flight) < most:
             place = self._places.take()
             if place is None:
                 return
