@@ -1,233 +1,287 @@
-"""Who waits gives its place up; nobody waits for ever, and no more are at work than there are places."""
+"""A task that waits gives its place to another, gets one back before new work does, and nothing waits for ever."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import functools
+import hashlib
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request, Response, ServerError
-from scripted import AsyncScripted, Call, Peak, ScriptedEngine, Triage, exact, examples, learner, scripted_lm
+from dspy.lm15 import RateLimitError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import Call, scripted_lm
 
-from trgrpo_dspy import Budget, FatalError, evaluate
+from trgrpo_dspy import Budget, RunStopped
 from trgrpo_dspy.calls import Calls, Unit
-from trgrpo_dspy.journal import Journal
-from trgrpo_dspy.meter import Stage
-from trgrpo_dspy.places import Places
+from trgrpo_dspy.execution import Execution, Flow, Task
+from trgrpo_dspy.meter import Meter, Stage
+from trgrpo_dspy.places import Place, Places
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trgrpo_dspy.calls.BACKOFF", 0.2)
-    monkeypatch.setattr("trgrpo_dspy.places._PATIENCE", 0.05)
+class Busy:
+    """A script that keeps the order of its calls, how many were out at a time, and fails where it is told."""
 
+    def __init__(self, fails: dict[str, float] | None = None, takes: dict[str, float] | None = None) -> None:
+        self.fails, self.takes = fails or {}, takes or {}
+        """What is asked: seconds to wait after its first try, which fails; seconds its reply takes."""
+        self.order: list[str] = []
+        self.open = self.most = 0
+        self.lock = threading.Lock()
 
-def measured(program: dspy.Module, lm: dspy.LM, count: int = 9, **options: Any) -> Any:
-    """An evaluation that has to end."""
-    found: list[Any] = []
-
-    def measure() -> None:
-        try:
-            with dspy.context(lm=lm):
-                found.append(evaluate(program, examples(count), exact, **options))
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=measure, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert found, "it hangs"
-    return found[0]
-
-
-class OneByOne(dspy.Module):
-    """A program that asks under a lock all its copies share."""
-
-    lock = threading.Lock()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.triage = dspy.Predict(Triage)
-
-    def forward(self, ticket: str) -> Any:
+    def __call__(self, call: Call) -> Any:
+        name = call.user
         with self.lock:
-            return self.triage(ticket=ticket)
+            first, self.open = name not in self.order, self.open + 1
+            self.order.append(name)
+            self.most = max(self.most, self.open)
+        if not (first and name in self.fails):
+            time.sleep(self.takes.get(name, 0.0))
+        with self.lock:
+            self.open -= 1
+        return RateLimitError("busy", retry_after=self.fails[name]) if first and name in self.fails else "done"
 
 
-class Mixed(OneByOne):
-    """Asks synchronously while an asynchronous call is under way in the same loop."""
-
-    def forward(self, ticket: str) -> Any:
-        return asyncio.run(self.both(ticket))
-
-    async def both(self, ticket: str) -> Any:
-        pending = asyncio.ensure_future(self.triage.acall(ticket=f"{ticket} first"))
-        await asyncio.sleep(0.01)
-        found = self.triage(ticket=ticket)
-        await pending
-        return found
+def ask(name: str) -> Any:
+    return dspy.settings.lm(name)
 
 
-class GoesOn(OneByOne):
-    """Makes nothing of outages, and asks nobody about some tickets."""
-
-    def forward(self, ticket: str) -> Any:
-        for attempt in range(0 if ticket.endswith("case 0") else 3):
-            try:
-                return self.triage(ticket=f"{ticket} {attempt}")
-            except Exception:
-                time.sleep(0.01)
-        return dspy.Prediction(queue="legal")
+def ask_async(name: str) -> Any:
+    return asyncio.run(dspy.settings.lm.acall(name))
 
 
-def failing(*numbers: int) -> ScriptedEngine:
-    def script(call: Call) -> Any:
-        time.sleep(0.005)
-        return ServerError("down") if call.number in numbers else learner(call)
-
-    return ScriptedEngine(script)
+def parallel(*names: str) -> Any:
+    pairs = [(dspy.Predict("text -> answer"), {"text": name}) for name in names]
+    return dspy.Parallel(num_threads=len(names), disable_progress_bar=True)(pairs)
 
 
-def lm_of(engine: ScriptedEngine) -> dspy.LM:
-    return dspy.LM("scripted/model", engine=engine, async_engine=Slowly(engine), seed=7, cache=False, num_retries=4)
+def flow(
+    calls: Calls, lm: Any, key: int | str, work: Callable[[], Any], timeout: float | None = None, remaining: int = 0
+) -> Flow[Any]:
+    unit = Unit(Stage.ROLLOUT, key=(key,))
+
+    def run() -> Any:
+        with calls.context(unit, lm=lm):
+            return work()
+
+    def late() -> str:
+        calls.abandon(unit)
+        return "late"
+
+    (result,) = yield [Task(Stage.ROLLOUT, run, remaining, unit, timeout, late if timeout else None)]
+    return result
 
 
-class Slowly(AsyncScripted):
-    async def complete(self, request: Request) -> Response:
-        await asyncio.sleep(0.05)
-        return self.engine.complete(request)
+def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Calls | None = None, **lm: Any) -> list[Any]:
+    """Run work side by side, after a first call that proves that the backend answers."""
+    calls, lm_ = calls or Calls(backoff=0.001), scripted_lm(busy, num_retries=8, **lm)
+    with Execution(calls, places) as execution:
+        first = flow(calls, lm_, "first", functools.partial(ask, "first"), remaining=9)
+        found = execution.run([first, *(flow(calls, lm_, name, one) for name, one in work.items())])
+        assert execution._places.taken == execution._places._wanted == 0
+    return found[1:]
 
 
-class TestNobodyWaitsForEver:
-    def test_for_a_lock_that_a_call_in_a_retry_holds(self) -> None:
-        found = measured(OneByOne(), lm_of(failing(2, 4)), num_threads=3)
-        assert found.outcomes == {"completed": 9}
+WAYS = pytest.mark.parametrize("way", [ask, ask_async], ids=["sync", "async"])
 
-    @pytest.mark.parametrize("threads", [1, 3])
-    def test_for_an_asynchronous_call_whose_loop_it_blocks(self, threads: int) -> None:
-        assert measured(Mixed(), lm_of(failing()), num_threads=threads).outcomes == {"completed": 9}
 
-    def test_nor_for_the_last_place_in_the_budget(self) -> None:
-        engine = failing()
-        found = measured(Mixed(), lm_of(engine), num_threads=2, budget=Budget(max_lm_calls=5))
-        assert found.stop_reason == "max_lm_calls" and len(engine.calls) <= 5
+class TestWaiting:
+    @WAYS
+    def test_another_task_runs_meanwhile(self, way: Callable[[str], Any]) -> None:
+        busy = Busy(fails={"a": 0.1})
+        run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c")}, places=1)
+        assert busy.order == ["first", "a", "b", "c", "a"]
+        assert busy.most == 1
 
-    def test_for_a_first_answer_that_waits_for_a_place(self) -> None:
-        found = measured(GoesOn(), scripted_lm(lambda call: (time.sleep(0.02), ServerError("down"))[1]), num_threads=4)
-        assert isinstance(found, FatalError) and "none of 8 requests" in str(found)
+    @WAYS
+    def test_what_comes_back_goes_before_what_has_not_begun(self, way: Callable[[str], Any]) -> None:
+        busy = Busy(fails={"a": 0.05}, takes={"b": 0.3, "c": 0.1, "d": 0.1})
+        run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c", "d")}, places=1)
+        assert busy.order == ["first", "a", "b", "a", "c", "d"]
 
-    def test_to_hear_that_the_run_was_stopped(self) -> None:
-        calls, lm = Calls(backoff=300), lm_of(failing(0))
+    @pytest.mark.parametrize("places", [1, 3, 8])
+    def test_never_more_at_work_than_places(self, places: int) -> None:
+        class Fails(Busy):
+            """A fifth of the calls fail at first, as their names decide."""
 
-        async def asked() -> None:
-            with calls.context(Unit(Stage.ROLLOUT), lm=lm):
-                await dspy.Predict(Triage).acall(ticket="refund")
+            def __call__(self, call: Call) -> Any:
+                if (chance := hashlib.blake2b(call.user.encode()).digest()[0]) < 50:
+                    self.fails = {**self.fails, call.user: chance / 10_000}
+                self.takes = {**self.takes, call.user: 0.002 * places}
+                return super().__call__(call)
 
-        timer = threading.Timer(0.2, calls.stop)
-        timer.start()
+        busy = Fails()
+        work = {f"{i}": functools.partial(ask_async if i % 7 == 0 else ask, f"{i}") for i in range(200)}
+        assert len(run(busy, work, places)) == 200
+        assert len(busy.order) > 225, "many were tried again"
+        assert busy.most == places
+
+    def test_a_program_with_calls_side_by_side_keeps_its_place_until_all_of_them_wait(self) -> None:
+        done: list[str] = []
+        out, failed = threading.Event(), threading.Event()
+
+        def script(call: Call) -> Any:
+            name = call.input("text") or call.user
+            if name == "fails" and not failed.is_set():
+                assert out.wait(10)
+                failed.set()
+                return RateLimitError("busy", retry_after=0.6)
+            if name == "slow":
+                out.set()
+                assert failed.wait(10)
+                time.sleep(0.2)
+            done.append(name)
+            return {"answer": name} if call.outputs else "done"
+
+        run(script, {"a": functools.partial(parallel, "fails", "slow"), "b": functools.partial(ask, "b")}, places=1)
+        assert done == ["first", "slow", "b", "fails"]
+
+    def test_no_call_of_a_program_goes_out_without_a_place(self) -> None:
+        """The place is given up while one call waits; the next call of the same program has to wait for one too."""
+        busy = Busy(fails={"a": 0.3}, takes={"b": 0.2})
+
+        async def two() -> None:
+            first = asyncio.create_task(dspy.settings.lm.acall("a"))
+            await asyncio.sleep(0.1)  # the place is another's by now
+            await dspy.settings.lm.acall("a2")
+            await first
+
+        run(busy, {"a": lambda: asyncio.run(two()), "b": functools.partial(ask, "b")}, places=1)
+        assert busy.order == ["first", "a", "b", "a2", "a"]
+        assert busy.most == 1
+
+
+class TestTheEnd:
+    def test_an_abandoned_task_gives_its_place_back(self) -> None:
+        released = threading.Event()
+        calls, busy = Calls(backoff=0.001), Busy(fails={"waits": 30.0})
+        lm = scripted_lm(busy, num_retries=3)
+        work = {"waits": lambda: ask("waits"), "hangs": lambda: released.wait(30), "b": lambda: ask("b")}
+        with Execution(calls, 1) as execution:
+            flows = [flow(calls, lm, name, one, None if name == "b" else 0.2) for name, one in work.items()]
+            execution.run([flow(calls, lm, "first", lambda: ask("first"))])
+            began = time.monotonic()
+            assert execution.run(flows) == ["late", "late", ["done"]]
+            assert time.monotonic() - began < 5
+            assert execution._places.taken == 0
+            released.set()
+            assert execution.run([flow(calls, lm, "c", lambda: ask("c"))]) == [["done"]]
+            assert execution._places.taken == execution._places._wanted == 0
+        calls.stop()
+
+    def test_a_stopped_run_ends_while_calls_wait(self) -> None:
+        calls = Calls(backoff=0.001)
+        busy = Busy(fails={"a": 30.0, "b": 30.0})
+        threading.Timer(0.3, calls.stop, ["interrupted"]).start()
         began = time.monotonic()
-        with pytest.raises(BaseException, match="stopped"):
-            asyncio.run(asked())
-        assert time.monotonic() - began < 10
+        with pytest.raises(RunStopped):
+            run(busy, {"a": lambda: ask("a"), "b": lambda: ask_async("b")}, 1, calls)
+        assert time.monotonic() - began < 5
+        assert busy.order == ["first", "a", "b"]
+
+    def test_a_call_that_its_program_gives_up_while_it_waits(self) -> None:
+        busy = Busy(fails={"a": 30.0})
+
+        async def gives_up() -> Any:
+            with pytest.raises(TimeoutError if hasattr(asyncio, "timeout") else asyncio.TimeoutError):
+                await asyncio.wait_for(dspy.settings.lm.acall("a"), 0.1)
+            return await dspy.settings.lm.acall("instead")
+
+        assert run(busy, {"a": lambda: asyncio.run(gives_up()), "b": lambda: ask("b")}, places=1) == [["done"]] * 2
+        assert busy.order == ["first", "a", "b", "instead"] and busy.most == 1
 
 
-def test_one_thread_is_one_attempt_at_a_time() -> None:
-    """Also where one waits for a retry: what is asked for one thread may bear no two."""
-    peak = Peak()
+class TestNothingWaitsForEver:
+    def test_for_the_first_answer_of_another_lm(self) -> None:
+        """All but one call of an LM that never answered wait for that one, and hold no place as long."""
+        calls, started = Calls(Meter(Budget(max_seconds=30)), backoff=0.001), threading.Event()
 
-    class Alone(OneByOne):
-        def forward(self, ticket: str) -> Any:
-            with peak:
-                return self.triage(ticket=ticket)
+        def slow(call: Call) -> Any:
+            if call.memory["calls"]:
+                return "done"
+            call.memory["calls"] += 1
+            assert started.wait(10), "the other LM's calls never got a place"
+            return RateLimitError("busy", retry_after=0.01)
 
-    assert measured(Alone(), lm_of(failing(1, 3, 4)), num_threads=1).outcomes == {"completed": 9}
-    assert peak.most == 1
+        other = scripted_lm(slow, name="scripted/other", num_retries=3)
+        others = {f"other {i}": functools.partial(other_lm, calls, other, f"{i}") for i in range(5)}
+        found = run(Busy(), {**others, "a": lambda: started.set() or ask("a")}, 2, calls)
+        assert found == [["done"]] * 6
+
+    def test_for_a_reservation_that_a_waiting_call_holds(self) -> None:
+        """One place: who waits to come back holds the budget's last place, who has the place waits for that."""
+        calls = Calls(Meter(Budget(max_lm_calls=3, max_seconds=10)), backoff=0.001)
+
+        def script(call: Call) -> Any:
+            if call.user == "holds" and not call.memory["holds"]:
+                call.memory["holds"] += 1
+                return RateLimitError("busy", retry_after=0.3)
+            time.sleep(0.1)
+            return {"answer": "yes"} if call.outputs else "done"
+
+        with pytest.raises(RunStopped):
+            run(script, {"x": lambda: ask("holds"), "a": lambda: parallel("one", "two")}, 1, calls)
+        assert calls.stop_reason == "max_lm_calls", "not because time was up"
+
+    @pytest.mark.parametrize("places", [1, 4])
+    def test_for_a_budget_with_many_retries_under_way(self, places: int) -> None:
+        calls = Calls(Meter(Budget(max_lm_calls=12, max_seconds=20)), backoff=0.001)
+        names = [f"{i}" for i in range(20)]
+        busy = Busy(fails=dict.fromkeys(names, 0.02))
+        with pytest.raises(RunStopped):
+            run(busy, {name: functools.partial(ask, name) for name in names}, places, calls)
+        assert calls.stop_reason == "max_lm_calls"
+        assert len(busy.order) - len(set(busy.order)) == 11, "the first, and 11 that were tried twice"
 
 
-def test_a_replayed_call_is_over(tmp_path: Path) -> None:
-    lm, places = lm_of(failing()), Places(lambda: 1)
-    for _ in range(2):  # the second time from the journal
-        with Journal(tmp_path) as journal:
-            unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0), place=places.take())
-            with Calls(journal=journal).context(unit, lm=lm):
-                dspy.Predict(Triage)(ticket="refund")
-        assert unit.place is not None and not unit.place._open
-        unit.place.end()
-    assert len(lm.engine.calls) == 1
+def other_lm(calls: Calls, lm: Any, text: str) -> Any:
+    return calls.observe(lm)(text)
 
 
-class TestPlaces:
-    def test_what_is_left_open_and_waits_gives_the_place_up(self) -> None:
-        freed: list[bool] = []
-        places = Places(lambda: 1, lambda: freed.append(True))
-        place = places.take()
-        assert place is not None and places.take() is None
-        waiting, other = place.opens(), place.opens()
-        waiting.leave()
-        assert places.taken == 1, "the other one is at work"
-        other.end()
-        assert places.taken == 0 and freed == [True]
-        assert waiting.back(0) and places.taken == 1
+# -- places alone ----------------------------------------------------------------------------------------------------
 
-    def test_a_task_whose_place_is_anothers_waits_before_its_next_call(self) -> None:
-        places = Places(lambda: 1)
-        place = places.take()
-        assert place is not None
-        place.opens().leave()
-        another = places.take()
-        assert another is not None
-        busy = another.opens()
-        assert not place.opens().back(0.1), "no more than one at work"
-        busy.end()
-        another.end()
-        assert place.opens().back(0)
 
-    def test_what_is_not_wanted_any_more_is_free(self) -> None:
-        freed: list[bool] = []
-        places = Places(lambda: 1, lambda: freed.append(True))
-        place = places.take()
-        assert place is not None
-        gone = place.opens()
-        gone.leave()
-        other = places.take()
-        assert other is not None
-        other.opens()
-        assert not gone.back(0)
-        other.end()
-        assert places.take() is None, "it goes to the one that waited"
-        gone.end()  # cancelled
-        assert freed == [True, True] and places.take() is not None
-
-    def test_any_order_of_events(self) -> None:
-        places, at_work = Places(lambda: 3), Peak()
-
-        def work(seed: int) -> None:
-            chance = random.Random(seed)
-            while (place := places.take()) is None:
-                time.sleep(0.0005)
-            for _ in range(6):
-                errand = place.opens()
-                if chance.random() < 0.5:
-                    errand.leave()
-                    time.sleep(chance.random() / 500)
-                if chance.random() < 0.9:
-                    while not errand.back(chance.choice([0, 0.01])):
-                        time.sleep(0.0005)
-                    with at_work:
-                        time.sleep(chance.random() / 1000)
-                errand.end()
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 5)), max_size=60))
+def test_places_add_up(width: int, moves: list[tuple[int, int, int]]) -> None:
+    """Whatever tasks and their calls do: places in use are those held, and never more than there are."""
+    freed: list[int] = []
+    places = Places(lambda: width, lambda: freed.append(1))
+    tasks: dict[int, Place] = {}
+    state: dict[tuple[int, int], str] = {}  # of a task's calls: out, or away
+    for task, call, move in moves:
+        place = tasks.get(task)
+        now = state.get((task, call))
+        if place is None:
+            if (new := places.take()) is not None:
+                tasks[task] = new
+        elif move == 0 and now is None and place.back(0, False):
+            place.opens()
+            state[task, call] = "out"
+        elif move == 1 and now == "out":
+            place.leave()
+            state[task, call] = "away"
+        elif move == 2 and now == "away" and place.back(0):
+            state[task, call] = "out"
+        elif move in (3, 4) and now is not None:
+            place.closes(now == "away")
+            del state[task, call]
+        elif move == 5:
             place.end()
-
-        threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(24)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-            assert not thread.is_alive()
-        assert at_work.most == 3
-        assert places.taken == places._wanted == 0
+            del tasks[task]
+            state = {key: value for key, value in state.items() if key[0] != task}
+        held = [one for one in tasks.values() if one._held]
+        assert places.taken == len(held) <= width
+        assert places._wanted == sum(one._wanted for one in tasks.values())
+        for number, one in tasks.items():
+            mine = [value for (owner, _), value in state.items() if owner == number]
+            assert (one._open, one._waiting) == (len(mine), mine.count("away"))
+            assert not (one._held and mine and mine.count("away") == len(mine)), "it is another's while all wait"
+    for place in tasks.values():
+        place.end()
+    assert places.taken == places._wanted == 0

@@ -265,7 +265,6 @@ class Calls:
         while errand is not None and not errand.back(_PATIENCE) and not self.stopped:
             pass
         unit.account.held += time.monotonic() - began
-        return left and not back
 
     async def _areturn(self, unit: Unit, errand: Errand | None) -> None:
         """The same on an event loop."""
@@ -273,13 +272,6 @@ class Calls:
         while errand is not None and not errand.back(0) and not self.stopped:
             await asyncio.sleep(_POLL)
         unit.account.held += time.monotonic() - began
-        return left and not back
-
-    async def _asleep(self, seconds: float) -> None:
-        """Wait, but not past the end of the run."""
-        end = time.monotonic() + seconds
-        while not self.stopped and (left := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 10 * _POLL))
 
     def backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
@@ -381,7 +373,7 @@ class Calls:
                 else:
                     return call.answered(reply, report)
                 self._leave(call.errand)
-                await self._asleep(wait)
+                await self.asleep(wait)
         finally:
             call.unit.account.awaited -= 1
             call.end()
