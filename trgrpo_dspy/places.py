@@ -88,23 +88,26 @@ class Place:
         """Give it up if all that is open waits."""
         return 0 < self._open <= self._away and self._give_up()
 
-    def _want(self, wanted: bool) -> None:
+    def _want(self, wanted: bool) -> float:
+        """Begin to want it back, or no more; seconds of patience that are left."""
         if wanted and self._wanted_since is None:
             self._wanted_since = time.monotonic()
             self._places._wanted += 1
         elif not wanted and self._wanted_since is not None:
             self._wanted_since = None
             self._places._wanted -= 1
+        return _PATIENCE - (time.monotonic() - self._wanted_since) if self._wanted_since is not None else 0.0
 
     def _regain(self, seconds: float) -> bool:
         """Wait so long for a place to be free; whether the task has one."""
         places = self._places
         if not self.held:
-            self._want(True)
+            patience = self._want(True)
+            seconds = min(seconds, patience) if patience > 0 else seconds
             places._changed.wait_for(lambda: self.held or places._free(), seconds)
         if not self.held:
-            assert self._wanted_since is not None
-            if not places._free() and time.monotonic() - self._wanted_since >= _PATIENCE:
+            # Wanted anew, where another call of the task has had the place in the meantime and left it.
+            if self._want(True) <= 0 and not places._free():
                 idle = next((place for place in places._held if not place._open), None)
                 if idle is not None:
                     idle._give_up()
