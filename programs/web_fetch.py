@@ -38,6 +38,8 @@ _HEADERS = {
 _OUTAGES = frozenset({408, 425, 429})
 _TEXTS = frozenset({"application/xhtml+xml", "application/xml", "application/json"})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_RESERVED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20")))
+"""Taken for public ones by some versions of Python."""
 _BARE = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/.*)?", re.DOTALL)
 _HOST = re.compile(r"[\w.:-]+")
 _MOST_ADDRESSES = 4
@@ -133,6 +135,7 @@ class Fetcher:
             except (
                 httpx.RemoteProtocolError,
                 httpx.UnsupportedProtocol,
+                httpx.InvalidURL,
             ) as error:  # what it redirects to is no address
                 raise Refused(f"it redirects to what is no address of a web page ({error})") from None
         raise Refused(f"it redirects more than {self.limits.redirects} times")
@@ -172,7 +175,8 @@ class Fetcher:
         ip = _innermost(ipaddress.ip_address(address))
         if any(ip in ipaddress.ip_network(network) for network in self.allow):
             return True
-        return ip.is_global and not (ip.is_multicast or ip.is_reserved or _tunnels(ip))
+        reserved = any(ip in network for network in _RESERVED) or ip.is_multicast or ip.is_reserved
+        return ip.is_global and not (reserved or _tunnels(ip))
 
 
 def _innermost(ip: Any) -> Any:
@@ -195,11 +199,14 @@ def _checked(url: str) -> httpx.URL:
     text = f"https://{text}" if _BARE.fullmatch(text) else text
     try:
         parsed = httpx.URL(text)
+        host = parsed.host  # decoded here, and not every name can be
     except (httpx.InvalidURL, ValueError) as error:
         raise Refused(f"it is no address of a web page ({str(error)[:100]})") from None
-    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.host):
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host):
         raise Refused("it is no address of a web page: give one that begins with http:// or https://")
-    if parsed.port is not None and parsed.port > 65535:
+    if host.rstrip(".").endswith(".invalid"):  # reserved for names that never exist: no outage
+        raise Refused("there is no such page")
+    if parsed.port is not None and not 0 < parsed.port <= 65535:
         raise Refused("it is no address of a web page: there is no such port")
     if parsed.userinfo:
         raise Refused("addresses with a user name in them are not visited")

@@ -25,7 +25,7 @@ _PASSAGE = 600
 _SHOWN = 3000
 """Characters of passages that are shown, at most."""
 _MAX_LINKS = 15
-_MAX_TEXT = 400_000
+MAX_TEXT = 400_000
 """Characters of a page that are looked at."""
 _TALKATIVE = ("bm25s", "trafilatura")
 """Packages that log every small index, and every page without much text."""
@@ -112,7 +112,7 @@ def read_page(body: bytes, url: str, *, content_type: str = "text/html", charset
         charset: Character set the server named; else what the page says, else UTF-8.
     """
     markup = "html" in content_type or (not content_type and b"<html" in body[:2000].lower())
-    text = _decoded(body, charset, markup)[:_MAX_TEXT]
+    text = _decoded(body, charset, markup)[:MAX_TEXT]
     if not markup:
         lines = [line for line in text.splitlines() if line.strip()]
         return Page(url, lines[0].strip("# ")[:200] if lines else "", text)

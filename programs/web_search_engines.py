@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
-from programs.web_pages import Page, Ranking, as_data, passages, read_page, require
+from programs.web_pages import MAX_TEXT, Page, Ranking, as_data, passages, read_page, require
 from programs.web_transport import httpx
 from trgrpo_dspy import FatalError, InfrastructureError
 
@@ -156,7 +157,7 @@ class LocalIndex:
         """Index the HTML, Markdown and text files of a folder and all below it.
 
         Args:
-            folder: The folder.
+            folder: The folder. A link that leads out of it is left out.
             url: What the pages' addresses begin with; the path of the file follows. By default an address that leads
                 nowhere, so that `visit` can only read the pages from here.
 
@@ -164,13 +165,18 @@ class LocalIndex:
             ValueError: It is no folder, or holds no such file.
         """
         root = Path(folder)
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+        inside = root.resolve()
+        files = sorted(
+            path
+            for path in root.rglob("*")
+            if path.suffix.lower() in _SUFFIXES and path.is_file() and path.resolve().is_relative_to(inside)
+        )
         if not files:
             raise ValueError(f"{str(folder)!r} must be a folder with files that end in {', '.join(_SUFFIXES)}")
         return cls(
             read_page(
-                path.read_bytes(),
-                url + path.relative_to(root).as_posix(),
+                _beginning(path),
+                url + quote(os.fsencode(path.relative_to(root).as_posix())),
                 content_type=_SUFFIXES[path.suffix.lower()],
             )
             for path in files
@@ -180,6 +186,11 @@ class LocalIndex:
         """Return the pages that share words with the query, best first."""
         found = [self._listed[index] for index in self._ranking.best(query, _RESULTS)]
         return [Result(page.title, page.url, _snippet(page, query)) for page in found]
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4 * MAX_TEXT)  # a character has at most four bytes
 
 
 def _snippet(page: Page, query: str) -> str:

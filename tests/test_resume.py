@@ -210,7 +210,7 @@ def test_a_lost_consolidation_stays_lost_for_what_follows_rests_on_it(tmp_path: 
 def test_attempts_are_not_taken_for_attempts_with_another_library(tmp_path: Path, whole: Any) -> None:
     """Whatever makes a resumed run learn another library: its scores are measured, not remembered."""
     first, second = scripted_lm(failing("proposals", LMRateLimitError("no"), last=1)), scripted_lm()
-    compile_with(first, tmp_path, budget=Budget(max_lm_calls=80))
+    compile_with(first, tmp_path, budget=Budget(max_lm_calls=80), num_threads=1)  # always the same group's are lost
     before = json.loads((tmp_path / "libraries/step_001.json").read_text())
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db:
         db.execute("DELETE FROM lost")

@@ -148,7 +148,7 @@ def _price(text: str) -> tuple[str, tuple[float, float]]:
         prompt, completion = (float(amount) for amount in amounts.split(","))
     except ValueError:
         model = ""
-    if not model or not 0 <= min(prompt, completion) <= max(prompt, completion) < float("inf"):
+    if not model or not all(0 <= amount < float("inf") for amount in (prompt, completion)):
         raise ValueError(f"--price {text!r} must be MODEL=PROMPT,COMPLETION, such as openai/my-model=0.15,0.60")
     return model, (prompt, completion)
 

@@ -7,6 +7,7 @@ after each part, and says so while it is partial.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -134,9 +135,10 @@ class _Experiment:
     def _expected(self) -> list[Expected]:
         """The estimate; trial calls are made once for a plan and its prices."""
         path, basis = self.out / "estimate.json", [vars(self.plan), {k: list(v) for k, v in self._prices.items()}]
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if known.get("basis") == basis:
-            return [Expected(**row) for row in known["parts"]]
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):  # none yet, or damaged: tried again
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if known["basis"] == basis:
+                return [Expected(**row) for row in known["parts"]]
         self.say(f"Trying {TRIALS + 1} attempts to see what it will take ...")
         optimizer = optimizer_of(
             self.task, self.plan, self.limits, reflection_lm=self.lms.reflection, budget=Budget(prices=self._prices)

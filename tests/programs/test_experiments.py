@@ -303,6 +303,7 @@ class TestMath:
         assert main([*dear, "--max-cost", "2"]) == 2
         said = capsys.readouterr().err
         assert "Not begun: the estimate is $" in said and "above --max-cost 2" in said and "--yes" in said
+        (tmp_path / "estimate.json").write_text("[]")  # damaged: made again
         monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
         assert main([*dear, "--max-cost", "2"]) == 2
         assert "Begin anyway? [y/N]" in capsys.readouterr().out
@@ -343,6 +344,7 @@ class TestMath:
             (["--offline", "--max-cost", "-1"], "--max-cost -1.0 must be above 0"),
             (["--offline", "--timeout", "0"], "--timeout 0.0"),
             (["--offline", "--price", "3,4"], "--price '3,4'"),
+            (["--offline", "--price", "m=1,nan"], "--price 'm=1,nan'"),
             (["--offline", "--price", "m=3"], "--price 'm=3'"),
             (["--offline", "--model", "m"], "leave --model"),
             (["--model", "m", "--judge", "j"], "--judge and --search are for the web task"),

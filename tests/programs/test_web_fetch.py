@@ -165,6 +165,7 @@ class TestRedirects:
             ("file:///etc/passwd", "no address of a web page"),
             ("ftp://site.example/secret", "no address of a web page"),
             ("http://:::/", "redirects to what is no address"),
+            ("javascript:alert(1)", "redirects to what is no address"),
         ],
     )
     def test_every_hop_is_checked(self, target: str, reason: str) -> None:
@@ -215,7 +216,9 @@ REFUSED = [
     "http://example.org@127.0.0.1/", "https://:@example.org/x@y", "file:///etc/passwd", "gopher://example.org/",
     "javascript:alert(1)", "data:text/html,x", "ftp://example.org/", "http://", "http:///path", "//example.org", "",
     "not an address", "http://exa mple.org/", "http://a\nb/", "http://example.org:99999/", "http://[::1/",
-    f"http://{'a' * 70}.example/", "http://a..example/",
+    f"http://{'a' * 70}.example/", "http://a..example/", "http://xn--/", "http://example.org:-1/", "http://example.org:0/",
+    "http://192.0.0.8/", "http://192.88.99.1/", "http://[fec0::1]/", "http://[3fff::1]/",
+    "http://folder.invalid/no-such-page.txt", "http://folder.invalid./x",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-
 from loopback import Behaviour, reset, response, serve
 
 from programs import web_site
-from programs.web_pages import Page
+from programs.web_pages import Page, visit_tool
 from programs.web_search_engines import Ddgs, LocalIndex, Result, Serper, search_tool
 from trgrpo_dspy import FatalError, InfrastructureError
 
@@ -146,6 +147,35 @@ class TestLocalIndex:
         assert [r.title for r in LocalIndex.of_folder(str(folder), "https://x.example/").search("boat")] == ["Boats"]
         assert {r.url.rsplit("/")[-1] for r in index.search("oil")} == {"a.html", "c.txt"}
         assert index.search("nothing like it") == index.search("") == []
+
+    def test_odd_folders(self, tmp_path: Path) -> None:
+        outside, folder = tmp_path / "outside", tmp_path / "pages"
+        outside.mkdir(), folder.mkdir()
+        (outside / "secret.txt").write_text("The password is xyzzy.")
+        (folder / "link.txt").symlink_to(outside / "secret.txt")
+        (folder / "links").symlink_to(outside)
+        (folder / "circle").symlink_to(folder)
+        (folder / "dangling.txt").symlink_to(tmp_path / "nothing")
+        (folder / "folder.txt").mkdir()
+        (folder / "a b#c?.txt").write_text("Lamps burned oil.")
+        (folder / "same.txt").symlink_to(folder / "a b#c?.txt")
+        (folder / "long.md").write_bytes(b"word " * 1_000_000)
+        (folder / "bytes.txt").write_bytes(bytes(range(256)) * 100)
+        Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text("Boats.")
+        index = LocalIndex.of_folder(folder)
+        names = [url.rsplit("/")[-1] for url in index.pages]
+        assert sorted(names) == ["%FF.txt", "a%20b%23c%3F.txt", "bytes.txt", "long.md", "same.txt"]
+        assert index.search("password") == []
+        assert len(index.pages["http://folder.invalid/long.md"].text) <= 400_000
+        visit = visit_tool(known=index.pages)
+        for query in ("oil", "boats"):
+            url = index.search(query)[0].url
+            assert search_tool(index)(query).encode() and query in visit(url, query).lower()
+
+    def test_a_page_that_is_not_in_the_folder_is_no_outage(self) -> None:
+        index = LocalIndex([Page("http://folder.invalid/a.txt", "A", "Text.")])
+        told = visit_tool(known=index.pages)("http://folder.invalid/b.txt", "anything")
+        assert told == "This page can't be visited: there is no such page."
 
     def test_bad_folders_and_pages(self, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "none"):
