@@ -164,6 +164,16 @@ class TestRolloutTimeout:
         assert step.outcomes == {"completed": 16}
 
 
+    def test_calls_side_by_side_are_held_back_once(self) -> None:
+        calls, lm, unit = Calls(requests_per_minute=1200), scripted_lm(), Unit(Stage.ROLLOUT)
+        began = time.monotonic()
+        with calls.context(unit, lm=lm):
+            pairs = [(dspy.Predict(Triage), {"ticket": f"refund {i}"}) for i in range(12)]
+            dspy.Parallel(num_threads=12, disable_progress_bar=True)(pairs)
+        assert len(lm.engine.calls) == 12
+        assert 0.3 < unit.held <= time.monotonic() - began + 0.1  # one by one they would come to 3.3 s
+
+
 class TestThePool:
     def test_a_stuck_thread_is_replaced(self, released: threading.Event) -> None:
         """Also where work was handed in at the very moment a thread became free: it is not counted as idle twice."""

@@ -84,6 +84,8 @@ class Unit:
     """Hash of the library it rests on: an attempt with another library is other work."""
     held: float = 0.0
     """Seconds its calls were held back by the run (rate limit, first answer, no place): no time of its own."""
+    held_until: float = 0.0
+    """When that was counted up to, by the monotonic clock."""
     place: Place | None = None
     """Where it is at work; None outside an execution."""
     out: list[float] = field(default_factory=list)
@@ -264,14 +266,21 @@ class Calls:
         began = time.monotonic()
         while errand is not None and not errand.back(_PATIENCE) and not self.stopped:
             pass
-        unit.account.held += time.monotonic() - began
+        self._hold(unit, began, time.monotonic())
 
     async def _areturn(self, unit: Unit, errand: Errand | None) -> None:
         """The same on an event loop."""
         began = time.monotonic()
         while errand is not None and not errand.back(0) and not self.stopped:
             await asyncio.sleep(_POLL)
-        unit.account.held += time.monotonic() - began
+        self._hold(unit, began, time.monotonic())
+
+    def _hold(self, unit: Unit, begin: float, end: float) -> None:
+        """Count a time in which a call of the unit was held back; what calls share of it counts once."""
+        account = unit.account
+        with self._lock:
+            account.held += max(0.0, end - max(begin, account.held_until))
+            account.held_until = max(account.held_until, end)
 
     def backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
@@ -526,7 +535,8 @@ class _Call:
                 self._gate.stop(reached or "max_lm_calls")
                 self.check()
         if not self._reserved or not may_go:
-            self.unit.account.held += _POLL
+            now = time.monotonic()
+            self._gate._hold(self.unit, now, now + _POLL)
         return may_go and self._reserved
 
     def leave(self) -> None:
@@ -539,7 +549,7 @@ class _Call:
         self.check()
         if self._turn is None:
             self._turn = self._gate.pace()
-            self.unit.account.held += max(0.0, self._turn - time.monotonic())
+            self._gate._hold(self.unit, time.monotonic(), self._turn)
         return min(max(0.0, self._turn - time.monotonic()), 10 * _POLL)
 
     @contextmanager
