@@ -301,6 +301,7 @@ def test_a_comparison_cut_short_is_of_pairs_and_goes_on(tmp_path: Path) -> None:
         ({"rollout_timeout": "1"}, TypeError, "rollout_timeout='1'"),
         ({"budget": 5}, TypeError, "budget=5 must be a Budget"),
         ({"log_dir": 5}, TypeError, "log_dir=5 must be a path"),
+        ({"log_dir": ""}, ValueError, "log_dir='' names no directory"),
         ({"num_threads": -1}, ValueError, "num_threads=-1 must be at least 1"),
         ({"program": "program"}, TypeError, "program must be a dspy.Module, got str"),
     ],

@@ -163,7 +163,6 @@ class TestRolloutTimeout:
         (step,) = compiled.detailed_results.steps  # the last in line waits for almost two seconds
         assert step.outcomes == {"completed": 16}
 
-
     def test_calls_side_by_side_are_held_back_once(self) -> None:
         calls, lm, unit = Calls(requests_per_minute=1200), scripted_lm(), Unit(Stage.ROLLOUT)
         began = time.monotonic()

@@ -337,6 +337,8 @@ def _check_limits(budget: Any, log_dir: Any, rollout_timeout: Any, requests_per_
         raise TypeError(f"budget={budget!r} must be a Budget, e.g. Budget(max_cost=5.0)")
     if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
         raise TypeError(f"log_dir={log_dir!r} must be a path")
+    if log_dir == "":
+        raise ValueError("log_dir='' names no directory; leave it out to keep nothing")
     for name, value in (("rollout_timeout", rollout_timeout), ("requests_per_minute", requests_per_minute)):
         if value is None:
             continue

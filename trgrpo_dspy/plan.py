@@ -46,6 +46,8 @@ class Plan:
             raise TypeError(f"budget={self.budget!r} must be a Budget, e.g. Budget(max_cost=5.0)")
         if self.log_dir is not None and not isinstance(self.log_dir, (str, os.PathLike)):
             raise TypeError(f"log_dir={self.log_dir!r} must be a path")
+        if self.log_dir == "":
+            raise ValueError("log_dir='' names no directory; leave it out to keep nothing")
 
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise TypeError(f"executor={self.executor!r} must have submit(fn, *args), as RayExecutor() has")
