@@ -21,7 +21,7 @@ from trgrpo_dspy import Budget, RunStopped
 from trgrpo_dspy.calls import Calls, Unit
 from trgrpo_dspy.execution import Execution, Flow, Task
 from trgrpo_dspy.meter import Meter, Stage
-from trgrpo_dspy.places import Place, Places
+from trgrpo_dspy.places import Errand, Place, Places
 
 
 class Busy:
@@ -253,35 +253,37 @@ def test_places_add_up(width: int, moves: list[tuple[int, int, int]]) -> None:
     freed: list[int] = []
     places = Places(lambda: width, lambda: freed.append(1))
     tasks: dict[int, Place] = {}
-    state: dict[tuple[int, int], str] = {}  # of a task's calls: out, or away
+    errands: dict[tuple[int, int], Errand] = {}
     for task, call, move in moves:
-        place = tasks.get(task)
-        now = state.get((task, call))
+        place, errand = tasks.get(task), errands.get((task, call))
         if place is None:
             if (new := places.take()) is not None:
                 tasks[task] = new
-        elif move == 0 and now is None and place.back(0, False):
-            place.opens()
-            state[task, call] = "out"
-        elif move == 1 and now == "out":
-            place.leave()
-            state[task, call] = "away"
-        elif move == 2 and now == "away" and place.back(0):
-            state[task, call] = "out"
-        elif move in (3, 4) and now is not None:
-            place.closes(now == "away")
-            del state[task, call]
+        elif errand is None:
+            if move == 0:
+                new_one = place.opens()
+                if new_one.back(0):
+                    errands[task, call] = new_one
+                else:
+                    new_one.end()
+        elif move == 1:
+            errand.leave()
+        elif move == 2:
+            errand.back(0)
+        elif move in (3, 4):
+            errand.end()
+            del errands[task, call]
         elif move == 5:
             place.end()
             del tasks[task]
-            state = {key: value for key, value in state.items() if key[0] != task}
-        held = [one for one in tasks.values() if one._held]
+            errands = {key: value for key, value in errands.items() if key[0] != task}
+        held = [one for one in tasks.values() if one.held]
         assert places.taken == len(held) <= width
-        assert places._wanted == sum(one._wanted for one in tasks.values())
+        assert places._wanted == sum(one._wanted_since is not None for one in tasks.values())
         for number, one in tasks.items():
-            mine = [value for (owner, _), value in state.items() if owner == number]
-            assert (one._open, one._waiting) == (len(mine), mine.count("away"))
-            assert not (one._held and mine and mine.count("away") == len(mine)), "it is another's while all wait"
+            away = [value._is_away for (owner, _), value in errands.items() if owner == number]
+            assert (one._open, one._away) == (len(away), sum(away))
+            assert not (one.held and away and all(away)), "it is another's while all wait"
     for place in tasks.values():
         place.end()
     assert places.taken == places._wanted == 0

@@ -139,19 +139,6 @@ class TestNobodyWaitsForEver:
         assert time.monotonic() - began < 10
 
 
-def test_one_thread_is_one_attempt_at_a_time() -> None:
-    """Also where one waits for a retry: what is asked for one thread may bear no two."""
-    peak = Peak()
-
-    class Alone(OneByOne):
-        def forward(self, ticket: str) -> Any:
-            with peak:
-                return self.triage(ticket=ticket)
-
-    assert measured(Alone(), lm_of(failing(1, 3, 4)), num_threads=1).outcomes == {"completed": 9}
-    assert peak.most == 1
-
-
 def test_a_replayed_call_is_over(tmp_path: Path) -> None:
     lm, places = lm_of(failing()), Places(lambda: 1)
     for _ in range(2):  # the second time from the journal

@@ -37,7 +37,7 @@ from .fingerprint import request_hash
 from .health import Health, Seen
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
-from .observed import Report, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .observed import Report, close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
 from .places import Errand, Place
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed

@@ -231,9 +231,7 @@ class Execution:
                 self._bars.expect(task.stage)
 
     def _fill(self) -> None:
-        # With one thread nothing is begun while another task waits: one may be asked for what bears no two.
-        most = (1 + _MOST_WAITING) * self._num_threads if self._num_threads > 1 else 1
-        while self._ready and len(self._in_flight) < most:
+        while self._ready and len(self._in_flight) < (1 + _MOST_WAITING) * self._num_threads:
             place = self._places.take()
             if place is None:
                 return
