@@ -277,13 +277,18 @@ def test_places_add_up(width: int, moves: list[tuple[int, int, int]]) -> None:
             place.end()
             del tasks[task]
             errands = {key: value for key, value in errands.items() if key[0] != task}
-        held = [one for one in tasks.values() if one.held]
-        assert places.taken == len(held) <= width
-        assert places._wanted == sum(one._wanted_since is not None for one in tasks.values())
-        for number, one in tasks.items():
-            away = [value._is_away for (owner, _), value in errands.items() if owner == number]
-            assert (one._open, one._away) == (len(away), sum(away))
-            assert not (one.held and away and all(away)), "it is another's while all wait"
+        check_sums(places, tasks, errands)
+        assert places.taken <= width
     for place in tasks.values():
         place.end()
     assert places.taken == places._wanted == 0
+
+
+def check_sums(places: Places, tasks: dict[int, Place], errands: dict[tuple[int, int], Errand]) -> None:
+    held = [one for one in tasks.values() if one.held]
+    assert places.taken == len(held)
+    assert places._wanted == sum(one._wanted_since is not None for one in tasks.values())
+    for number, one in tasks.items():
+        away = [value._is_away for (owner, _), value in errands.items() if owner == number]
+        assert (one._open, one._away) == (len(away), sum(away))
+        assert not (one.held and away and all(away)), "it is another's while all wait"
