@@ -81,6 +81,7 @@ def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Calls
     """Run work side by side, after a first call that proves that the backend answers."""
     calls, lm_ = calls or Calls(backoff=0.001), scripted_lm(busy, num_retries=8, **lm)
     with Execution(calls, places) as execution:
+        execution._most = 4 * places  # also with one, where a user's run begins nothing beside what waits
         first = flow(calls, lm_, "first", functools.partial(ask, "first"), remaining=9)
         found = execution.run([first, *(flow(calls, lm_, name, one) for name, one in work.items())])
         assert execution._places.taken == execution._places._wanted == 0
@@ -97,6 +98,14 @@ class TestWaiting:
         run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c")}, places=1)
         assert busy.order == ["first", "a", "b", "c", "a"]
         assert busy.most == 1
+
+    def test_one_thread_begins_nothing_beside_a_task_that_waits(self) -> None:
+        """Who asks for one thread may have a program that bears no second attempt beside it."""
+        busy, calls = Busy(fails={"a": 0.1}), Calls(backoff=0.001)
+        lm = scripted_lm(busy, num_retries=8)
+        with Execution(calls, 1) as execution:
+            execution.run([flow(calls, lm, name, functools.partial(ask, name)) for name in ("first", "a", "b")])
+        assert busy.order == ["first", "a", "a", "b"]
 
     @WAYS
     def test_what_comes_back_goes_before_what_has_not_begun(self, way: Callable[[str], Any]) -> None:

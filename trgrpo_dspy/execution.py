@@ -118,6 +118,8 @@ class Execution:
         """Prepare to run at most `num_threads` tasks at a time through the gate `calls`; `bars` shows progress."""
         self.calls = calls
         self._num_threads = num_threads
+        # With one thread nothing is begun while another task waits: one may be asked for by what bears no two.
+        self._most = (1 + _MOST_WAITING) * num_threads if num_threads > 1 else 1
         self._pool = ThreadExecutor()
         self._places = Places(lambda: self.width, self._wake)
         self._finished: queue.SimpleQueue[tuple[int, Future[Any]] | None] = queue.SimpleQueue()
@@ -231,7 +233,7 @@ class Execution:
                 self._bars.expect(task.stage)
 
     def _fill(self) -> None:
-        while self._ready and len(self._in_flight) < (1 + _MOST_WAITING) * self._num_threads:
+        while self._ready and len(self._in_flight) < self._most:
             place = self._places.take()
             if place is None:
                 return
