@@ -18,10 +18,11 @@ from scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scripted_lm
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
 from trgrpo_dspy import calls as calls_module
 from trgrpo_dspy.budget import Budget
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.meter import LMCall, Meter, Spend, Stage, total_spend
 from trgrpo_dspy.offline.server import OfflineServer
+from trgrpo_dspy.units import Unit
 
 THREADS = 16
 A_CALL = sum(TOKENS)
@@ -169,7 +170,7 @@ class TestWhereCallsAreMade:
     def test_a_call_that_is_cancelled_gives_its_place_back(self) -> None:
         calls = Calls(Meter(Budget(max_lm_calls=1)), requests_per_minute=6)
         lm = scripted_lm()
-        calls.pace()  # the next turn is in ten seconds
+        calls.waiting.pace()  # the next turn is in ten seconds
 
         async def one() -> None:
             with calls.context(Unit(Stage.ROLLOUT), lm=lm):

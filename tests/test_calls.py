@@ -15,11 +15,12 @@ from dspy.lm15 import AuthError, BillingError, RateLimitError, ServerError, Unsu
 from scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.copies import own_copy
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.observed import finish_reason
 from trgrpo_dspy.runner import Runner
+from trgrpo_dspy.units import Unit
 
 
 def rollout_unit(*key: int | str, temperature: float | None = 0.7) -> Unit:

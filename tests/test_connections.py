@@ -11,9 +11,10 @@ import pytest
 from scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import evaluate
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
+from trgrpo_dspy.units import Unit
 
 
 class Gathers(OfflineServer):

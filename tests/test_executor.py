@@ -31,10 +31,11 @@ from trgrpo_dspy import (
     evaluate,
     remote,
 )  # fmt: skip
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.health import Health, Seen
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.remote import AwayRunner, run_attempt
+from trgrpo_dspy.units import Unit
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from dspy.utils.callback import BaseCallback
 from scripted import Call, Reply, Triage, exact, examples, learner, scripted_lm, told, write
 
 from benchmarks.fault_campaign import Scenario, run
-from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, calls, evaluate, runner
+from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, calls, evaluate, runner, units
 from trgrpo_dspy.budget import Budget
 from trgrpo_dspy.offline.server import OfflineServer
 
@@ -66,7 +66,7 @@ class TestTheCampaign:
     def test_it_would_notice(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same run, with eyes shut to a tool's outage, to lost LM calls and to cut replies."""
         monkeypatch.setattr(runner._ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
-        monkeypatch.setattr(calls.Unit, "truncated", False)
+        monkeypatch.setattr(units.Unit, "truncated", False)
         found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=60), tmp_path)
         problems = "\n".join(found.problems)
         assert "though its transcript tells of an outage" in problems

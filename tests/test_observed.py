@@ -9,11 +9,12 @@ import dspy
 import pytest
 from scripted import Triage, exact, examples, scripted_lm
 
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.copies import Copier
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.observed import OutsideAdapters, observe_adapter
 from trgrpo_dspy.runner import Runner
+from trgrpo_dspy.units import Unit
 
 
 class Counting(dspy.Signature):

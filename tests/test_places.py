@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from scripted import Call, scripted_lm
 
 from trgrpo_dspy import Budget, RunStopped
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.execution import Execution, Flow, Task
 from trgrpo_dspy.meter import Meter, Stage
 from trgrpo_dspy.places import Errand, Place, Places
+from trgrpo_dspy.units import Unit
 
 
 class Busy:

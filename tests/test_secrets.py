@@ -25,6 +25,7 @@ from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, calls, evaluate
 from trgrpo_dspy.confidential import blank, remember
 from trgrpo_dspy.failures import describe, redact
 from trgrpo_dspy.offline.server import OfflineServer
+from trgrpo_dspy.units import Unit
 
 # No pattern would know these: only who was given them can.
 KEY = "Zx81QpLm22Vb90moss"
@@ -396,7 +397,7 @@ class TestBlanking:
 
     def test_a_key_of_a_predictors_own_too(self) -> None:
         lm = scripted_lm()
-        with calls.Calls().context(calls.Unit(calls.Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
+        with calls.Calls().context(Unit(calls.Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
             dspy.Predict(Triage, api_key="Vf28Lc60marsh")(ticket="refund")  # a custom engine takes none
         assert blank("Vf28Lc60marsh") == "***"
 

@@ -26,9 +26,10 @@ remote
 attempts     packing
 runner       execution  logdir     ray_executor
 calls        transcript scoring    instructions
+waiting
 fingerprint  journal    copies     observed   replies      health   interrupts  rendering  failures
 result       confidential            measurement
-estimate     comparison selection  progress
+estimate     comparison selection  progress   units
 edits
 library      rollout    meter        schedule   statistics plan
 budget       errors       database     places   threads  entries

@@ -21,11 +21,12 @@ from scripted import Call, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
 from trgrpo_dspy import calls as calls_module
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.execution import Execution, Task
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
 from trgrpo_dspy.threads import ThreadExecutor
+from trgrpo_dspy.units import Unit
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -267,8 +268,8 @@ class TestRequestsPerMinute:
 
     def test_a_turn_is_taken_once(self) -> None:
         calls = Calls(requests_per_minute=1)
-        assert calls.pace() <= time.monotonic()
-        assert calls.pace() >= time.monotonic() + 59
+        assert calls.waiting.pace() <= time.monotonic()
+        assert calls.waiting.pace() >= time.monotonic() + 59
 
 
 def assert_paced(stamps: list[float], began: float, interval: float) -> None:

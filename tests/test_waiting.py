@@ -18,10 +18,11 @@ from dspy.lm15 import Request, Response, ServerError
 from scripted import AsyncScripted, Call, Peak, ScriptedEngine, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import Budget, FatalError, evaluate
-from trgrpo_dspy.calls import Calls, Unit
+from trgrpo_dspy.calls import Calls
 from trgrpo_dspy.journal import Journal
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.places import Place, Places
+from trgrpo_dspy.units import Unit
 
 
 @pytest.fixture(autouse=True)

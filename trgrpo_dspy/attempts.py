@@ -6,9 +6,9 @@ import functools
 
 import dspy
 
-from .calls import Unit
 from .execution import Task
 from .runner import Runner
+from .units import Unit
 
 __all__ = ["attempt_task"]
 

@@ -16,14 +16,11 @@ Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own
 from __future__ import annotations
 
 import asyncio
-import functools
-import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -32,95 +29,24 @@ from dspy.utils.callback import BaseCallback
 
 from .confidential import remember
 from .errors import FatalError, RunStopped, TrainingFreeGRPOError
-from .failures import Failure, classify, fatal_message, is_backend_failure, worth_retrying
+from .failures import Failure, classify, fatal_message, is_backend_failure
 from .fingerprint import request_hash
 from .health import Health, Seen
 from .journal import Journal, Recorded
 from .meter import LMCall, Meter, Stage
 from .observed import Report, close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
-from .places import Errand, Place
+from .places import Errand
 from .replies import decode_reply, encode_reply
 from .schedule import derive_seed
+from .units import Unit
+from .waiting import POLL, Waiting
 
-__all__ = ["Calls", "Unit"]
+__all__ = ["Calls"]
 
 _UNIT = "trgrpo_dspy_unit"
-_LONGEST_HINT = 60.0
-"""The longest wait before a retry that a backend is granted, in seconds."""
 BACKOFF = 1.0
 """Unit of the waits before retries, in seconds, where a run is not told another: a tenth of it before the first, for
 most failures are alone and one alone should cost little, then five times the last wait each, up to 16; jittered."""
-_PATIENCE = 1.0
-"""Seconds between two looks at the end of the run, of a unit that waits for a place."""
-_POLL = 0.02
-"""Seconds between two looks of a call that waits for its place."""
-
-
-@dataclass
-class Unit:
-    """One piece of work with LM calls: an attempt, a summary, a comparison, ..."""
-
-    stage: Stage
-    """What the work is for."""
-    step: int = 0
-    """Step it belongs to; 0 is before the first."""
-    key: tuple[int | str, ...] = ()
-    """What tells it from others of its stage: seeds and rollout ids are derived from it."""
-    resample: bool = False
-    """Whether replies must differ from those to the same request elsewhere (own rollout id and seed)."""
-    temperature: float | None = None
-    """Sampling temperature in place of the LM's own; None keeps that."""
-    calls: list[LMCall] = field(default_factory=list)
-    """What it spent so far."""
-    outage: BaseException | None = None
-    """The first infrastructure failure met, even if the program swallowed it."""
-    tool_outage: bool = False
-    """Whether a tool met it: then the attempt itself is worth another try."""
-    abandoned: threading.Event = field(default_factory=threading.Event)
-    """Set when the work has taken too long: its further calls are refused and its result is dropped."""
-    role: str = ""
-    """'judge' for the metric's own calls."""
-    basis: str = ""
-    """Hash of the library it rests on: an attempt with another library is other work."""
-    held: float = 0.0
-    """Seconds its calls were held back by the run (rate limit, first answer, no place): no time of its own."""
-    held_until: float = 0.0
-    """When that was counted up to, by the monotonic clock."""
-    place: Place | None = None
-    """Where it is at work; None outside an execution."""
-    out: list[float] = field(default_factory=list)
-    """When its requests that are out now went out, by the monotonic clock."""
-    awaited: int = 0
-    """Asynchronous calls under way."""
-    whole: Unit | None = None
-    """The attempt that a judge's calls belong to; None is itself."""
-    asked: Counter[str] = field(default_factory=Counter)
-    """How often each request was made in this unit."""
-
-    replies: set[tuple[str, str, int]] = field(default_factory=set)
-    """The journal's replies it has had: one that it takes again is no further call."""
-
-    @functools.cached_property
-    def id(self) -> str:
-        """The unit's name in the journal, unique in a run."""
-        return "/".join([self.stage.value, str(self.step), *map(str, self.key), *filter(None, (self.basis, self.role))])
-
-    @property
-    def truncated(self) -> bool:
-        """Whether any reply was cut by length."""
-        return any(call.truncated for call in self.calls)
-
-    def as_judge(self) -> Unit:
-        """The unit of the metric's own calls: same account, no sampling changes."""
-        return Unit(
-            self.stage, self.step, self.key,
-            calls=self.calls, abandoned=self.abandoned, role="judge", basis=self.basis, whole=self, place=self.place,
-        )  # fmt: skip
-
-    @property
-    def account(self) -> Unit:
-        """The unit that time is counted on: the attempt, also for its judge."""
-        return self.whole or self
 
 
 class Calls:
@@ -151,7 +77,6 @@ class Calls:
         self.meter = meter or Meter()
         self.journal = journal
         self.seed = seed
-        self.backoff = BACKOFF if backoff is None else backoff
         self._width = width
         self.fatal: TrainingFreeGRPOError | None = None
         """Why no further call can succeed; None while one may."""
@@ -160,13 +85,15 @@ class Calls:
         self.on_stop: Callable[[], None] = lambda: None
         """Called once when the run is stopped."""
         self._stopped = threading.Event()
+        self.waiting = Waiting(
+            self._stopped, lambda: self.proven, BACKOFF if backoff is None else backoff, requests_per_minute
+        )
+        """How its calls wait."""
         self._lock = threading.RLock()
         self._lms: dict[int, tuple[Any, Any]] = {}
         self._adapters: dict[int, tuple[Any, Any]] = {}
         self._plain_adapter = dspy.ChatAdapter()
         self._unkept: list[Callable[[], object]] = []
-        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
-        self._next_request = 0.0
         self._replayed = False
         self._health = health or Health()
         self._out: set[_Call] = set()
@@ -234,58 +161,6 @@ class Calls:
             self.note_request_failure(call.lm, error)
             self.note_call_failure(call.lm, call.unit, error)
 
-    def sleep(self, seconds: float) -> None:
-        """Wait, but not past the end of the run."""
-        if seconds > 0:
-            self._stopped.wait(seconds)
-
-    async def asleep(self, seconds: float) -> None:
-        """The same on an event loop."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self.stopped:
-            await asyncio.sleep(min(left, 10 * _POLL))
-
-    def rest(self, unit: Unit, tries: int) -> None:
-        """Wait before a unit's work is tried again; as long, its place is another's."""
-        errand = unit.place.opens() if unit.place is not None else None
-        try:
-            self._leave(errand)
-            self.sleep(self.backoff_after(tries - 1))
-            self._return(unit, errand)
-        finally:
-            if errand is not None:
-                errand.end()
-
-    def _leave(self, errand: Errand | None) -> None:
-        """Give the place to others before a retry, unless nobody else may start yet."""
-        if errand is not None and self.proven:
-            errand.leave()
-
-    def _return(self, unit: Unit, errand: Errand | None) -> None:
-        """Wait for a place, if the task has none now."""
-        began = time.monotonic()
-        while errand is not None and not errand.back(_PATIENCE) and not self.stopped:
-            pass
-        self._hold(unit, began, time.monotonic())
-
-    async def _areturn(self, unit: Unit, errand: Errand | None) -> None:
-        """The same on an event loop."""
-        began = time.monotonic()
-        while errand is not None and not errand.back(0) and not self.stopped:
-            await asyncio.sleep(_POLL)
-        self._hold(unit, began, time.monotonic())
-
-    def _hold(self, unit: Unit, begin: float, end: float) -> None:
-        """Count a time in which a call of the unit was held back; what calls share of it counts once."""
-        account = unit.account
-        with self._lock:
-            account.held += max(0.0, end - max(begin, account.held_until))
-            account.held_until = max(account.held_until, end)
-
-    def backoff_after(self, tries: int) -> float:
-        """Seconds to wait after so many earlier tries, before jitter."""
-        return float(self.backoff * min(0.1 * 5**tries, 16))
-
     # -- copies ----------------------------------------------------------------------------------------------------
 
     def observe(self, lm: Any) -> Any:
@@ -342,10 +217,10 @@ class Calls:
             while True:
                 while not call.admitted():
                     call.leave()
-                    self.sleep(_POLL)
-                self._return(call.unit, call.errand)
+                    self.waiting.sleep(POLL)
+                self.waiting.back(call.unit, call.errand)
                 while wait := call.turn():
-                    self.sleep(wait)
+                    self.waiting.sleep(wait)
                 try:
                     with call.out(), watch() as report:
                         reply = send(call.prompt, messages=messages, **call.kwargs)
@@ -353,8 +228,8 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                self._leave(call.errand)
-                self.sleep(wait)
+                self.waiting.leave(call.errand)
+                self.waiting.sleep(wait)
         finally:
             call.end()
 
@@ -370,8 +245,8 @@ class Calls:
             while True:
                 while not call.admitted(asynchronous=True):
                     call.leave()
-                    await asyncio.sleep(_POLL)
-                await self._areturn(call.unit, call.errand)
+                    await asyncio.sleep(POLL)
+                await self.waiting.aback(call.unit, call.errand)
                 while wait := call.turn():
                     await asyncio.sleep(wait)
                 try:
@@ -381,8 +256,8 @@ class Calls:
                     wait = call.failed(error)
                 else:
                     return call.answered(reply, report)
-                self._leave(call.errand)
-                await self.asleep(wait)
+                self.waiting.leave(call.errand)
+                await self.waiting.asleep(wait)
         finally:
             call.unit.account.awaited -= 1
             call.end()
@@ -400,22 +275,6 @@ class Calls:
         if "seed" not in kwargs and lm.kwargs.get("seed") is not None:
             changed["seed"] = derive_seed(int(lm.kwargs["seed"]), rollout_id) % 2**31
         return changed
-
-    def pace(self) -> float:
-        """When the next request may go out under the rate limit, by the monotonic clock."""
-        with self._lock:
-            turn = max(time.monotonic(), self._next_request)
-            self._next_request = turn + self._interval
-        return turn
-
-    def wait_before_retry(self, lm: Any, error: BaseException, tries: int) -> float | None:
-        """Seconds to wait before the next try, or None if the error is final."""
-        if self.stopped or tries >= lm.retries or not worth_retrying(error):
-            return None
-        hint = getattr(error, "retry_after", None)
-        if isinstance(hint, (int, float)) and hint >= 0:
-            return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 10)
-        return self.backoff_after(tries) * random.uniform(0.5, 1.5)
 
     def check_price(self, call: LMCall) -> None:
         """End the run where `max_cost` can't be kept to."""
@@ -536,7 +395,7 @@ class _Call:
                 self.check()
         if not self._reserved or not may_go:
             now = time.monotonic()
-            self._gate._hold(self.unit, now, now + _POLL)
+            self._gate.waiting.hold(self.unit, now, now + POLL)
         return may_go and self._reserved
 
     def leave(self) -> None:
@@ -548,9 +407,9 @@ class _Call:
         """Seconds to wait under the rate limit before asking again; 0 when the request may go out."""
         self.check()
         if self._turn is None:
-            self._turn = self._gate.pace()
-            self._gate._hold(self.unit, time.monotonic(), self._turn)
-        return min(max(0.0, self._turn - time.monotonic()), 10 * _POLL)
+            self._turn = self._gate.waiting.pace()
+            self._gate.waiting.hold(self.unit, time.monotonic(), self._turn)
+        return min(max(0.0, self._turn - time.monotonic()), 10 * POLL)
 
     @contextmanager
     def out(self) -> Iterator[None]:
@@ -570,7 +429,7 @@ class _Call:
         """Seconds to wait before the next try; raises the error if there is none."""
         if not self.over and is_backend_failure(error):
             self._gate.note_request_failure(self.lm, error)
-        wait = self._gate.wait_before_retry(self.lm, error, self._tries)
+        wait = self._gate.waiting.before_retry(self.lm, error, self._tries)
         if wait is None:
             if not self.over:  # first, so that a fatal error stops the run before the next call may go out
                 self._gate.note_call_failure(self.lm, self.unit, error)

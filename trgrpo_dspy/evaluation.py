@@ -22,7 +22,7 @@ import dspy
 
 from .attempts import attempt_task
 from .budget import Budget
-from .calls import Calls, Unit
+from .calls import Calls
 from .comparison import Comparison
 from .copies import own_copy
 from .errors import InfrastructureError, RunStopped
@@ -41,6 +41,7 @@ from .runner import Runner
 from .scoring import Metric
 from .statistics import mean_at_k, mean_with_interval
 from .threads import Executor
+from .units import Unit
 
 __all__ = ["check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
 

@@ -25,12 +25,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from .calls import Calls, Unit
+from .calls import Calls
 from .errors import FatalError, RunStopped, TrainingFreeGRPOError
 from .meter import Stage
 from .places import Place, Places
 from .progress import Bars
 from .threads import ThreadExecutor
+from .units import Unit
 
 __all__ = ["Batch", "Execution", "Flow", "Task"]
 

@@ -16,7 +16,6 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from .attempts import attempt_task
-from .calls import Unit
 from .edits import Edit
 from .execution import Flow, Task
 from .failures import Failure, classify, describe
@@ -27,6 +26,7 @@ from .rollout import Rollout, RolloutGroup
 from .runner import Runner, expected_text, task_text
 from .schedule import Step
 from .settings import Settings
+from .units import Unit
 
 __all__ = ["Groups", "Learned", "Reply", "edits_of", "single"]
 

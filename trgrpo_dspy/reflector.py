@@ -11,6 +11,7 @@ through it, one group at a time on one worker.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -191,10 +192,20 @@ def _id_and_targets(entry: Experience) -> str:
 
 def _ask(predictor: dspy.Predict, **inputs: str) -> Any:
     """Call a step with the inputs that are there: an absent input is an absent field."""
-    signature = predictor.signature
-    for name in [name for name in signature.input_fields if not inputs.get(name)]:
-        signature = signature.delete(name)
+    absent = tuple(name for name in predictor.signature.input_fields if not inputs.get(name))
+    signature = _without(predictor.signature, absent, predictor.signature.instructions)
     return predictor(signature=signature, **{name: value for name, value in inputs.items() if value})
+
+
+@functools.lru_cache(maxsize=64)
+def _without(signature: Any, absent: tuple[str, ...], instructions: str) -> Any:
+    """The signature without some fields, made once: it is a class, and classes are slow to make.
+
+    The instructions are there to be told apart: they can be changed in place.
+    """
+    for name in absent:
+        signature = signature.delete(name)
+    return signature
 
 
 def _items(reply: Any) -> Sequence[Any]:

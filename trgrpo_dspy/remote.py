@@ -23,7 +23,7 @@ from typing import Any
 import dspy
 
 from .attempts import attempt_task
-from .calls import Calls, Unit
+from .calls import Calls
 from .confidential import blank
 from .copies import own_copy
 from .errors import FatalError, RunStopped
@@ -36,6 +36,7 @@ from .rollout import Outcome, Rollout
 from .runner import Runner, total_cost
 from .scoring import Metric
 from .threads import Executor
+from .units import Unit
 
 __all__ = ["AwayRunner", "Report", "make_runner", "run_attempt"]
 
@@ -161,7 +162,7 @@ class AwayRunner(Runner):
                 return
             if reached:
                 self.calls.stop(reached)
-            self.calls.sleep(_LOOK)
+            self.calls.waiting.sleep(_LOOK)
             unit.held += _LOOK
 
     def _send(self, unit: Unit, lost: Rollout, *job: Any) -> Report:
@@ -180,7 +181,7 @@ class AwayRunner(Runner):
                     raise FatalError(_unusable(self._executor, error)) from None
                 why = describe(error)
             if tries < _TRIES:
-                self.calls.rest(unit, tries)
+                self.calls.waiting.rest(unit, tries)
         return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"))
 
     def _result(self, future: Future[Report], unit: Unit) -> Report:

@@ -18,7 +18,7 @@ from typing import Any
 
 import dspy
 
-from .calls import Calls, Unit
+from .calls import Calls
 from .confidential import blank
 from .copies import Copier
 from .errors import FatalError, RunStopped
@@ -37,6 +37,7 @@ from .rendering import clean, cut_middle, render_fields, text_of
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
 from .transcript import Recorder
+from .units import Unit
 
 __all__ = ["Runner", "expected_text", "task_text", "total_cost"]
 
@@ -120,7 +121,7 @@ class Runner:
             result = self._run(copier.copy(), inputs, unit, recorder)
             if not unit.tool_outage or tries == _TRIES:
                 break
-            self.calls.rest(unit, tries)
+            self.calls.waiting.rest(unit, tries)
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
         told = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
         rollout = replace(
@@ -244,7 +245,7 @@ class Runner:
             outage = judge.outage is not None or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
             if not outage or tries == _TRIES:
                 break
-            self.calls.rest(unit, tries)
+            self.calls.waiting.rest(unit, tries)
         return Score(None, problem=problem)
 
     def _compared(self, fields: Mapping[str, Any]) -> str:
