@@ -220,7 +220,6 @@ def evaluation_flows(
     timeout: float | None = None,
     temperature: float | None = None,
     basis: str = "",
-    remaining: int = 0,
 ) -> list[Flow[tuple[Rollout, ...]]]:
     """One flow per example: its k attempts, at the program's own temperature unless another is asked for.
 
@@ -237,7 +236,7 @@ def evaluation_flows(
             tasks.append(
                 attempt_task(
                     runner, program, examples[index], unit,
-                    index=index, attempt=repeat, timeout=timeout, remaining=remaining,
+                    index=index, attempt=repeat, timeout=timeout,
                 )
             )  # fmt: skip
         rollouts = yield tasks

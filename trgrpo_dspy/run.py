@@ -43,9 +43,6 @@ __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
 
-_FIRST = 9
-"""More stages than any chain has: goes before everything."""
-
 
 @dataclass
 class _Record:
@@ -274,6 +271,8 @@ class Run:
             self.record.last_measured = library
             flows = self._measuring_flows(step.index, library)
             self._measuring = len(self.record.steps) - 1, self.execution.begin(flows)
+            if self.calls.meter.budget.capped:  # what was learned until a cap is reached can be returned
+                self.settle()
         else:
             self._tell(self.record.steps[-1])
 
@@ -326,11 +325,7 @@ class Run:
             raise RunStopped("no validation example could be scored")
 
     def _measuring_flows(self, step: int, library: ExperienceLibrary) -> list[Flow[tuple[Rollout, ...]]]:
-        """The attempts that measure a library on the valset, at the program's own temperature.
-
-        They fill the places that learning leaves free; where a cap may end the run, they go first, so that what was
-        learned until then can be returned.
-        """
+        """The attempts that measure a library on the valset, at the program's own temperature."""
         return evaluation_flows(
             self.runner,
             self.program_with(library),
@@ -340,7 +335,6 @@ class Run:
             step,
             timeout=self.settings.rollout_timeout,
             basis=library.digest,
-            remaining=_FIRST if self.calls.meter.budget.capped else 0,
         )
 
     # -- the end ---------------------------------------------------------------------------------------------------
