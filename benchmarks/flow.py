@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> list[Measured]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small steps")
     parser.add_argument("--seeds", type=int, default=20, help="seeds of the comparison with barriers")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each cell")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each cell")
     options = parser.parse_args(argv)
     load = os.getloadavg()[0]
     print(f"The offline model answers (no LLM). Load average at the start: {load:.1f} on {os.cpu_count()} cores.")
