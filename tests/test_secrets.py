@@ -205,7 +205,7 @@ class TestARun:
     ) -> None:
         with gateway(status=500, every=3) as web:
             lm = lm_at(web, engine, num_retries=0)
-            compiled = compile_with(lm, log_dir=tmp_path)
+            compiled = compile_with(lm, log_dir=tmp_path, num_threads=1)  # so that the same requests are refused
             assert KEY in web.heard
             assert HEADER in web.heard
             assert OTHER_HEADER in web.heard
