@@ -70,7 +70,7 @@ class Calls:
             journal: Where replies are kept and replayed from; None keeps none.
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
-            backoff: First wait before a retry, in seconds; None is `BACKOFF`.
+            backoff: Unit of the waits before retries, in seconds; None is `BACKOFF`.
             width: Requests that may be in flight at a time: LMs get as many connections.
             health: What is known of the backends; None is nothing yet.
         """
