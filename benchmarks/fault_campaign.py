@@ -94,6 +94,8 @@ class Scenario:
     seed: int = 0
     tool_outages: int = 5
     """Percent of tool calls that lose their connection."""
+    truncate_rate: float = 0.1
+    """Share of replies that are cut."""
     timeout: float = 1.0
     """Seconds the client waits: what takes longer is a hang."""
 
@@ -166,7 +168,7 @@ def run(scenario: Scenario, log_dir: Path) -> Finding:
     seen = Observed()
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     server = OfflineServer(
-        error_rate=0.2, garbage_rate=0.1, truncate_rate=0.1, errors=("429", "500", "hang", "reset"),
+        error_rate=0.2, garbage_rate=0.1, truncate_rate=scenario.truncate_rate, errors=("429", "500", "hang", "reset"),
         hang_seconds=30, retry_after=0.05, seed=scenario.seed,
     )  # fmt: skip
     backoff, calls.BACKOFF = calls.BACKOFF, 0.02  # a campaign has no time for a provider's sake

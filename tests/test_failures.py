@@ -33,6 +33,7 @@ from trgrpo_dspy.failures import (
     classify,
     describe,
     fatal_message,
+    is_interpreter_fault,
     no_lm_message,
     outcome_of,
     redact,
@@ -181,6 +182,14 @@ def test_an_http_error_without_a_response_is_the_programs_own() -> None:
 def test_dead_connections_are_infrastructure(error: Exception) -> None:
     assert classify(error) is INFRASTRUCTURE
     assert outcome_of(error) is Outcome.INFRASTRUCTURE
+
+
+def test_a_fault_of_python_itself_is_no_verdict_on_the_program() -> None:
+    """As CPython's 'AST constructor recursion depth mismatch', which a ReAct agent in many threads may meet."""
+    fault = raised_from(RuntimeError("no signature"), SystemError("AST constructor recursion depth mismatch"))
+    assert classify(fault) is INFRASTRUCTURE
+    assert is_interpreter_fault(fault)
+    assert not is_interpreter_fault(raised_from(RuntimeError("no"), RecursionError()))
 
 
 class LibraryTimeoutError(TimeoutError):

@@ -63,14 +63,19 @@ class TestTheCampaign:
         if program == "agent":
             assert found.seen.tool_outages > 0
 
-    def test_it_would_notice(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The same run, with eyes shut to a tool's outage, to lost LM calls and to cut replies."""
+    def test_it_would_notice_a_tools_outage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same run, with eyes shut to what tools meet."""
         monkeypatch.setattr(runner._ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
-        monkeypatch.setattr(units.Unit, "truncated", False)
         found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=60), tmp_path)
-        problems = "\n".join(found.problems)
-        assert "though its transcript tells of an outage" in problems
-        assert "replies cut" in problems
+        assert "though its transcript tells of an outage" in "\n".join(found.problems)
+
+    def test_it_would_notice_lessons_from_replies_that_were_cut(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same run, with eyes shut to finish reasons; so many are cut that some of the reflection's are."""
+        monkeypatch.setattr(units.Unit, "truncated", False)
+        found = run(Scenario("auto", "predict", examples=4, valset=3, truncate_rate=0.4), tmp_path)
+        assert "replies cut" in "\n".join(found.problems)
 
 
 WRONG = [

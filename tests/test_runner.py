@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 import pytest
@@ -123,6 +123,18 @@ class TestOutcomes:
                 raise RuntimeError("could not look it up") from ConnectionError("connection reset")
 
         assert attempt(Looks(ValueError())).outcome is Outcome.INFRASTRUCTURE
+
+    def test_where_python_itself_failed_the_program_runs_again(self, lm: dspy.LM) -> None:
+        class Parses(Fails):
+            tries: ClassVar = [SystemError("AST constructor recursion depth mismatch (before=66, after=63)")]
+
+            def forward(self, ticket: str) -> Any:
+                if self.tries:
+                    raise self.tries.pop()
+                return dspy.Prediction(queue="billing")
+
+        rollout = attempt(Parses(ValueError()))
+        assert (rollout.outcome, rollout.score) == (Outcome.COMPLETED, 1.0)
 
 
 class TestMetric:

@@ -19,8 +19,8 @@ from .errors import FatalError, InfrastructureError
 from .rollout import Outcome
 
 __all__ = [
-    "Failure", "classify", "describe", "fatal_message", "is_backend_failure", "is_tool_outage", "outcome_of", "redact",
-    "worth_retrying",
+    "Failure", "classify", "describe", "fatal_message", "is_backend_failure", "is_interpreter_fault", "is_tool_outage",
+    "outcome_of", "redact", "worth_retrying",
 ]  # fmt: skip
 
 
@@ -50,6 +50,7 @@ _OUTAGES = (
     dspy_errors.LMUnexpectedError,
     ConnectionError,
     TimeoutError,
+    SystemError,  # Python's own fault, see `is_interpreter_fault`
 )
 _UNCLASSIFIED = (dspy_errors.LMError, dspy_errors.LMProviderError)
 _OUTAGE_ERRNO = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
@@ -137,6 +138,14 @@ def is_tool_outage(error: BaseException) -> bool:
             return True
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return False
+
+
+def is_interpreter_fault(error: BaseException) -> bool:
+    """Whether Python itself failed, as some versions do where threads parse code side by side (CPython gh-106905).
+
+    DSPy parses code whenever a ReAct agent goes a step on, so a run with many threads may meet it.
+    """
+    return any(isinstance(link, SystemError) for link in _chain(error))
 
 
 def _is_outage(error: BaseException) -> bool:

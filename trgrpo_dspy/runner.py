@@ -27,6 +27,7 @@ from .failures import (
     classify,
     describe,
     fatal_message,
+    is_interpreter_fault,
     is_tool_outage,
     no_lm_message,
     outcome_of,
@@ -95,7 +96,7 @@ class Runner:
         self._copiers: deque[Copier] = deque(maxlen=_PROGRAMS)
 
     def attempt(self, program: dspy.Module, example: dspy.Example, unit: Unit, *, index: int, attempt: int) -> Rollout:
-        """Run the program once (again where only a tool's outage was in the way) and score the answer.
+        """Run the program once (again where a tool's outage or Python's own fault was in the way) and score the answer.
 
         Args:
             program: A copy that is the run's own (`Calls.bind` was called on it); it is copied for each try.
@@ -114,12 +115,12 @@ class Runner:
         started = time.monotonic()
         copier = self._copier(program)
         for tries in range(1, _TRIES + 1):
-            unit.outage, unit.tool_outage = None, False
+            unit.outage, unit.try_again = None, False
             inputs = _own_inputs(example)
             recorder = Recorder(copier.names, inputs)
             # A copy for each try: what a module keeps in itself (BestOfN a count) is not shared between threads.
             result = self._run(copier.copy(), inputs, unit, recorder)
-            if not unit.tool_outage or tries == _TRIES:
+            if not unit.try_again or tries == _TRIES:
                 break
             self.calls.waiting.rest(unit, tries)
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
@@ -191,6 +192,7 @@ class Runner:
         self.end_if_fatal(result.error)
         if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
             unit.outage = unit.outage or result.error
+            unit.try_again = unit.try_again or is_interpreter_fault(result.error)
         return result
 
     def _end_if_stopped(self, unit: Unit) -> None:
@@ -272,7 +274,7 @@ class _ToolWatch(OutsideAdapters):
         name, arguments = self._open.pop(call_id, ("tool", {}))
         if exception is not None and is_tool_outage(exception):
             self._unit.outage = self._unit.outage or exception
-            self._unit.tool_outage = True
+            self._unit.try_again = True
         if isinstance(exception, FatalError):  # a tool's key was refused: an agent would make an observation of it
             self._calls.stop("fatal", exception)
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)

@@ -31,8 +31,8 @@ class Unit:
     """What it spent so far."""
     outage: BaseException | None = None
     """The first infrastructure failure met, even if the program swallowed it."""
-    tool_outage: bool = False
-    """Whether a tool met it: then the attempt itself is worth another try."""
+    try_again: bool = False
+    """Whether the attempt itself is worth another try: a tool met the outage, or Python itself failed."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set when the work has taken too long: its further calls are refused and its result is dropped."""
     role: str = ""
