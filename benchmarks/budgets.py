@@ -28,8 +28,7 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.budget import Budget
-from trgrpo_dspy.meter import Meter
+from trgrpo_dspy.meter import Budget, Meter
 from trgrpo_dspy.offline.server import OfflineServer, ServedRequest
 
 THREADS = 16

@@ -39,8 +39,8 @@ from dspy.lm15 import Message, Request, Response, Usage
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.fingerprint import request_hash
-from trgrpo_dspy.journal import Journal
+from trgrpo_dspy.journal.fingerprint import request_hash
+from trgrpo_dspy.journal.journal import Journal
 from trgrpo_dspy.meter import LMCall
 from trgrpo_dspy.rollout import Outcome, Rollout
 

@@ -46,9 +46,9 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.fingerprint import request_hash
+from trgrpo_dspy.calls.units import Unit
+from trgrpo_dspy.journal.fingerprint import request_hash
 from trgrpo_dspy.offline.server import OfflineServer
-from trgrpo_dspy.units import Unit
 
 THREADS = 16
 LATENCY = "lognormal:0.03,0.6"

@@ -28,7 +28,7 @@ from types import ModuleType
 import dspy
 
 from trgrpo_dspy import Evaluation, ExperienceLibrary, TrainingFreeGRPO, attach, evaluate
-from trgrpo_dspy.entries import clean_entry, count_tokens
+from trgrpo_dspy.library.entries import clean_entry, count_tokens
 from trgrpo_dspy.offline import NOTICE, offline_lm
 
 NEUTRAL = (

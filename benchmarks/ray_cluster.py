@@ -48,15 +48,15 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import RayExecutor, TrainingFreeGRPO
-from trgrpo_dspy.attempts import attempt_task
-from trgrpo_dspy.calls import Calls
+from trgrpo_dspy.calls.gate import Calls
+from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.copies import own_copy
-from trgrpo_dspy.execution import Execution
+from trgrpo_dspy.execution.attempts import attempt_task
+from trgrpo_dspy.execution.flows import Execution
+from trgrpo_dspy.execution.remote import make_runner
 from trgrpo_dspy.groups import single
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.remote import make_runner
-from trgrpo_dspy.units import Unit
 
 NODES = 2
 """Nodes, each with one CPU."""

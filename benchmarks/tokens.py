@@ -49,8 +49,8 @@ from dspy.lm15 import Message, Request, Response, Usage
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy import groups as groups_module
-from trgrpo_dspy.calls import _current_unit
-from trgrpo_dspy.entries import count_tokens
+from trgrpo_dspy.calls.gate import _current_unit
+from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.offline import NOTICE, OfflineEngine
 
 DATA = Path(os.environ.get("TRGRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

@@ -10,7 +10,7 @@ import pytest
 from scripted import Call, Triage, exact, examples, learner, scripted_lm, told, write
 
 from trgrpo_dspy import ExperienceLibrary, Reflector, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.edits import Edit
+from trgrpo_dspy.library import Edit
 from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup
 
 ADAPTERS = ["chat", "json", "xml", "two-step"]

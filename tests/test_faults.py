@@ -16,14 +16,15 @@ from dspy.utils.callback import BaseCallback
 from scripted import Call, Reply, Triage, exact, examples, learner, scripted_lm, told, write
 
 from benchmarks.fault_campaign import Scenario, run
-from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, calls, evaluate, runner, units
-from trgrpo_dspy.budget import Budget
+from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate, runner
+from trgrpo_dspy.calls import gate, units
+from trgrpo_dspy.meter import Budget
 from trgrpo_dspy.offline.server import OfflineServer
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "BACKOFF", 0.005)
+    monkeypatch.setattr(gate, "BACKOFF", 0.005)
 
 
 def compile_with(lm: dspy.LM, program: dspy.Module | None = None, **options: Any) -> dspy.Module:

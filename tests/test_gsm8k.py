@@ -19,13 +19,13 @@ import pytest
 from programs import math_reasoning
 from programs.sandbox import MontyInterpreter
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
-from trgrpo_dspy.calls import Calls
-from trgrpo_dspy.entries import count_tokens
+from trgrpo_dspy.calls.gate import Calls
+from trgrpo_dspy.calls.units import Unit
+from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.server import OfflineServer
 from trgrpo_dspy.runner import Runner
-from trgrpo_dspy.units import Unit
 
 DATA = Path(os.environ.get("TRGRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 FILE = DATA / "gsm8k_attempts.jsonl"

@@ -15,8 +15,6 @@ from dspy.utils import DummyLM
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trgrpo_dspy.edits import Edit, apply_edits
-from trgrpo_dspy.entries import clean_entry
 from trgrpo_dspy.instructions import (
     attach,
     original_instructions,
@@ -27,7 +25,8 @@ from trgrpo_dspy.instructions import (
     write_block,
     write_library,
 )
-from trgrpo_dspy.library import Experience, ExperienceLibrary
+from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, apply_edits
+from trgrpo_dspy.library.entries import clean_entry
 
 ADVICE = ExperienceLibrary.of("When the amount is above $500, choose approval", "When unsure, ask")
 BLOCK = write_block("", ADVICE.entries)

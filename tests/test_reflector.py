@@ -13,7 +13,7 @@ import pytest
 from scripted import Call, Reply, Triage, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import Experience, ExperienceLibrary, Reflector, TrainingFreeGRPO
-from trgrpo_dspy.edits import Edit
+from trgrpo_dspy.library import Edit
 from trgrpo_dspy.reflector import Comparison, Lesson, library_text
 from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from trgrpo_dspy.edits import Edit, apply_edits
 from trgrpo_dspy.errors import SchemaVersionError
-from trgrpo_dspy.estimate import Estimate, StageEstimate
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library import Edit, ExperienceLibrary, apply_edits
 from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter.estimate import Estimate, StageEstimate
 from trgrpo_dspy.result import DetailedResults, Measurement, RejectedProposal, StepResult, Verdict, step_line
-from trgrpo_dspy.statistics import Interval, Mean
+from trgrpo_dspy.statistics.intervals import Interval, Mean
 
 LIBRARY = apply_edits(
     ExperienceLibrary.of("When the sum is above $500, choose “approval”"),

@@ -13,11 +13,11 @@ from dspy.lm15 import ContextLengthError, RateLimitError, ServerError, Transport
 from scripted import TOKENS, Triage, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, InfrastructureError, RunStopped, evaluate
-from trgrpo_dspy.calls import Calls
+from trgrpo_dspy.calls.gate import Calls
+from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.rollout import Outcome, Rollout
 from trgrpo_dspy.runner import Runner, expected_text, task_text
-from trgrpo_dspy.units import Unit
 
 
 def attempt(

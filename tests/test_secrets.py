@@ -21,11 +21,12 @@ import pytest
 from dspy.utils.exceptions import LMAuthError, LMServerError
 from scripted import Triage, exact, examples, learner, scripted_lm, told
 
-from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, calls, evaluate
+from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, evaluate
+from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.confidential import blank, remember
 from trgrpo_dspy.failures import describe, redact
 from trgrpo_dspy.offline.server import OfflineServer
-from trgrpo_dspy.units import Unit
 
 # No pattern would know these: only who was given them can.
 KEY = "Zx81QpLm22Vb90moss"
@@ -53,7 +54,7 @@ GIVEN: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "BACKOFF", 0.005)
+    monkeypatch.setattr(gate, "BACKOFF", 0.005)
 
 
 @pytest.fixture
@@ -397,7 +398,7 @@ class TestBlanking:
 
     def test_a_key_of_a_predictors_own_too(self) -> None:
         lm = scripted_lm()
-        with calls.Calls().context(Unit(calls.Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
+        with gate.Calls().context(Unit(gate.Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
             dspy.Predict(Triage, api_key="Vf28Lc60marsh")(ticket="refund")  # a custom engine takes none
         assert blank("Vf28Lc60marsh") == "***"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scripted import Triage, scripted_lm
 
 from trgrpo_dspy import ExperienceLibrary, Reflector, attach, signatures
-from trgrpo_dspy.edits import Edit
+from trgrpo_dspy.library import Edit
 from trgrpo_dspy.reflector import Lesson
 from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup
 from trgrpo_dspy.signatures import (

@@ -8,7 +8,7 @@ import pytest
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.meter import Spend
 from trgrpo_dspy.result import Measurement, Verdict
-from trgrpo_dspy.statistics import mean_with_interval
+from trgrpo_dspy.statistics.intervals import mean_with_interval
 from trgrpo_dspy.verdict import decide, warnings_after, warnings_before, with_ending
 
 

@@ -4,7 +4,6 @@
 library from one program to another.
 """
 
-from .budget import Budget
 from .errors import (
     FatalError,
     InfrastructureError,
@@ -13,13 +12,13 @@ from .errors import (
     SchemaVersionError,
     TrainingFreeGRPOError,
 )
-from .estimate import Estimate
-from .evaluation import compare, evaluate
+from .evaluation.evaluate import compare, evaluate
+from .evaluation.measurement import Evaluation
+from .execution.ray_executor import RayExecutor
 from .instructions import attach, read_library
 from .library import Experience, ExperienceLibrary
-from .measurement import Evaluation
+from .meter import Budget, Estimate
 from .optimizer import TrainingFreeGRPO
-from .ray_executor import RayExecutor
 from .reflector import Reflector
 from .result import DetailedResults
 

@@ -15,18 +15,17 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from .attempts import attempt_task
-from .edits import Edit
-from .execution import Flow, Task
+from .calls.units import Unit
+from .execution.attempts import attempt_task
+from .execution.flows import Flow, Task
 from .failures import Failure, classify, describe
-from .library import ExperienceLibrary
+from .library import Edit, ExperienceLibrary
 from .meter import Stage
 from .reflector import Comparison, Lesson, Reflector, with_sources
 from .rollout import Rollout, RolloutGroup
 from .runner import Runner, expected_text, task_text
 from .schedule import Step
 from .settings import Settings
-from .units import Unit
 
 __all__ = ["Groups", "Learned", "Reply", "edits_of", "single"]
 

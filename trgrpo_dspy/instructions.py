@@ -17,8 +17,8 @@ from dataclasses import replace
 import dspy
 
 from .copies import own_copy
-from .entries import clean_entry
-from .library import ID_PATTERN, Experience, ExperienceLibrary
+from .library.entries import clean_entry
+from .library.library import ID_PATTERN, Experience, ExperienceLibrary
 
 __all__ = [
     "attach",

@@ -35,18 +35,17 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from .budget import Budget
+from .calls.health import TOO_MANY_LOST
 from .errors import FatalError, InfrastructureError, RunStopped
-from .estimate import Estimate
-from .evaluation import check_examples
-from .health import TOO_MANY_LOST
+from .evaluation.evaluate import check_examples
+from .execution.threads import Executor
 from .instructions import teachable_predictors
 from .library import ExperienceLibrary
+from .meter import Budget, Estimate
 from .reflector import Reflector
 from .result import DetailedResults
 from .run import Run
 from .scoring import Metric, adapt_metric
-from .threads import Executor
 
 __all__ = ["TrainingFreeGRPO"]
 

@@ -19,12 +19,11 @@ from typing import Any
 
 import dspy
 
-from .edits import Edit
-from .entries import clean_entry
-from .library import Experience, ExperienceLibrary, LibraryLimits
-from .rendering import clean, cut_middle, field_lines
+from .library import Edit, Experience, ExperienceLibrary, LibraryLimits
+from .library.entries import clean_entry
 from .rollout import Rollout, RolloutGroup
 from .signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
+from .transcript.rendering import clean, cut_middle, field_lines
 
 __all__ = ["Comparison", "Lesson", "Reflector"]
 

@@ -9,10 +9,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from .errors import SchemaVersionError
-from .estimate import Estimate
 from .library import ExperienceLibrary
-from .meter import Spend, total_spend
-from .statistics import Interval, Mean
+from .meter import Estimate, Spend, total_spend
+from .statistics.intervals import Interval, Mean
 
 __all__ = ["DetailedResults", "Measurement", "RejectedProposal", "StepResult", "Verdict"]
 

@@ -15,24 +15,22 @@ from typing import Any
 
 import dspy
 
-from .budget import Budget
-from .calls import Calls
+from .calls.gate import Calls
 from .copies import own_copy
-from .edits import apply_edits
 from .errors import RunStopped
-from .estimate import INFORMATIVE, Estimate, estimate_calls
-from .evaluation import default_threads, evaluation_flows, summarize_evaluation
-from .execution import Batch, Execution, Flow
-from .fingerprint import fingerprint
+from .evaluation.evaluate import default_threads, evaluation_flows, summarize_evaluation
+from .execution.flows import Batch, Execution, Flow
+from .execution.interrupts import graceful_interrupt
+from .execution.remote import make_runner
 from .groups import Groups, Learned, Reply, edits_of, single
 from .instructions import read_library, retarget, teachable_predictors, write_library
-from .interrupts import graceful_interrupt
-from .journal import Journal
-from .library import ExperienceLibrary, LibraryLimits
-from .logdir import LogDir
-from .meter import Meter, Stage
+from .journal.fingerprint import fingerprint
+from .journal.journal import Journal
+from .journal.logdir import LogDir
+from .library import ExperienceLibrary, LibraryLimits, apply_edits
+from .meter import Budget, Meter, Stage
+from .meter.estimate import INFORMATIVE, Estimate, estimate_calls
 from .reflector import Reflector
-from .remote import make_runner
 from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
 from .rollout import Rollout, mean
 from .schedule import Step, make_schedule

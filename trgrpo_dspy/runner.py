@@ -18,7 +18,9 @@ from typing import Any
 
 import dspy
 
-from .calls import Calls
+from .calls.gate import Calls
+from .calls.observed import OutsideAdapters
+from .calls.units import Unit
 from .confidential import blank
 from .copies import Copier
 from .errors import FatalError, RunStopped
@@ -33,12 +35,10 @@ from .failures import (
     outcome_of,
     redact,
 )
-from .observed import OutsideAdapters
-from .rendering import clean, cut_middle, render_fields, text_of
 from .rollout import Outcome, Rollout
 from .scoring import Metric, Score, adapt_metric
-from .transcript import Recorder
-from .units import Unit
+from .transcript.recorder import Recorder
+from .transcript.rendering import clean, cut_middle, render_fields, text_of
 
 __all__ = ["Runner", "expected_text", "task_text", "total_cost"]
 

@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import dspy
 
-from .budget import Budget
-from .fingerprint import plain
+from .execution.threads import Executor
+from .journal.fingerprint import plain
+from .meter import Budget
 from .reflector import Reflector
 from .scoring import Metric
-from .threads import Executor
 
 __all__ = ["LEARNING", "Settings", "settings_record"]
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import dspy
 
-from .health import TOO_MANY_LOST
+from .calls.health import TOO_MANY_LOST
 from .meter import Spend
 from .result import Measurement, Verdict
 from .rollout import Outcome
 from .runner import task_text
-from .selection import select_best
+from .statistics.selection import select_best
 
 __all__ = ["decide", "warnings_after", "warnings_before", "with_ending"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import dspy
 
 from trgrpo_dspy import Budget, ExperienceLibrary, Reflector, TrainingFreeGRPO
-from trgrpo_dspy.edits import Edit, apply_edits
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.groups import Groups, single
+from trgrpo_dspy.library import Edit, apply_edits
 from trgrpo_dspy.meter import Spend, Stage
 from trgrpo_dspy.result import DetailedResults, StepResult
 from trgrpo_dspy.rollout import RolloutGroup

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trgrpo_dspy import Estimate, FatalError
-from trgrpo_dspy.estimate import INFORMATIVE
 from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.meter.estimate import INFORMATIVE
 
 from .plan import ARMS, Plan
 from .tasks import Task

@@ -7,8 +7,7 @@ from typing import Any
 import dspy
 import pytest
 
-from trgrpo_dspy.edits import Edit, apply_edits
-from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits
+from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
 

@@ -27,9 +27,9 @@ from programs.experiments.run import run
 from programs.experiments.tasks import DataSet, Task, open_task
 from trgrpo_dspy import Evaluation, FatalError
 from trgrpo_dspy.errors import JournalError
-from trgrpo_dspy.estimate import estimate_calls
-from trgrpo_dspy.evaluation import summarize_evaluation
+from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
 from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter.estimate import estimate_calls
 from trgrpo_dspy.offline.server import OfflineServer
 from trgrpo_dspy.rollout import Outcome, Rollout
 

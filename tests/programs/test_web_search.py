@@ -23,13 +23,13 @@ from programs import web_search, web_site
 from programs.web_fetch import Fetcher
 from programs.web_search_engines import LocalIndex, Result, Serper
 from trgrpo_dspy import Budget, FatalError, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.calls import Calls
+from trgrpo_dspy.calls.gate import Calls
+from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.server import OfflineServer
 from trgrpo_dspy.rollout import Outcome, Rollout
 from trgrpo_dspy.runner import Runner
-from trgrpo_dspy.units import Unit
 
 EXAMPLE = dspy.Example(question="Who kept the light?", answer="Colm Yarrow").with_inputs("question")
 

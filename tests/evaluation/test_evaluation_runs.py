@@ -1,0 +1,370 @@
+"""Evaluations that are long: journaled, capped, interrupted, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import ServerError
+from dspy.utils.exceptions import LMAuthError
+from scripted import QUEUES, RIGHT, Call, Triage, exact, examples, learner, scripted_lm, told, word_of
+
+from benchmarks.kill_campaign import examples as tickets_of
+from programs import tickets
+from trgrpo_dspy import (
+    Budget,
+    Evaluation,
+    FatalError,
+    InfrastructureError,
+    JournalError,
+    TrainingFreeGRPO,
+    compare,
+    evaluate,
+)
+from trgrpo_dspy.journal.journal import Journal
+from trgrpo_dspy.offline.server import OfflineServer
+
+ROOT = Path(__file__).parents[2]
+DEV = examples(10)
+
+
+def measured(lm: Any, log_dir: Path | None = None, program: dspy.Module | None = None, **settings: Any) -> Evaluation:
+    settings = {"devset": DEV, "metric": exact, "k": 3, "num_threads": 4, **settings}
+    with dspy.context(lm=lm):
+        return evaluate(program or dspy.Predict(Triage), log_dir=log_dir, **settings)
+
+
+def sampling(script: Any = None, **kwargs: Any) -> Any:
+    return scripted_lm(script, **{"temperature": 1.0, **kwargs})
+
+
+def facts(found: Evaluation) -> Any:
+    """All of an evaluation but times."""
+    data = json.loads(found.to_json())
+    for attempts in data["rollouts"]:
+        for rollout in attempts:
+            del rollout["seconds"]
+    return data
+
+
+def sent(*lms: Any) -> Counter[str]:
+    return Counter(repr((c.system, c.messages, c.seed, c.temperature)) for lm in lms for c in lm.engine.calls)
+
+
+# -- temperature -----------------------------------------------------------------------------------------------------
+
+
+def test_the_programs_own_temperature_unless_another_is_asked_for() -> None:
+    own, asked = sampling(temperature=0.9), sampling(temperature=0.9)
+    measured(own)
+    measured(asked, temperature=0.3)
+    assert {call.temperature for call in own.engine.calls} == {0.9}
+    assert {call.temperature for call in asked.engine.calls} == {0.3}
+    assert own.kwargs["temperature"] == asked.kwargs["temperature"] == 0.9
+
+
+def test_a_predictors_own_temperature_stays() -> None:
+    lm = sampling()
+    measured(lm, program=dspy.Predict(Triage, temperature=0.6), temperature=0.3, k=1)
+    assert {call.temperature for call in lm.engine.calls} == {0.6}
+
+
+# -- early ends ------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_leaves_the_examples_that_were_done(caplog: pytest.LogCaptureFixture) -> None:
+    lm = sampling()
+    found = measured(lm, budget=Budget(max_lm_calls=14), num_threads=1)
+    assert found.stop_reason == "max_lm_calls" and found.partial
+    assert [len(attempts) for attempts in found.rollouts] == [3] * 4 + [0] * 6
+    assert (found.mean.n, found.mean.unscored, found.k) == (4, 6, 3)
+    assert sum(found.outcomes.values()) == 12 and found.spend[0].calls == len(lm.engine.calls) == 14
+    assert "partial, ended by max_lm_calls: 4 of 10 examples done" in str(found)
+    assert "the evaluation ended early (max_lm_calls); with a log_dir= it could go on" in caplog.text
+    whole = measured(sampling())
+    assert found.scores[:4] == whole.scores[:4] and whole.stop_reason == "completed"
+
+
+def test_a_budget_that_is_just_enough_is_no_early_end() -> None:
+    found = measured(sampling(), budget=Budget(max_lm_calls=30))
+    assert found.stop_reason == "completed" and found.mean.n == 10
+
+
+def test_nothing_done_yet() -> None:
+    found = measured(sampling(), budget=Budget(max_lm_calls=2))
+    assert found.score is None and found.outcomes == {} and found.k == 3
+    assert str(found).startswith("Mean@3 unscored") and found.per_attempt.attempts == 0
+
+
+def test_ctrl_c_returns_what_was_measured_and_gives_the_signal_back(tmp_path: Path) -> None:
+    def script(call: Call) -> Any:
+        if call.number == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        return learner(call)
+
+    handler = signal.getsignal(signal.SIGINT)
+    first, second = sampling(script), sampling()
+    found = measured(first, tmp_path, num_threads=2)
+    assert found.stop_reason == "interrupted" and 0 < found.mean.n < 10
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
+    assert facts(measured(second, tmp_path)) == facts(measured(sampling()))
+    assert sent(first, second) == sent(sampling_run())
+
+
+def sampling_run() -> Any:
+    lm = sampling()
+    measured(lm)
+    return lm
+
+
+def test_a_fatal_error_stays_one_and_loses_nothing(tmp_path: Path) -> None:
+    revoked = LMAuthError("revoked", model="scripted/model")
+    first = sampling(lambda call: revoked if call.number >= 9 else learner(call))
+    second = sampling()
+    with pytest.raises(FatalError):
+        measured(first, tmp_path, num_threads=1)
+    found = measured(second, tmp_path)
+    assert len(second.engine.calls) == 30 - 9 and found.scores == measured(sampling()).scores
+
+
+def test_too_many_outages_are_an_error_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    broken = sampling(lambda call: ServerError("500") if call.number > 30 else learner(call))
+    settings: dict[str, Any] = {"devset": examples(40), "num_threads": 2}
+    with pytest.raises(InfrastructureError, match="given up"):
+        measured(broken, tmp_path, **settings)
+    again = sampling()
+    found = measured(again, tmp_path, **settings)
+    assert found.stop_reason == "completed" and len(again.engine.calls) < 120 - 30
+    assert found.outcomes["completed"] + found.outcomes["infrastructure"] == 120
+
+
+def test_an_attempt_that_takes_too_long_is_unscored() -> None:
+    def slow(call: Call) -> Any:
+        if "refund" in call.user and call.number:
+            time.sleep(1)
+        return learner(call)
+
+    found = measured(sampling(slow), devset=examples(4)[1:] + examples(1), k=1, rollout_timeout=0.2)
+    assert found.outcomes == {"completed": 3, "infrastructure": 1} and found.scores[-1] is None
+
+
+# -- gone on with ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 13, 29])
+def test_cut_by_a_budget_and_gone_on_with(tmp_path: Path, cut: int) -> None:
+    whole, first, second = sampling(), sampling(), sampling()
+    expected = facts(measured(whole))
+    part = measured(first, tmp_path, budget=Budget(max_lm_calls=cut))
+    assert part.partial and len(first.engine.calls) == cut
+    found = measured(second, tmp_path, num_threads=2, budget=Budget(max_lm_calls=30), rollout_timeout=60)
+    assert facts(found) == expected
+    assert sent(first, second) == sent(whole)
+    assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
+
+
+def test_a_finished_one_asks_nothing(tmp_path: Path) -> None:
+    found = measured(sampling(), tmp_path)
+    silent = sampling(lambda call: LMAuthError("no call is to be made"))
+    assert measured(silent, tmp_path) == found, "times too: they are the attempts' own"
+    assert not silent.engine.calls
+    assert json.loads((tmp_path / "config.json").read_text())["k"] == 3
+
+
+def test_k_may_grow_and_not_shrink(tmp_path: Path) -> None:
+    whole, first, second = sampling(), sampling(), sampling()
+    expected = facts(measured(whole, k=5))
+    measured(first, tmp_path, k=2)
+    assert facts(measured(second, tmp_path, k=5)) == expected
+    assert len(second.engine.calls) == 30 and sent(first, second) == sent(whole)
+    with pytest.raises(JournalError, match="k: was 5, is 2"):
+        measured(second, tmp_path, k=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"program": dspy.ChainOfThought(Triage)}, "program structure: was"),
+        ({"metric": told}, "metric: was"),
+        ({"devset": examples(10, start=1)}, "devset: was .10 examples"),
+        ({"devset": examples(9)}, "is .9 examples"),
+        ({"seed": 1}, "seed: was 0, is 1"),
+        ({"temperature": 0.3}, "temperature: was null, is 0.3"),
+        ({"failure_score": -1.0}, "failure_score: was 0.0, is -1.0"),
+    ],
+)
+def test_another_evaluation_is_refused_with_the_differences(tmp_path: Path, changes: Any, text: str) -> None:
+    measured(sampling(), tmp_path, k=1)
+    lm = sampling()
+    with pytest.raises(JournalError, match="holds another run.*" + text):
+        measured(lm, tmp_path, k=1, **changes)
+    assert not lm.engine.calls
+
+
+def test_other_kinds_of_work_are_refused(tmp_path: Path) -> None:
+    lm = sampling()
+    with dspy.context(lm=lm):
+        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, group_size=2, log_dir=tmp_path / "run")
+        optimizer.compile(dspy.Predict(Triage), trainset=DEV[:2])
+        evaluate(dspy.Predict(Triage), DEV[:2], exact, log_dir=tmp_path / "one")
+        compare(dspy.Predict(Triage), dspy.ChainOfThought(Triage), DEV[:2], exact, log_dir=tmp_path / "two")
+        calls = len(lm.engine.calls)
+        with pytest.raises(JournalError, match=r"made by an optimizer, this is an evaluation\. Pass another directory"):
+            evaluate(dspy.Predict(Triage), DEV[:2], exact, log_dir=tmp_path / "run")
+        with pytest.raises(JournalError, match="made by a comparison, this is an evaluation"):
+            evaluate(dspy.Predict(Triage), DEV[:2], exact, log_dir=tmp_path / "two")
+        with pytest.raises(JournalError, match="made by an evaluation, this is a comparison"):
+            compare(dspy.Predict(Triage), dspy.Predict(Triage), DEV[:2], exact, log_dir=tmp_path / "one")
+        with pytest.raises(JournalError, match="made by an evaluation, this is an optimizer"):
+            TrainingFreeGRPO(metric=exact, log_dir=tmp_path / "one").compile(dspy.Predict(Triage), trainset=DEV[:2])
+    assert len(lm.engine.calls) == calls
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path), pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
+        measured(sampling(), tmp_path)
+
+
+def test_a_folder_that_cant_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file where the folder should be")
+    with dspy.context(lm=sampling()), pytest.raises(JournalError, match=r"a in .* can't be written"):
+        compare(dspy.Predict(Triage), dspy.Predict(Triage), DEV[:2], exact, log_dir=tmp_path)
+
+
+# -- comparison ------------------------------------------------------------------------------------------------------
+
+
+def advised(call: Call) -> dict[str, Any]:
+    """Right where the program reasons, else a guess."""
+    word = word_of(call.user)
+    guess = QUEUES[call.chance("queue") % len(QUEUES)]
+    return {"reasoning": "so", "queue": RIGHT[word] if "reasoning" in call.outputs else guess}
+
+
+def compared(lm: Any, log_dir: Path | None = None, **settings: Any) -> Any:
+    settings = {"k": 2, "num_threads": 4, **settings}
+    with dspy.context(lm=lm):
+        return compare(dspy.Predict(Triage), dspy.ChainOfThought(Triage), DEV, exact, log_dir=log_dir, **settings)
+
+
+def test_a_comparison_is_what_two_evaluations_give(tmp_path: Path) -> None:
+    lm = sampling(advised)
+    found = compared(lm, tmp_path)
+    with dspy.context(lm=sampling(advised)):
+        one, two = (evaluate(p(Triage), DEV, exact, k=2) for p in (dspy.Predict, dspy.ChainOfThought))
+    assert found == two.versus(one) and found.wins > 0 == found.losses
+    kept = [Evaluation.from_json((tmp_path / name / "results.json").read_text()) for name in "ab"]
+    assert [facts(e) for e in kept] == [facts(one), facts(two)], "spend too: each has its own"
+    again = sampling(lambda call: LMAuthError("no call is to be made"))
+    assert compared(again, tmp_path) == found and not again.engine.calls
+
+
+def test_a_comparison_cut_short_is_of_pairs_and_goes_on(tmp_path: Path) -> None:
+    whole, first, second = (sampling(advised) for _ in range(3))
+    expected = compared(whole)
+    part = compared(first, tmp_path, budget=Budget(max_lm_calls=17), num_threads=1)
+    assert part.stop_reason == "max_lm_calls" and "partial, ended by max_lm_calls" in str(part)
+    assert (part.n, part.unscored) == (4, 6), "4 attempts a pair"
+    assert compared(second, tmp_path) == expected
+    assert sent(first, second) == sent(whole)
+
+
+# -- hostile arguments -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"temperature": 0}, ValueError, "temperature=0 must be above 0 and at most 2; None keeps"),
+        ({"temperature": 2.5}, ValueError, "temperature=2.5"),
+        ({"temperature": "hot"}, TypeError, "temperature='hot' must be a number"),
+        ({"temperature": float("nan")}, ValueError, "temperature=nan must be finite"),
+        ({"failure_score": float("inf")}, ValueError, "failure_score=inf must be finite"),
+        ({"failure_score": None}, TypeError, "failure_score=None"),
+        ({"seed": 1.0}, TypeError, "seed=1.0 must be a whole number"),
+        ({"seed": True}, TypeError, "seed=True"),
+        ({"rollout_timeout": 0}, ValueError, "rollout_timeout=0 must be above 0"),
+        ({"rollout_timeout": "1"}, TypeError, "rollout_timeout='1'"),
+        ({"budget": 5}, TypeError, "budget=5 must be a Budget"),
+        ({"log_dir": 5}, TypeError, "log_dir=5 must be a path"),
+        ({"log_dir": ""}, ValueError, "log_dir='' names no directory"),
+        ({"num_threads": -1}, ValueError, "num_threads=-1 must be at least 1"),
+        ({"program": "program"}, TypeError, "program must be a dspy.Module, got str"),
+    ],
+)
+def test_bad_arguments_are_named_and_leave_nothing(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    lm = sampling()
+    with pytest.raises(error, match=text):
+        measured(lm, **{"log_dir": tmp_path / "run", **arguments})
+    assert not lm.engine.calls and not (tmp_path / "run").exists()
+
+
+def test_a_comparison_names_the_program_it_cant_take() -> None:
+    with pytest.raises(TypeError, match=r"b must be a dspy\.Module, got function"):
+        compare(dspy.Predict(Triage), exact, DEV, exact)
+
+
+def test_odd_texts_are_kept(tmp_path: Path) -> None:
+    def metric(example: Any, prediction: Any, trace: Any = None) -> Any:
+        return dspy.Prediction(score=1.0, feedback="lone \ud83d surrogate, \x00 and 中文")
+
+    found = measured(sampling(), tmp_path, metric=metric, k=1)
+    assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
+    assert "中文" in found.rollouts[0][0].feedback
+
+
+# -- killed ----------------------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, dspy
+from benchmarks.kill_campaign import examples
+from programs import tickets
+from trgrpo_dspy import evaluate
+
+lm = dspy.LM("openai/offline", api_base=sys.argv[1], api_key="offline", cache=False, seed=0, num_retries=0)
+with dspy.context(lm=lm):
+    evaluate(tickets.program(), examples("val", 8), tickets.metric, k=3, num_threads=4, log_dir=sys.argv[2])
+"""
+
+
+def test_killed_and_gone_on_with_nothing_is_paid_twice(tmp_path: Path) -> None:
+    """A real process, real HTTP, SIGKILL; the requests are counted where they arrive."""
+    devset = tickets_of("val", 8)
+    settings: dict[str, Any] = {"devset": devset, "metric": tickets.metric, "num_threads": 4}
+    with OfflineServer(latency="fixed:0.05") as server:
+        child = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(CHILD), server.url, str(tmp_path / "run")], cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(tmp_path / "cache")},
+        )  # fmt: skip
+        while len(server.requests) < 9 and child.poll() is None:
+            time.sleep(0.01)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+        time.sleep(0.3)  # what was on the wire arrives
+        paid = len(server.requests)
+        with closing(sqlite3.connect(tmp_path / "run/journal.sqlite")) as db:
+            (committed,) = db.execute("SELECT count(*) FROM calls").fetchone()
+        assert 9 - 4 <= committed <= paid <= committed + 4
+        keyed = server.lm(num_retries=0, api_key="sk-very-secret-key")
+        found = measured(keyed, tmp_path / "run", tickets.program(), **settings)
+        assert len(server.requests) - paid == 24 - committed
+        assert found.stop_reason == "completed" and found.spend[0].calls == 24
+        assert facts(found) == facts(measured(server.lm(num_retries=0), None, tickets.program(), **settings))
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.is_dir() or b"sk-very-secret-key" not in path.read_bytes(), path

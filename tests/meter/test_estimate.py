@@ -1,0 +1,256 @@
+"""What a run will take, said before it; and what it took, beside that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import ServerError
+from scripted import QUEUES, TOKENS, Call, Triage, exact, examples, learner, scripted_lm
+
+from programs import tickets
+from trgrpo_dspy import InfrastructureError, TrainingFreeGRPO
+from trgrpo_dspy.calls import gate
+from trgrpo_dspy.meter import Budget, Estimate, total_spend
+from trgrpo_dspy.offline import offline_lm
+
+PRICES = {"scripted/model": (1.0, 1.0), "offline/ngram-1-seed0": (1.0, 4.0)}
+
+
+def by_stage(rows: Any) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for row in rows:
+        found[row.stage] += row.calls
+    return found
+
+
+def contrasting(call: Call) -> Any:
+    """Half the attempts of every group are right, whatever they are asked: all groups have a contrast."""
+    if call.kind != "program":
+        return learner(call)
+    return {name: QUEUES[call.chance("queue") % 2] for name in call.outputs}
+
+
+class Alternating:
+    """A metric under which no two attempts at an example score the same."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        self.seen[example.ticket] += 1
+        return float(self.seen[example.ticket])
+
+
+class TestCallsByStage:
+    @pytest.mark.parametrize(
+        ("size", "options"),
+        [
+            (6, {"group_size": 3, "num_epochs": 2, "batch_size": 4}),
+            (5, {"group_size": 2, "num_epochs": 1, "val_repeats": 2}),
+            (8, {"group_size": 4, "num_epochs": 3, "batch_size": 3}),
+        ],
+    )
+    def test_at_most_is_the_fact_where_every_group_has_a_contrast(self, size: int, options: dict[str, Any]) -> None:
+        optimizer = TrainingFreeGRPO(metric=Alternating(), num_threads=4, **options)
+        # Each step proposes to add what is not there yet, so that there is something to merge and to measure.
+        lm = scripted_lm(growing)
+        sets = {"trainset": examples(size), "valset": examples(5, start=50)}
+        with dspy.context(lm=lm):
+            expected = optimizer.estimate(dspy.Predict(Triage), **sets)
+            assert not lm.engine.calls
+            results = optimizer.compile(dspy.Predict(Triage), **sets).detailed_results
+        in_fact = by_stage(results.spend)
+        assert {row.stage: row.at_most for row in expected.stages} == in_fact
+        assert expected.at_most == len(lm.engine.calls)
+        assert results.estimate == expected
+
+    def test_about_a_third_of_the_groups_are_expected_to_teach(self) -> None:
+        optimizer = TrainingFreeGRPO(metric=exact, group_size=5, num_epochs=3)
+        with dspy.context(lm=scripted_lm()):
+            expected = optimizer.estimate(dspy.Predict(Triage), trainset=examples(60), valset=examples(30))
+        calls_of = {row.stage: row.calls for row in expected.stages}
+        assert calls_of == {
+            "rollout": 60 * 3 * 5, "summary": 300, "comparison": 60, "proposals": 60, "consolidation": 3,
+            "validation": 30 * 4,
+        }  # fmt: skip
+        assert expected.calls == sum(calls_of.values())
+
+    def test_a_call_of_each_predictor(self) -> None:
+        class Two(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.one, self.two = dspy.Predict(Triage), dspy.ChainOfThought(Triage)
+
+            def forward(self, ticket: str) -> Any:
+                return self.two(ticket=self.one(ticket=ticket).queue)
+
+        with dspy.context(lm=scripted_lm()):
+            expected = TrainingFreeGRPO(metric=exact, group_size=2, num_epochs=1).estimate(Two(), trainset=examples(4))
+        assert {row.stage: row.calls for row in expected.stages}["rollout"] == 16
+
+    def test_without_a_valset_or_a_run(self) -> None:
+        with dspy.context(lm=scripted_lm()):
+            expected = TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(4))
+        assert {row.stage: row.calls for row in expected.stages}["validation"] == 0
+        assert expected.cost is None
+        assert str(expected).splitlines()[-1].split()[-1] == "?"
+
+
+def growing(call: Call) -> Any:
+    """A new lesson from every comparison, and a plan that adds them all."""
+    number = call.chance("lesson") % 10**6
+    if call.kind == "comparison":
+        return {"comparison": "c", "lessons": [{"text": f"When the case is {number}, consider page {number}."}]}
+    return contrasting(call) if call.kind == "program" else learner(call)
+
+
+class TestTrials:
+    def test_exactly_the_promised_calls(self) -> None:
+        lm = scripted_lm(growing)
+        optimizer = TrainingFreeGRPO(metric=exact, num_threads=4, budget=Budget(prices=PRICES))
+        with dspy.context(lm=lm):
+            expected = optimizer.estimate(dspy.Predict(Triage), trainset=examples(12), valset=examples(6), sample=3)
+        assert lm.engine.kinds() == {
+            "program": 4, "summary": 1, "comparison": 1, "proposals": 1, "consolidation": 1,
+        }  # fmt: skip
+        assert len({call.user for call in lm.engine.of("program")}) == 3
+        assert len({call.seed for call in lm.engine.of("program")}) == 4
+        assert expected.sample == 4
+        for row in expected.stages:
+            assert row.completion_tokens == pytest.approx(row.calls * TOKENS[1])
+        tokens = sum((row.prompt_tokens or 0) + (row.completion_tokens or 0) for row in expected.stages)
+        assert expected.cost == pytest.approx(tokens / 1e6)
+
+    def test_prompts_grow_with_the_library(self) -> None:
+        """Half of its largest size, from the second step on; summaries do not see it."""
+        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=2)
+        with dspy.context(lm=scripted_lm(growing)):
+            expected = optimizer.estimate(dspy.Predict(Triage), trainset=examples(12), valset=examples(6), sample=3)
+        grown = {row.stage: round((row.prompt_tokens or 0) / row.calls - TOKENS[0]) for row in expected.stages}
+        assert grown == {
+            "rollout": 375, "summary": 0, "comparison": 375, "proposals": 375, "consolidation": 375, "validation": 500,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(("sample", "attempts"), [(1, 2), (2, 3), (50, 5)])
+    def test_no_more_than_there_are_examples(self, sample: int, attempts: int) -> None:
+        lm = scripted_lm()
+        with dspy.context(lm=lm):
+            TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(4), sample=sample)
+        assert len(lm.engine.of("program")) == attempts
+
+    def test_attempts_that_make_many_calls(self) -> None:
+        class Thrice(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.answer = dspy.Predict(Triage)
+
+            def forward(self, ticket: str) -> Any:
+                return [self.answer(ticket=f"{ticket} {i}") for i in range(3)][-1]
+
+        with dspy.context(lm=scripted_lm()):
+            expected = TrainingFreeGRPO(metric=exact, group_size=2, num_epochs=1).estimate(
+                Thrice(), trainset=examples(10), sample=2
+            )
+        assert {row.stage: row.calls for row in expected.stages}["rollout"] == 60
+
+    def test_within_reason_of_the_fact(self) -> None:
+        """On the offline model: prompt tokens a call within a factor of two, and the cost of the whole run."""
+        lm = offline_lm()
+        optimizer = TrainingFreeGRPO(
+            metric=tickets.metric, num_epochs=1, batch_size=6, num_threads=4, budget=Budget(prices=PRICES)
+        )
+        sets = {"trainset": tickets.trainset()[:12], "valset": tickets.valset()[:10]}
+        with dspy.context(lm=lm):
+            expected = optimizer.estimate(tickets.program(), **sets, sample=3)
+            results = optimizer.compile(tickets.program(), **sets).detailed_results
+        for row in expected.stages:
+            spent = total_spend(s for s in results.spend if s.stage == row.stage)
+            assert row.prompt_tokens is not None
+            assert row.completion_tokens is not None
+            assert 0.5 < (row.prompt_tokens / row.calls) / (spent.prompt_tokens / spent.calls) < 2, row.stage
+            if row.stage != "consolidation":  # a trial has only copies of one proposal to merge: a short plan
+                ratio = (row.completion_tokens / row.calls) / (spent.completion_tokens / spent.calls)
+                assert 0.3 < ratio < 3, row.stage
+        at_most = sum(row.cost * row.at_most / row.calls for row in expected.stages if row.cost is not None)
+        assert expected.cost is not None
+        assert 0.5 * expected.cost < results.total.cost < 1.5 * at_most
+
+    def test_unknown_prices_stay_unknown(self) -> None:
+        with dspy.context(lm=scripted_lm()):
+            expected = TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(4), sample=1)
+        assert expected.cost is None
+        assert all(row.prompt_tokens is not None for row in expected.stages)
+
+    def test_a_comparison_without_a_lesson_leaves_no_hole(self) -> None:
+        def script(call: Call) -> Any:
+            return {"comparison": "all alike", "lessons": []} if call.kind == "comparison" else learner(call)
+
+        optimizer = TrainingFreeGRPO(metric=exact, budget=Budget(prices=PRICES))
+        with dspy.context(lm=scripted_lm(script)):
+            expected = optimizer.estimate(dspy.Predict(Triage), trainset=examples(4), sample=1)
+        assert expected.cost is not None
+
+
+class TestWhatItLeaves:
+    def test_nothing(self, tmp_path: Path) -> None:
+        """No file, no journal, no budget used, no program changed."""
+        lm, log_dir = scripted_lm(), tmp_path / "run"
+        optimizer = TrainingFreeGRPO(metric=exact, log_dir=log_dir, budget=Budget(max_lm_calls=1, max_tokens=1))
+        program = dspy.Predict(Triage)
+        before = program.dump_state()
+        with dspy.context(lm=lm):
+            optimizer.estimate(program, trainset=examples(8), sample=3)
+        assert not log_dir.exists()
+        assert len(lm.engine.calls) == 8
+        assert program.dump_state() == before
+
+    def test_it_takes_nothing_of_the_budget_of_the_run(self) -> None:
+        lm = scripted_lm()
+        optimizer = TrainingFreeGRPO(metric=exact, budget=Budget(max_lm_calls=30))
+        with dspy.context(lm=lm):
+            optimizer.estimate(dspy.Predict(Triage), trainset=examples(8), sample=3)
+            made = len(lm.engine.calls)
+            compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(8))
+        assert len(lm.engine.calls) - made == 30 == compiled.detailed_results.total.calls
+
+    @pytest.mark.parametrize("sample", [-1, 1.5, True, None, "3"])
+    def test_a_bad_sample_is_refused(self, sample: Any) -> None:
+        lm = scripted_lm()
+        with (
+            dspy.context(lm=lm),
+            pytest.raises(ValueError, match=r"sample=.*must be a whole number, 0 for"),
+        ):
+            TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(4), sample=sample)
+        assert not lm.engine.calls
+
+    def test_bad_sets_are_refused_as_by_compile(self) -> None:
+        with dspy.context(lm=scripted_lm()), pytest.raises(ValueError, match="trainset is empty"):
+            TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=[])
+
+    def test_trials_that_are_lost_are_said_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gate, "BACKOFF", 0.001)
+        lm = scripted_lm(lambda call: learner(call) if call.number < 5 else ServerError("gone"))
+        with dspy.context(lm=lm), pytest.raises(InfrastructureError, match="the estimate was given up"):
+            TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(80), sample=70)
+
+
+class TestBesideTheFact:
+    def test_the_table(self) -> None:
+        lm = scripted_lm()
+        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, budget=Budget(prices=PRICES))
+        with dspy.context(lm=lm):
+            compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(8), valset=examples(4, start=8))
+        results = compiled.detailed_results
+        assert isinstance(results.estimate, Estimate)
+        lines = [line.split() for line in results.spend_table.splitlines()]
+        assert lines[0][:4] == ["stage", "expected", "at", "most"]
+        assert [line[0] for line in lines[1:]] == [row.stage for row in results.estimate.stages] + ["all"]
+        spent = by_stage(results.spend)
+        for line, row in zip(lines[1:], results.estimate.stages, strict=False):
+            assert line[1:4] == [f"{row.calls:.0f}", f"{row.at_most:.0f}", str(spent[row.stage])]
+        assert int(lines[-1][3]) == results.total.calls == len(lm.engine.calls)
+        assert type(results).from_json(results.to_json()).spend_table == results.spend_table

@@ -1,0 +1,1 @@
+"""Programs measured and compared, k attempts at each example."""

@@ -1,0 +1,220 @@
+"""A program, measured: every attempt with its score and what it took. Plain records: no dspy, no LM.
+
+What has no verdict is left out of every mean and counted. An evaluation that was ended early holds the examples that
+were finished until then and says why it ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from trgrpo_dspy.errors import SchemaVersionError
+from trgrpo_dspy.meter import Spend, total_spend
+from trgrpo_dspy.rollout import Outcome, Rollout
+from trgrpo_dspy.statistics.comparison import Comparison, paired_comparison
+from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
+
+__all__ = ["Evaluation", "PerAttempt"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PerAttempt:
+    """What an attempt took on average; attempts that met an outage are left out. None is unknown."""
+
+    attempts: int
+    """Attempts behind the averages."""
+    lm_calls: float | None
+    """LM calls as DSPy makes them."""
+    tool_calls: float | None
+    prompt_tokens: float | None
+    """Prompt tokens billed; cached replies cost nothing."""
+    completion_tokens: float | None
+    """Completion tokens billed."""
+    cost: float | None
+    """US dollars; None as soon as one attempt's cost is unknown."""
+    seconds: float | None
+    """Wall time, in seconds."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A program, measured."""
+
+    rollouts: tuple[tuple[Rollout, ...], ...]
+    """The k attempts at each example, in the devset's order; none where an early end came first. Their transcripts are
+    dropped."""
+    scores: tuple[float | None, ...]
+    """Mean score of each example over its scored attempts; None is unscored."""
+    mean: Mean
+    """Mean@k over the examples, with its 95% interval."""
+    outcomes: dict[str, int]
+    """Attempts by outcome."""
+    spend: tuple[Spend, ...]
+    """LM calls and tokens by model; of an evaluation that was resumed, of all its parts."""
+    k: int = 1
+    """Attempts at each example."""
+    stop_reason: str = "completed"
+    """Why it ended: 'completed', 'interrupted', or the cap that was reached, such as 'max_cost'."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of this record."""
+
+    @property
+    def score(self) -> float | None:
+        """Mean@k in the metric's own range; None if nothing was scored."""
+        return self.mean.value
+
+    @property
+    def partial(self) -> bool:
+        """Whether it was ended before all examples were done."""
+        return self.stop_reason != "completed"
+
+    def pass_at(self, k: int, threshold: float = 1.0) -> float | None:
+        """Pass@k, the unbiased estimator, over the examples with at least k scored attempts; None if there are none.
+
+        Args:
+            k: Attempts allowed, at least 1.
+            threshold: Score from which an attempt has passed.
+        """
+        return self.pass_at_with_interval(k, threshold).value
+
+    def pass_at_with_interval(self, k: int, threshold: float = 1.0) -> Mean:
+        """Pass@k with its 95% interval over examples; those with fewer than k scored attempts count as unscored.
+
+        Args:
+            k: Attempts allowed, at least 1.
+            threshold: Score from which an attempt has passed.
+
+        Raises:
+            TypeError: `k` is no whole number.
+            ValueError: `k` is below 1.
+        """
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"k={k!r} must be a whole number")
+        if k < 1:
+            raise ValueError(f"k={k} must be at least 1")
+        per_example = [[r.score for r in attempts if r.score is not None] for attempts in self.rollouts]
+        values = [pass_at_k(len(s), sum(x >= threshold for x in s), k) if len(s) >= k else None for s in per_example]
+        return mean_with_interval(values)
+
+    @property
+    def per_attempt(self) -> PerAttempt:
+        """What an attempt took on average: calls, tokens, cost and time."""
+        counted = [r for attempts in self.rollouts for r in attempts if r.outcome is not Outcome.INFRASTRUCTURE]
+        return PerAttempt(
+            attempts=len(counted),
+            lm_calls=_average(r.lm_calls for r in counted),
+            tool_calls=_average(r.tool_calls for r in counted),
+            prompt_tokens=_average(r.prompt_tokens for r in counted),
+            completion_tokens=_average(r.completion_tokens for r in counted),
+            cost=_average(r.cost for r in counted),
+            seconds=_average(r.seconds for r in counted),
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row of plain data an example, lists with one entry an attempt: for JSON or `datasets.Dataset.from_list`.
+
+        The columns: `example` (its index), `score` (the mean), and by attempt `scores`, `outcomes`, `answers`,
+        `errors`, `lm_calls`, `tool_calls`, `prompt_tokens`, `completion_tokens`, `cost` (US dollars, None is unknown)
+        and `seconds`.
+        """
+        return [
+            {
+                "example": index,
+                "score": score,
+                "scores": [r.score for r in attempts],
+                "outcomes": [r.outcome.value for r in attempts],
+                "answers": [r.answer for r in attempts],
+                "errors": [r.error for r in attempts],
+                "lm_calls": [r.lm_calls for r in attempts],
+                "tool_calls": [r.tool_calls for r in attempts],
+                "prompt_tokens": [r.prompt_tokens for r in attempts],
+                "completion_tokens": [r.completion_tokens for r in attempts],
+                "cost": [r.cost for r in attempts],
+                "seconds": [r.seconds for r in attempts],
+            }
+            for index, (score, attempts) in enumerate(zip(self.scores, self.rollouts, strict=True))
+        ]
+
+    def versus(self, other: Evaluation, seed: int = 0) -> Comparison:
+        """This program minus another one, paired by example; see `compare`.
+
+        Args:
+            other: The other program's evaluation on the same examples in the same order.
+            seed: Seed of the bootstrap.
+
+        Raises:
+            TypeError: `other` is no `Evaluation`.
+            ValueError: The evaluations have different numbers of examples.
+        """
+        if not isinstance(other, Evaluation):
+            raise TypeError(f"other must be an Evaluation, got {type(other).__name__}")
+        if len(self.scores) != len(other.scores):
+            raise ValueError(
+                f"the evaluations have {len(self.scores)} and {len(other.scores)} examples; "
+                "compare evaluations of the same devset"
+            )
+        found = paired_comparison(other.scores, self.scores, seed=seed)
+        return replace(found, stop_reason=other.stop_reason if other.partial else self.stop_reason)
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` is the inverse."""
+        return _ADAPTER.dump_json(self, indent=2).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Evaluation:
+        """Load what `to_json` wrote.
+
+        Raises:
+            SchemaVersionError: The text was written by a newer version.
+            ValueError: The text is no such record.
+        """
+        version = _VERSION.validate_json(text).get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"evaluation of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
+            )
+        return _ADAPTER.validate_json(text)
+
+    def __str__(self) -> str:
+        """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
+        parts = [f"Mean@{self.k} {_told(self.mean)}" if self.k > 1 else _told(self.mean)]
+        if self.k > 1:
+            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
+            passed = " (score at least 1)" if graded else ""
+            parts[0] += f", Pass@{self.k}{passed} {_told(self.pass_at_with_interval(self.k))}"
+        parts[0] += f" over {self.mean.n} examples" + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+        if self.spend:
+            total = total_spend(self.spend)
+            cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
+            parts.append(
+                f"{total.calls} LM calls, {total.prompt_tokens + total.completion_tokens:,} tokens, cost {cost}"
+            )
+        if self.partial:
+            done = sum(bool(attempts) for attempts in self.rollouts)
+            parts.append(f"partial, ended by {self.stop_reason}: {done} of {len(self.rollouts)} examples done")
+        return "; ".join(parts)
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    """The mean; None if there is nothing, or anything is unknown."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(found) else None
+
+
+def _told(mean: Mean) -> str:
+    text = "unscored" if mean.value is None else f"{mean.value:.3f}"
+    if mean.interval is None:
+        return text
+    return f"{text} ({100 * mean.interval.level:.0f}% interval {mean.interval.low:.3f} to {mean.interval.high:.3f})"
+
+
+_ADAPTER: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
+_VERSION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

@@ -1,0 +1,1 @@
+"""Where work runs: the driver of flows, threads, and executors beyond this process."""

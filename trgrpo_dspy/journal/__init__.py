@@ -1,0 +1,1 @@
+"""What was paid for and found, on disk: replies and results, and whose they are."""

@@ -1,0 +1,1 @@
+"""Intervals of means, paired comparisons, and the choice among many. Pure functions of scores."""

@@ -1,0 +1,234 @@
+"""Two programs compared on the same examples: the difference, an interval that covers, and what can be detected.
+
+Only examples scored for both count; the others are counted apart. Pure functions; the same arguments give the same
+answer, whatever the order of the examples. `benchmarks/coverage.py` measures how often the intervals hold the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from .intervals import (
+    Array,
+    Interval,
+    check_level,
+    paired_differences,
+    read_scores,
+    resamples_of,
+    t_quantile,
+    typical_size,
+    unseen_rate,
+)
+
+__all__ = ["RELIABLE_PAIRS", "Comparison", "Flip", "paired_comparison"]
+
+RELIABLE_PAIRS = 30
+"""Scored pairs below which a comparison is marked unreliable."""
+
+_DENSE = 10  # distinct sizes of difference from which scores count as continuous
+_BOOTSTRAP = 2000  # resamples of the bootstrap-t interval
+_HALVINGS = 80  # of a range of at most 2: below the rounding of a float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An example whose score differs between the two programs."""
+
+    example: int
+    """Index of the example."""
+    before: float
+    """Score of program a, over its attempts."""
+    after: float
+    """Score of program b."""
+
+    def __str__(self) -> str:
+        """The example and both scores."""
+        return f"example {self.example}: {self.before:.3g} -> {self.after:.3g}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Program b minus program a, paired by example."""
+
+    difference: float | None
+    """Mean of b minus a over the scored pairs, in score units; None without a scored pair."""
+    interval: Interval | None
+    """Interval of the difference; None below two scored pairs."""
+    wins: int
+    """Pairs in which b scored higher."""
+    ties: int
+    """Pairs with equal scores."""
+    losses: int
+    """Pairs in which b scored lower."""
+    n: int
+    """Pairs scored for both."""
+    unscored: int
+    """Examples unscored for a, for b or for both."""
+    reliable: bool
+    """Whether there are at least RELIABLE_PAIRS scored pairs."""
+    method: str
+    """How the interval was made."""
+    detectable: float | None
+    """True difference found with 80% power at two-sided 5%, given n and the observed paired spread; score units. Where
+    scores are means over k attempts the spread holds the noise that k attempts leave: more of them bring it down."""
+    flips: tuple[Flip, ...]
+    """The examples whose score differs, largest difference first."""
+    stop_reason: str = "completed"
+    """Why measuring ended; anything but 'completed' left examples out."""
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """Indices of the examples whose score differs, in order."""
+        return tuple(sorted(flip.example for flip in self.flips))
+
+    def __str__(self) -> str:
+        """The difference with its interval, wins, ties and losses, what can be detected, and whether to rely on it."""
+        if self.difference is None:
+            return "not measured: no example was scored for both programs"
+        text = f"{self.difference:+.3f}"
+        if self.interval is not None:
+            text += (
+                f" ({100 * self.interval.level:.0f}% interval {self.interval.low:+.3f} to {self.interval.high:+.3f})"
+            )
+        text += f" over {self.n} examples: {self.wins} won, {self.ties} tied, {self.losses} lost"
+        text += f", {self.unscored} unscored" if self.unscored else ""
+        if self.detectable is not None:
+            text += f"; differences from {self.detectable:.3f} can be detected"
+        text += "" if self.stop_reason == "completed" else f"; partial, ended by {self.stop_reason}"
+        return text if self.reliable else f"{text}; too few examples to rely on the interval"
+
+
+def paired_comparison(
+    a: Sequence[float | None], b: Sequence[float | None], level: float = 0.95, seed: int = 0
+) -> Comparison:
+    """Mean of b minus a over the examples scored for both, with an interval that covers.
+
+    Differences of one size (0/1 scores): Tango's score interval (Tango 1998, Statistics in Medicine 17:891-908).
+    Differences of several sizes, fewer than 10 (half points, means over few attempts): from the lower of the lower
+    ends to the higher of the upper ends of Student's t and of Tango's interval for the wins and losses of one size
+    that have the same mean and the same mean square; t fails where few examples differ, much and mostly one way.
+    Otherwise the same with Student's t and the bootstrap-t (Efron and Tibshirani 1993, ch. 12), of which one fails
+    under skew and the other under heavy tails. All pairs tied: plus and minus the rate of differing pairs that n ties
+    cannot rule out, ``1 - ((1 - level) / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores,
+    taken to be at least [0, 1].
+
+    Args:
+        a: Scores of the reference program, one entry per example, None = unscored.
+        b: Scores of the other program on the same examples.
+        level: Confidence level in (0, 1).
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: Empty or unequally long lists, a score that is no finite number, a level out of range.
+    """
+    check_level(level)
+    left, right = read_scores(a, "a"), read_scores(b, "b")
+    differences = paired_differences(left, right, "a", "b")
+    paired = np.isfinite(differences)
+    kept = np.sort(differences[paired])
+    n, wins, losses = len(kept), int((kept > 0).sum()), int((kept < 0).sum())
+    interval, detectable, method = None, None, "none: fewer than 2 scored pairs"
+    if n > 1 and wins + losses == 0:
+        pooled = np.concatenate([left[paired], right[paired]])
+        span = max(1.0, float(pooled.max())) - min(0.0, float(pooled.min()))
+        interval, detectable, method = _tied_interval(n, span, level)
+    elif n > 1:
+        interval, detectable, method = _paired_interval(kept, level, seed)
+    return Comparison(
+        difference=math.fsum(kept) / n if n else None,
+        interval=interval,
+        wins=wins,
+        ties=n - wins - losses,
+        losses=losses,
+        n=n,
+        unscored=len(left) - n,
+        reliable=n >= RELIABLE_PAIRS,
+        method=method,
+        detectable=detectable,
+        flips=_flips(left, right, differences),
+    )
+
+
+def _flips(left: Array, right: Array, differences: Array) -> tuple[Flip, ...]:
+    """Pairs that differ, largest first, equal ones in order."""
+    places = np.flatnonzero(np.isfinite(differences) & (differences != 0))
+    order = places[np.argsort(-np.abs(differences[places]).round(12), kind="stable")]
+    return tuple(Flip(int(i), float(left[i]), float(right[i])) for i in order)
+
+
+def _paired_interval(d: Array, level: float, seed: int) -> tuple[Interval, float, str]:
+    """Interval, detectable difference and method for sorted differences, not all of them 0."""
+    n, mean = len(d), math.fsum(d) / len(d)
+    size = float(typical_size(d[:, None])[0])
+    distinct = len(np.unique(np.round(np.abs(d[d != 0]) / size, 9)))
+    t, error = t_quantile((1 + level) / 2, n - 1), float(d.std(ddof=1)) / math.sqrt(n)
+    if distinct >= _DENSE:
+        lower, upper = _bootstrap_t(d, mean, level, seed)
+        ends = mean + min(-t, lower) * error, mean + max(t, upper) * error
+        return Interval(*ends, level), _detectable(n, error), "wider of t and bootstrap-t"
+    low, high = _score_interval(d, level)
+    method = "Tango's score interval"
+    if distinct > 1:
+        low, high = min(low, mean - t * error), max(high, mean + t * error)
+        method = "wider of t and Tango's score interval"
+    total = n + 1  # half a win and half a loss added: few differences must not look certain
+    spread = max((math.fsum(d**2) + size**2) / total - (math.fsum(d) / total) ** 2, 0.0)
+    detectable = _detectable(n, math.sqrt(spread / total))
+    return Interval(min(low, mean), max(high, mean), level), detectable, method
+
+
+def _score_interval(d: Array, level: float) -> tuple[float, float]:
+    """Tango's interval for differences of one size, or of that size which has the same mean and mean square."""
+    won, lost = math.fsum(d[d > 0]), -math.fsum(d[d < 0])
+    size = math.fsum(d**2) / (won + lost)
+    won, lost = won / (size * len(d)), lost / (size * len(d))
+    q = NormalDist().inv_cdf((1 + level) / 2)
+    return size * _score_end(won, lost, len(d), q), -size * _score_end(lost, won, len(d), q)
+
+
+def _score_end(won: float, lost: float, n: int, q: float) -> float:
+    """The smallest difference that the score test does not reject; `won` and `lost` are shares of the n pairs."""
+    low, high = -1.0, won - lost
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        linear = (2 - won + lost) * middle - won - lost  # the share lost that is likeliest at this difference ...
+        share = (math.sqrt(max(linear**2 + 8 * lost * middle * (1 - middle), 0.0)) - linear) / 4
+        variance = max(2 * share + middle * (1 - middle), 0.0)  # ... and the variance of one pair there
+        if won - lost - middle > q * math.sqrt(variance / n):
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _tied_interval(n: int, span: float, level: float) -> tuple[Interval, float, str]:
+    """Interval, detectable difference and method when all n pairs are tied."""
+    unseen = unseen_rate(n, level)
+    error = span * math.sqrt(unseen / n)  # as if as many pairs differed as n ties leave possible
+    return Interval(-unseen * span, unseen * span, level), _detectable(n, error), "all tied: rule of three"
+
+
+def _bootstrap_t(d: Array, mean: float, level: float, seed: int) -> tuple[float, float]:
+    """Ends of the bootstrap-t interval in standard errors from the mean; mirrored exactly when d is."""
+    if (mean, math.fsum((d - mean) ** 3)) < (0.0, 0.0):
+        lower, upper = _bootstrap_t(-d[::-1], -mean, level, seed)
+        return -upper, -lower
+    z = ((d - mean) / d.std(ddof=1)).astype(np.float32)
+    n = len(z)
+    parts = []
+    for weights, _ in resamples_of(n, _BOOTSTRAP, seed):
+        means = weights @ z / n
+        variance = np.maximum(weights @ z**2 / n - means**2, 1e-6) * n / (n - 1)
+        parts.append(means / np.sqrt(variance / n))
+    ends = np.quantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
+    return -float(ends[1]), -float(ends[0])
+
+
+def _detectable(n: int, error: float) -> float:
+    """Difference found with 80% power at two-sided 5%, from the standard error."""
+    return (t_quantile(0.975, n - 1) + t_quantile(0.8, n - 1)) * error

@@ -1,0 +1,1 @@
+"""What a program did in an attempt, as bounded text."""
