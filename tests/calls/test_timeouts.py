@@ -77,13 +77,13 @@ class TestRolloutTimeout:
     def test_a_hung_attempt_is_given_up_and_its_place_filled(self, released: threading.Event) -> None:
         lm, program = scripted_lm(), Hangs(released)
         began = time.monotonic()
-        compiled = compile_with(lm, program, rollout_timeout=0.3)
+        compiled = compile_with(lm, program, rollout_timeout=0.8)
         seconds = time.monotonic() - began
         (step,) = compiled.detailed_results.steps
         assert len(program.hung) > 4  # more than there are threads
         assert step.outcomes == {"completed": 32 - len(program.hung), "infrastructure": len(program.hung)}
         # One after the other they would take this long.
-        assert seconds < 0.3 * len(program.hung)
+        assert seconds < 0.8 * len(program.hung)
         assert compiled.detailed_results.stop_reason == "completed"
 
     def test_its_result_is_dropped_and_its_further_calls_are_refused(self, released: threading.Event) -> None:
