@@ -42,7 +42,7 @@ from dspy.utils.callback import BaseCallback
 
 from programs import tickets
 from trgrpo_dspy import DetailedResults, TrainingFreeGRPO
-from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls import state
 from trgrpo_dspy.offline.server import OfflineServer, ServedRequest
 from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup, mean
 
@@ -172,7 +172,7 @@ def run(scenario: Scenario, log_dir: Path) -> Finding:
         error_rate=0.2, garbage_rate=0.1, truncate_rate=scenario.truncate_rate, errors=("429", "500", "hang", "reset"),
         hang_seconds=30, retry_after=0.05, seed=scenario.seed,
     )  # fmt: skip
-    backoff, gate.BACKOFF = gate.BACKOFF, 0.02  # a campaign has no time for a provider's sake
+    backoff, state.BACKOFF = state.BACKOFF, 0.02  # a campaign has no time for a provider's sake
     began = time.monotonic()
     try:
         with server:
@@ -189,7 +189,7 @@ def run(scenario: Scenario, log_dir: Path) -> Finding:
             results: DetailedResults = compiled.detailed_results
         lm.close()
     finally:
-        gate.BACKOFF = backoff
+        state.BACKOFF = backoff
     requests = server.requests  # complete: the server has stopped
     problems = [problem for check in CHECKS for problem in check(results, requests, seen, Kept.read(log_dir))]
     return Finding(scenario, results, requests, seen, problems, time.monotonic() - began)

@@ -49,7 +49,7 @@ from dspy.lm15 import Message, Request, Response, Usage
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy import groups as groups_module
-from trgrpo_dspy.calls.gate import _current_unit
+from trgrpo_dspy.calls.call import current_unit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.offline import NOTICE, OfflineEngine
 
@@ -68,7 +68,7 @@ class Seen:
 
     def add(self, request: Request, reply: str) -> None:
         """Keep one call."""
-        unit, system = _current_unit(), request.system
+        unit, system = current_unit(), request.system
         texts = [system if isinstance(system, str) else "".join(getattr(p, "text", "") for p in system or ())]
         texts += ["".join(getattr(part, "text", "") or "" for part in m.parts) for m in request.messages]
         with self.lock:

@@ -17,14 +17,14 @@ from scripted import Call, Reply, Triage, exact, examples, learner, scripted_lm,
 
 from benchmarks.fault_campaign import Scenario, run
 from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate, runner
-from trgrpo_dspy.calls import gate, units
+from trgrpo_dspy.calls import state, units
 from trgrpo_dspy.meter import Budget
 from trgrpo_dspy.offline.server import OfflineServer
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "BACKOFF", 0.005)
+    monkeypatch.setattr(state, "BACKOFF", 0.005)
 
 
 def compile_with(lm: dspy.LM, program: dspy.Module | None = None, **options: Any) -> dspy.Module:

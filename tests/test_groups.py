@@ -12,8 +12,8 @@ from scripted import Call, Triage, exact, examples, learner, scripted_lm, told
 
 from benchmarks import tokens
 from trgrpo_dspy import Budget, ExperienceLibrary, Reflector, TrainingFreeGRPO
-from trgrpo_dspy.calls import gate
-from trgrpo_dspy.calls.gate import _current_unit
+from trgrpo_dspy.calls import state
+from trgrpo_dspy.calls.call import current_unit
 from trgrpo_dspy.reflector import Comparison
 from trgrpo_dspy.rollout import Rollout, RolloutGroup
 
@@ -116,7 +116,7 @@ class TestAuto:
 
     @pytest.mark.parametrize("summarize", ["always", "auto"])
     def test_threads_and_outages_change_nothing(self, summarize: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gate, "BACKOFF", 0.001)
+        monkeypatch.setattr(state, "BACKOFF", 0.001)
 
         def flaky(call: Call) -> Any:
             key = repr((call.text, call.seed))
@@ -139,7 +139,7 @@ class TestValidationBesideTheNextStep:
         made: list[tuple[str, int]] = []
 
         def script(call: Call) -> Any:
-            unit = _current_unit()
+            unit = current_unit()
             made.append((unit.stage.value, unit.step))
             time.sleep(0.002)
             return learner(call)

@@ -22,10 +22,12 @@ from dspy.utils.exceptions import LMAuthError, LMServerError
 from scripted import Triage, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls import state
+from trgrpo_dspy.calls.gate import Calls
 from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.confidential import blank, remember
 from trgrpo_dspy.failures import describe, redact
+from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
 
 # No pattern would know these: only who was given them can.
@@ -54,7 +56,7 @@ GIVEN: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "BACKOFF", 0.005)
+    monkeypatch.setattr(state, "BACKOFF", 0.005)
 
 
 @pytest.fixture
@@ -398,7 +400,7 @@ class TestBlanking:
 
     def test_a_key_of_a_predictors_own_too(self) -> None:
         lm = scripted_lm()
-        with gate.Calls().context(Unit(gate.Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
+        with Calls().context(Unit(Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
             dspy.Predict(Triage, api_key="Vf28Lc60marsh")(ticket="refund")  # a custom engine takes none
         assert blank("Vf28Lc60marsh") == "***"
 

@@ -18,6 +18,7 @@ HOUSE = """
 __init__
 optimizer
 run
+record       start
 groups
 verdict
 settings
@@ -38,7 +39,7 @@ FOLDERS = {
     "statistics": "intervals comparison selection",
     "meter": "meter budget estimate",
     "journal": "journal database fingerprint logdir",
-    "calls": "gate units places waiting health observed replies",
+    "calls": "gate call state units places waiting health observed replies",
     "execution": "flows attempts threads progress interrupts remote packing ray_executor",
     "transcript": "recorder rendering",
     "evaluation": "evaluate measurement plan",

@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import dspy
 
@@ -23,46 +22,24 @@ from .execution.flows import Batch, Execution, Flow
 from .execution.interrupts import graceful_interrupt
 from .execution.remote import make_runner
 from .groups import Groups, Learned, Reply, edits_of, single
-from .instructions import read_library, retarget, teachable_predictors, write_library
+from .instructions import teachable_predictors, write_library
 from .journal.fingerprint import fingerprint
 from .journal.journal import Journal
 from .journal.logdir import LogDir
 from .library import ExperienceLibrary, LibraryLimits, apply_edits
 from .meter import Budget, Meter, Stage
 from .meter.estimate import INFORMATIVE, Estimate, estimate_calls
-from .reflector import Reflector
-from .result import DetailedResults, Measurement, RejectedProposal, StepResult, step_line
+from .record import Record, told
+from .result import DetailedResults, Measurement, RejectedProposal, StepResult, Verdict, step_line
 from .rollout import Rollout, mean
 from .schedule import Step, make_schedule
 from .settings import LEARNING, Settings, settings_record
-from .verdict import decide, warnings_after, warnings_before, with_ending
+from .start import describe_predictors, own_reflector, reflection_lm, starting_library
+from .verdict import warnings_before, with_ending
 
 __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Record:
-    """What a run has measured so far."""
-
-    baseline: Measurement | None = None
-    steps: list[StepResult] = field(default_factory=list)
-    groups: int = 0
-    informative: int = 0
-    identical: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    errors: dict[str, str] = field(default_factory=dict)
-    """The first error of each outcome."""
-    lost: Counter[str] = field(default_factory=Counter)
-    last_measured: ExperienceLibrary | None = None
-    """The library that was measured last, or is being measured."""
-
-    def note(self, rollouts: Iterable[Rollout]) -> None:
-        """Keep the first error of each kind."""
-        for rollout in rollouts:
-            if rollout.error:
-                self.errors.setdefault(rollout.outcome.value, rollout.error)
 
 
 class Run:
@@ -92,15 +69,15 @@ class Run:
         self.names = list(teachable_predictors(student, settings.predictors))
         limits = settings.reflector.limits if settings.reflector is not None else LibraryLimits()
         self.limits = replace(limits, max_entries=settings.max_experiences)
-        self.start = self._starting_library(library)
+        self.start = starting_library(student, self.names, library, self.limits)
         self.schedule = make_schedule(
             len(trainset), batch_size=settings.batch_size, num_epochs=settings.num_epochs, seed=settings.seed
         )
-        self.reflector = self._own_reflector()
-        self.reflection_lm = self._reflection_lm()
-        self.predictors_text = _describe_predictors(student, self.names)
+        self.reflector = own_reflector(settings, self.limits)
+        self.reflection_lm = reflection_lm(settings, student, self.reflector)
+        self.predictors_text = describe_predictors(student, self.names)
         self.warnings = warnings_before(trainset, valset)
-        self.record = _Record()
+        self.record = Record()
         self.started = time.monotonic()
         self.dry = dry
         self.log_dir = None if dry else settings.log_dir
@@ -162,52 +139,6 @@ class Run:
         self.journal, self.files = journal, LogDir(journal.directory)
         self.files.config(settings_record(s))
 
-    def _starting_library(self, library: ExperienceLibrary | None) -> ExperienceLibrary:
-        """What was handed in, else what the student carries, else nothing."""
-        if library is None:
-            library = read_library(self.student, self.names)
-            learned = self.student.__dict__.get("experiences")
-            if isinstance(learned, ExperienceLibrary) and str(learned) == str(library):
-                library = learned  # the same entries, with steps and sources
-        else:
-            library = retarget(library, self.student)
-        if len(library) > self.limits.max_entries:
-            raise ValueError(
-                f"the starting library has {len(library)} entries, max_experiences={self.limits.max_entries}; "
-                "raise the limit or pass a smaller library="
-            )
-        if long := [e.id for e in library if len(e.text.split()) > self.limits.max_words]:
-            raise ValueError(
-                f"entries {', '.join(long)} of the starting library have more than {self.limits.max_words} words; "
-                "shorten them, or pass reflector=Reflector(limits=LibraryLimits(max_words=...))"
-            )
-        if library.tokens > self.limits.max_tokens:
-            raise ValueError(
-                f"the starting library has {library.tokens} tokens (4 characters each), {self.limits.max_tokens} are "
-                "allowed; shorten it, or pass reflector=Reflector(limits=LibraryLimits(max_tokens=...))"
-            )
-        return library
-
-    def _own_reflector(self) -> Reflector:
-        s = self.settings
-        if s.reflector is None:
-            return Reflector(label_free=s.metric is None, max_lessons=s.experiences_per_group, limits=self.limits)
-        reflector = own_copy(s.reflector)
-        assert isinstance(reflector, Reflector)
-        reflector.limits = self.limits  # what consolidation is told is what is enforced
-        return reflector
-
-    def _reflection_lm(self) -> dspy.BaseLM | None:
-        if self.settings.reflection_lm is not None or dspy.settings.lm is not None:
-            return self.settings.reflection_lm or dspy.settings.lm
-        lms = {id(p.lm): p.lm for _, p in self.student.named_sub_modules(dspy.Predict) if p.lm is not None}
-        if len(lms) != 1 and any(p.lm is None for p in self.reflector.predictors()):
-            raise ValueError(
-                f"no LM for the reflection steps: no LM is configured and the program's predictors use {len(lms)}; "
-                "call dspy.configure(lm=dspy.LM('openai/gpt-4o-mini')), or pass reflection_lm=dspy.LM(...)"
-            )
-        return next(iter(lms.values()), None)
-
     def program_with(self, library: ExperienceLibrary) -> dspy.Module:
         """A copy of the student that carries the library and is the run's own."""
         program = own_copy(self.student, self.calls.observe)
@@ -258,14 +189,16 @@ class Run:
             library_tokens=report.library.tokens,
             spend=(),
         )
-        self._remember(result, groups)
+        self.record.add(result, groups)
+        if self.files is not None:
+            self.files.library(result.step, result.library)
         self.settle()  # the library before this one has had a whole step's time
         self._have_measured(step, report.library)
         return report.library
 
     def _have_measured(self, step: Step, library: ExperienceLibrary) -> None:
         """Begin to measure a step's library, if it is this step's turn and it says anything new."""
-        if self.valset and self._due(step) and _told(library) != _told(self.record.last_measured or self.start):
+        if self.valset and self._due(step) and told(library) != told(self.record.last_measured or self.start):
             self.record.last_measured = library
             flows = self._measuring_flows(step.index, library)
             self._measuring = len(self.record.steps) - 1, self.execution.begin(flows)
@@ -293,21 +226,6 @@ class Run:
         logger.info("%s", step_line(step))
         if self.files is not None:
             self.files.program(self.student, self._best()[1], self.names)
-
-    def _remember(self, result: StepResult, groups: Sequence[Learned]) -> None:
-        self.record.steps.append(result)
-        self.record.groups += len(groups)
-        self.record.informative += sum(learned.group.informative for learned in groups)
-        scores = [r.score for learned in groups for r in learned.group.rollouts if r.score is not None]
-        top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
-        self.record.identical += sum(
-            learned.identical and (top is None or learned.group.usable[0].score != top) for learned in groups
-        )
-        self.record.outcomes.update(result.outcomes)
-        self.record.lost.update(result.lost)
-        self.record.note(r for learned in groups for r in learned.group.rollouts)
-        if self.files is not None:
-            self.files.library(result.step, result.library)
 
     def measure_input(self) -> None:
         """Measure the input on the valset, if there is one, before anything is learned."""
@@ -354,10 +272,7 @@ class Run:
         self.record.steps = [replace(step, spend=spends[step.step]) for step in self.record.steps]
         reason = self.calls.stop_reason or "completed"
         verdict, library = self._best()
-        record = self.record
-        after = warnings_after(
-            record.groups, record.informative, record.identical, record.outcomes, record.errors, record.lost
-        )
+        after = self.record.warnings()
         for warning in after:
             logger.warning("%s", warning)
         spend = self.calls.meter.spend()
@@ -376,20 +291,8 @@ class Run:
         self._keep(results, library)
         return self._compiled(library, results)
 
-    def _best(self) -> tuple[Any, ExperienceLibrary]:
-        """The verdict on what was measured so far, and the library it picks."""
-        steps = self.record.steps
-        measured = [step.validation for step in steps if step.validation is not None]
-        verdict = decide(
-            self.record.baseline,
-            measured,
-            last_step=steps[-1].step if steps else 0,
-            wanted=bool(self.valset),
-            changed=any(_told(step.library) != _told(self.start) for step in steps),
-            seed=self.settings.seed,
-        )
-        libraries = {0: self.start, **{step.step: step.library for step in steps}}
-        return verdict, libraries[verdict.step]
+    def _best(self) -> tuple[Verdict, ExperienceLibrary]:
+        return self.record.best(self.start, wanted=bool(self.valset), seed=self.settings.seed)
 
     def _keep(self, results: DetailedResults, library: ExperienceLibrary) -> None:
         if self.journal is None or self.files is None:
@@ -458,20 +361,3 @@ def _measurement(step: int, library: ExperienceLibrary, rollouts: Sequence[tuple
         tool_calls=mean([float(r.tool_calls) for r in made]),
         tokens=mean([float(r.prompt_tokens + r.completion_tokens) for r in made]),
     )
-
-
-def _told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
-    """What programs are told, without where it comes from."""
-    return [(e.id, e.text, e.targets) for e in library]
-
-
-def _describe_predictors(program: dspy.Module, names: Sequence[str]) -> str:
-    """What the comparison is told of the predictors: name, inputs, outputs; nothing if there is only one."""
-    if len(names) < 2:
-        return ""
-    found = dict(program.named_predictors())
-    lines = []
-    for name in names:
-        signature = found[name].signature
-        lines.append(f"{name}: {', '.join(signature.input_fields)} -> {', '.join(signature.output_fields)}")
-    return "\n".join(lines)

@@ -20,7 +20,7 @@ from dspy.lm15 import RateLimitError
 from scripted import Call, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
-from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls import state
 from trgrpo_dspy.calls.gate import Calls
 from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.execution.flows import Execution, Task
@@ -192,7 +192,7 @@ class TestThePool:
 
     def test_throughput_goes_on_beside_stuck_work(self, released: threading.Event) -> None:
         calls = Calls()
-        calls._health.answer("any")
+        calls.health.answer("any")
 
         def flow(hangs: bool) -> Any:
             work = (lambda: released.wait(30)) if hangs else (lambda: time.sleep(0.01))
@@ -251,7 +251,7 @@ class TestRequestsPerMinute:
         assert_paced(stamps, began, 0.02)
 
     def test_retries_included(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gate, "BACKOFF", 0.001)
+        monkeypatch.setattr(state, "BACKOFF", 0.001)
         stamps: list[float] = []
 
         def flaky(call: Call) -> Any:

@@ -27,7 +27,7 @@ from trgrpo_dspy.meter import Stage
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trgrpo_dspy.calls.gate.BACKOFF", 0.2)
+    monkeypatch.setattr("trgrpo_dspy.calls.state.BACKOFF", 0.2)
     monkeypatch.setattr("trgrpo_dspy.calls.places._PATIENCE", 0.05)
 
 

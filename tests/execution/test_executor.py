@@ -29,7 +29,7 @@ from trgrpo_dspy import (
     compare,
     evaluate,
 )  # fmt: skip
-from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls import state
 from trgrpo_dspy.calls.gate import Calls
 from trgrpo_dspy.calls.health import Health, Seen
 from trgrpo_dspy.calls.units import Unit
@@ -40,7 +40,7 @@ from trgrpo_dspy.meter import Stage
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "BACKOFF", 0.005)
+    monkeypatch.setattr(state, "BACKOFF", 0.005)
 
 
 class Noted:

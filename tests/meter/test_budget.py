@@ -16,7 +16,7 @@ from dspy.lm15 import RateLimitError, Usage
 from scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
-from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls import state
 from trgrpo_dspy.calls.gate import Calls
 from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.errors import RunStopped
@@ -425,7 +425,7 @@ class TestSpend:
         assert results.total.calls == len(seen)
 
     def test_retries_are_counted_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gate, "BACKOFF", 0.001)
+        monkeypatch.setattr(state, "BACKOFF", 0.001)
 
         def flaky(call: Call) -> Any:
             key = repr((call.text, call.seed))
@@ -442,7 +442,7 @@ class TestSpend:
 
     @pytest.mark.parametrize("cap", [5, 40])
     def test_a_cap_counts_calls_not_retries(self, cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gate, "BACKOFF", 0.001)
+        monkeypatch.setattr(state, "BACKOFF", 0.001)
 
         def flaky(call: Call) -> Any:
             key = repr((call.text, call.seed))

@@ -13,7 +13,7 @@ from scripted import QUEUES, TOKENS, Call, Triage, exact, examples, learner, scr
 
 from programs import tickets
 from trgrpo_dspy import InfrastructureError, TrainingFreeGRPO
-from trgrpo_dspy.calls import gate
+from trgrpo_dspy.calls import state
 from trgrpo_dspy.meter import Budget, Estimate, total_spend
 from trgrpo_dspy.offline import offline_lm
 
@@ -232,7 +232,7 @@ class TestWhatItLeaves:
             TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=[])
 
     def test_trials_that_are_lost_are_said_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gate, "BACKOFF", 0.001)
+        monkeypatch.setattr(state, "BACKOFF", 0.001)
         lm = scripted_lm(lambda call: learner(call) if call.number < 5 else ServerError("gone"))
         with dspy.context(lm=lm), pytest.raises(InfrastructureError, match="the estimate was given up"):
             TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(80), sample=70)
