@@ -24,20 +24,19 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import dspy
-from dspy.lm15 import LM15Error, Request, Response, request_from_openai_chat
+from dspy.lm15 import LM15Error, Request, request_from_openai_chat
 
 from . import OfflineEngine, offline_lm
+from .exchange import Exchange, Refusal, ServedRequest, spoil
 from .faults import ERROR_KINDS, FaultPlan, Faults, Latency
 
 if TYPE_CHECKING:
@@ -55,100 +54,6 @@ _CLIENT_GONE = 499
 _MAX_BODY = 64 * 2**20
 _WORKERS = 2
 """Threads that compute replies; they share one interpreter lock, so more would only hand it around."""
-_STREAM_PIECE = 40
-
-
-@dataclass(frozen=True)
-class ServedRequest:
-    """The record of one chat request."""
-
-    time: float
-    """When it arrived, in seconds since the epoch."""
-    request: str
-    """Hash of its content: model, messages, seed and settings. Equal requests have equal hashes."""
-    attempt: int
-    """1 if the request was new, 2 if it was seen once before, and so on."""
-    model: str
-    """The model it named."""
-    seed: int | None
-    """Its seed."""
-    fault: str | None
-    """What was made to go wrong, if anything."""
-    status: int | None
-    """HTTP status; None if none was sent (`reset`, `hang`), 499 if the client left or the server stopped first."""
-    latency: float
-    """Seconds from its arrival to its reply."""
-    prompt_tokens: int
-    """Tokens of the prompt, as reported; 0 without a reply."""
-    completion_tokens: int
-    """Tokens of the reply, as reported; 0 without a reply."""
-
-
-class _Refusal(Exception):
-    """An error reply, as providers write them."""
-
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-class _Exchange:
-    """One chat request while it is served."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.began, self._clock = time.time(), time.perf_counter()
-        self.body, self.request = _parse(raw)
-        self.attempt = 0
-        self.plan = FaultPlan(None, 0.0, 1.0, "")
-        self.status: int | None = None
-        self.usage = (0, 0)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since its arrival."""
-        return time.perf_counter() - self._clock
-
-    @property
-    def model(self) -> str:
-        """The model it names."""
-        return str(self.body.get("model", ""))[:200]
-
-    def record(self) -> ServedRequest:
-        """What is kept of it."""
-        seed = self.body.get("seed")
-        return ServedRequest(
-            round(self.began, 6),
-            self.request,
-            self.attempt,
-            self.model,
-            seed if isinstance(seed, int) else None,
-            self.plan.fault,
-            self.status,
-            round(self.elapsed, 6),
-            *self.usage,
-        )
-
-
-def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
-    """A body, empty if it is no JSON object, and the hash of its content.
-
-    Both spellings of the token limit hash alike, and so do streamed and whole replies.
-    """
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        return {}, blake2b(raw, digest_size=16).hexdigest()
-    body = {key: value for key, value in body.items() if value is not None}
-    content = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
-    if content.get("n") == 1:
-        del content["n"]
-    if "max_completion_tokens" in content:
-        content["max_tokens"] = content.pop("max_completion_tokens")
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return body, blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 class OfflineServer:
@@ -313,17 +218,17 @@ class OfflineServer:
     async def _models(self, http: web.Request) -> web.Response:
         try:
             self._check_key(http)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return _json_response(refusal.body, refusal.status)
         names = ("offline", self._name)
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "trgrpo-dspy"} for name in names]
         return _json_response({"object": "list", "data": data})
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
-        exchange = _Exchange(await http.read())
+        exchange = Exchange(await http.read())
         try:
             response = await self._answer(http, exchange)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             response = _json_response(refusal.body, refusal.status)
             if exchange.plan.fault == "429":
                 response.headers["Retry-After"] = f"{self._retry_after:g}"
@@ -344,7 +249,7 @@ class OfflineServer:
             self._log.write(json.dumps(asdict(record)) + "\n")
             self._log.flush()
 
-    async def _answer(self, http: web.Request, exchange: _Exchange) -> web.StreamResponse:
+    async def _answer(self, http: web.Request, exchange: Exchange) -> web.StreamResponse:
         self._seen[exchange.request] += 1
         exchange.attempt = self._seen[exchange.request]
         self._check_key(http)
@@ -354,25 +259,19 @@ class OfflineServer:
             return await self._fail(http, plan)
         # The model works in a thread of its own, so that waiting requests go on waiting in parallel.
         reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._engine.complete, asked)
-        text, finish = _spoil(reply, plan)
+        text, finish = spoil(reply, plan)
         exchange.usage = (reply.usage.input_tokens, -(-len(text) // 4))
         await asyncio.sleep(max(0.0, plan.latency - exchange.elapsed))
         exchange.status = 200
         if exchange.body.get("stream"):
             return await self._stream(http, exchange, text, finish)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "logprobs": None,
-            "finish_reason": finish,
-        }
-        body = {**self._envelope(exchange, "chat.completion"), "choices": [choice], "usage": _usage(exchange)}
+        body = exchange.completion(self._name, text, finish)
         return _json_response(body, broken=plan.fault == "malformed")
 
     async def _fail(self, http: web.Request, plan: FaultPlan) -> web.Response:
         await asyncio.sleep(plan.latency)
         if plan.fault in _STATUS_ERRORS:
-            raise _Refusal(*_STATUS_ERRORS[plan.fault])
+            raise Refusal(*_STATUS_ERRORS[plan.fault])
         if plan.fault == "hang":
             await asyncio.sleep(self._hang_seconds)
         if http.transport is not None:
@@ -381,36 +280,17 @@ class OfflineServer:
             http.transport.abort()
         return _json_response({})  # into a closed connection
 
-    async def _stream(self, http: web.Request, exchange: _Exchange, text: str, finish: str) -> web.StreamResponse:
+    async def _stream(self, http: web.Request, exchange: Exchange, text: str, finish: str) -> web.StreamResponse:
         """The reply as server-sent events."""
         response: web.StreamResponse = _aiohttp_web().StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(http)
-        for event in self._events(exchange, text, finish):
+        for event in exchange.events(self._name, text, finish):
             line = json.dumps(event)
             line = line[: len(line) // 2] if exchange.plan.fault == "malformed" else line
             await response.write(f"data: {line}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
-
-    def _events(self, exchange: _Exchange, text: str, finish: str) -> Iterator[dict[str, Any]]:
-        head = self._envelope(exchange, "chat.completion.chunk")
-        pieces = [text[i : i + _STREAM_PIECE] for i in range(0, len(text), _STREAM_PIECE)] or [""]
-        for delta in ({"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)):
-            yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-        yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
-        options = exchange.body.get("stream_options")
-        if isinstance(options, dict) and options.get("include_usage"):
-            yield {**head, "choices": [], "usage": _usage(exchange)}
-
-    def _envelope(self, exchange: _Exchange, kind: str) -> dict[str, Any]:
-        return {
-            "id": f"chatcmpl-{exchange.request[:24]}-{exchange.attempt}",
-            "object": kind,
-            "created": int(exchange.began),
-            "model": exchange.model,
-            "system_fingerprint": f"{self._name}: a built-in character n-gram model, not a large language model",
-        }
 
     def _check_key(self, http: web.Request) -> None:
         if self._require_key is None:
@@ -419,44 +299,29 @@ class OfflineServer:
         known = hmac.compare_digest(key.strip().encode("utf-8", "surrogateescape"), self._require_key.encode())
         if scheme.lower() != "bearer" or not known:
             message = "Incorrect API key provided." if key else "You didn't provide an API key."
-            raise _Refusal(401, message, code="invalid_api_key")
+            raise Refusal(401, message, code="invalid_api_key")
 
-    def _check_body(self, exchange: _Exchange) -> Request:
+    def _check_body(self, exchange: Exchange) -> Request:
         body = exchange.body
         if not body:
-            raise _Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
+            raise Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
         if self._strict_model and exchange.model != "offline" and not exchange.model.startswith("offline/"):
             message = f"The model `{exchange.model}` does not exist or you do not have access to it."
-            raise _Refusal(404, message, code="model_not_found")
+            raise Refusal(404, message, code="model_not_found")
         if body.get("n", 1) != 1:
-            raise _Refusal(400, "This server gives one choice a request: send n requests with different seeds.")
+            raise Refusal(400, "This server gives one choice a request: send n requests with different seeds.")
         try:
             return request_from_openai_chat({key: value for key, value in body.items() if key != "n"})
         except (LM15Error, ValueError, TypeError, KeyError) as error:
-            raise _Refusal(400, f"Invalid request: {str(error)[:500]}") from error
+            raise Refusal(400, f"Invalid request: {str(error)[:500]}") from error
 
 
 async def _unknown_path(http: web.Request) -> web.Response:
     message = (
         f"Invalid URL ({http.method} {http.path[:200]}): the server has /v1/chat/completions, /v1/models and /health."
     )
-    refusal = _Refusal(404, message)
+    refusal = Refusal(404, message)
     return _json_response(refusal.body, refusal.status)
-
-
-def _spoil(reply: Response, plan: FaultPlan) -> tuple[str, str]:
-    """The text and finish reason to send for a model's reply."""
-    text = reply.message.text or ""
-    if plan.fault == "garbage":
-        return plan.nonsense, "stop"
-    if plan.fault == "truncated":
-        return text[: int(len(text) * plan.fraction)], "length"
-    return text, reply.finish_reason
-
-
-def _usage(exchange: _Exchange) -> dict[str, int]:
-    prompt, completion = exchange.usage
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _json_response(body: Any, status: int = 200, *, broken: bool = False) -> web.Response:
