@@ -45,7 +45,7 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.calls.gate import Calls
+from trgrpo_dspy.calls import call
 from trgrpo_dspy.calls.units import Unit
 from trgrpo_dspy.groups import single
 from trgrpo_dspy.run import Run
@@ -140,18 +140,18 @@ class Scores:
 def seeds_of_units() -> Iterator[dict[int, Unit]]:
     """The unit each request seed belongs to: how the server's records are told apart."""
     found: dict[int, Unit] = {}
-    plain = Calls.request
+    plain = call.sampled
 
-    def request(self: Calls, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
-        changed = plain(self, lm, unit, kwargs)
+    def sampled(seed: int, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
+        changed = plain(seed, lm, unit, kwargs)
         found[changed["seed"]] = unit
         return changed
 
-    Calls.request = request  # type: ignore[method-assign]
+    call.sampled = sampled
     try:
         yield found
     finally:
-        Calls.request = plain  # type: ignore[method-assign]
+        call.sampled = plain
 
 
 def measure(

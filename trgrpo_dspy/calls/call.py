@@ -26,7 +26,7 @@ from .state import RunState
 from .units import Unit
 from .waiting import POLL
 
-__all__ = ["UNIT", "Call", "current_unit"]
+__all__ = ["UNIT", "Call", "current_unit", "sampled"]
 
 UNIT = "trgrpo_dspy_unit"
 """The DSPy setting that says which unit of work a call is made for."""
@@ -37,7 +37,7 @@ class Call:
 
     def __init__(self, run: RunState, lm: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         self._run, self.lm, self.unit = run, lm, current_unit()
-        self.prompt, self.kwargs = prompt, _sampled(run.seed, lm, self.unit, kwargs)
+        self.prompt, self.kwargs = prompt, sampled(run.seed, lm, self.unit, kwargs)
         if own := {name: value for name, value in kwargs.items() if isinstance(value, (str, Mapping))}:
             remember(own)  # a predictor may bring a key of its own
         if isinstance(asked := kwargs.get("request", prompt), Request):
@@ -197,7 +197,7 @@ class Call:
         self._run.health.done(self.lm.model, self)
 
 
-def _sampled(seed: int, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
+def sampled(seed: int, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
     if not unit.resample or not lm.takes_any:
         return kwargs

@@ -112,5 +112,6 @@ class Waiting:
             return None
         hint = getattr(error, "retry_after", None)
         if isinstance(hint, (int, float)) and hint >= 0:
-            return min(float(hint), _LONGEST_HINT) + random.uniform(0, self.backoff / 10)
+            most = min(self.backoff / 10, max(float(hint), 0.1) / 4)  # a short wait is not made much longer
+            return min(float(hint), _LONGEST_HINT) + random.uniform(0, most)
         return self.backoff_after(tries) * random.uniform(0.5, 1.5)
