@@ -11,11 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from trgrpo_dspy.errors import SchemaVersionError
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.rollout import Outcome, Rollout
+from trgrpo_dspy.saved import Saved
 from trgrpo_dspy.statistics.comparison import Comparison, paired_comparison
 from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 
@@ -44,9 +42,10 @@ class PerAttempt:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Saved):
     """A program, measured."""
 
+    saved_as = "evaluation"
     rollouts: tuple[tuple[Rollout, ...], ...]
     """The k attempts at each example, in the devset's order; none where an early end came first. Their transcripts are
     dropped."""
@@ -62,6 +61,8 @@ class Evaluation:
     """Attempts at each example."""
     stop_reason: str = "completed"
     """Why it ended: 'completed', 'interrupted', or the cap that was reached, such as 'max_cost'."""
+    data: str = ""
+    """The number of examples and a hash of them, so that others are not taken for the same; empty is unknown."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 
@@ -151,7 +152,7 @@ class Evaluation:
 
         Raises:
             TypeError: `other` is no `Evaluation`.
-            ValueError: The evaluations have different numbers of examples.
+            ValueError: The evaluations are not of the same examples.
         """
         if not isinstance(other, Evaluation):
             raise TypeError(f"other must be an Evaluation, got {type(other).__name__}")
@@ -160,27 +161,13 @@ class Evaluation:
                 f"the evaluations have {len(self.scores)} and {len(other.scores)} examples; "
                 "compare evaluations of the same devset"
             )
+        if self.data and other.data and self.data != other.data:
+            raise ValueError(
+                f"the evaluations are of different examples ({self.data}; {other.data}); "
+                "compare evaluations of the same devset, in the same order"
+            )
         found = paired_comparison(other.scores, self.scores, seed=seed)
         return replace(found, stop_reason=other.stop_reason if other.partial else self.stop_reason)
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` is the inverse."""
-        return _ADAPTER.dump_json(self, indent=2).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Evaluation:
-        """Load what `to_json` wrote.
-
-        Raises:
-            SchemaVersionError: The text was written by a newer version.
-            ValueError: The text is no such record.
-        """
-        version = _VERSION.validate_json(text).get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"evaluation of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
-            )
-        return _ADAPTER.validate_json(text)
 
     def __str__(self) -> str:
         """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
@@ -214,7 +201,3 @@ def _told(mean: Mean) -> str:
     if mean.interval is None:
         return text
     return f"{text} ({100 * mean.interval.level:.0f}% interval {mean.interval.low:.3f} to {mean.interval.high:.3f})"
-
-
-_ADAPTER: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
-_VERSION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
