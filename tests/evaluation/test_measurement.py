@@ -138,6 +138,20 @@ def test_a_line_tells_what_was_measured() -> None:
     assert "Pass@2 (score at least 1) 0.500 (95% interval" in graded, "else it is below the mean for no reason"
 
 
+def test_where_attempts_have_no_score_pass_at_k_is_over_fewer_examples_and_says_so() -> None:
+    found = str(evaluation([[1, None], [0, 1], [1, 1], [None, None]]))
+    assert "over 3 examples, Pass@2 over the 2 with 2 scores, 1 unscored; " in found
+    assert "with 2 scores" not in str(evaluation([[0, 1], [None, None]]))
+
+
+def test_an_error_of_rounding_is_no_failure() -> None:
+    tenths = sum([0.1] * 10)
+    assert tenths < 1 and evaluation([[tenths], [0.9999]]).pass_at(1) == 0.5
+    assert evaluation([[-1e-17], [-0.1]]).pass_at(1, threshold=0.0) == 0.5
+    with pytest.raises(ValueError, match="threshold=nan must be a number"):
+        evaluation([[1]]).pass_at(1, threshold=math.nan)
+
+
 def test_a_part_says_so() -> None:
     found = evaluation([[1, 1], [], []])
     object.__setattr__(found, "stop_reason", "max_tokens")

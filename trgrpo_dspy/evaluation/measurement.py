@@ -90,18 +90,22 @@ class Evaluation(Saved):
 
         Args:
             k: Attempts allowed, at least 1.
-            threshold: Score from which an attempt has passed.
+            threshold: Score from which an attempt has passed; an error of rounding below it makes no difference.
 
         Raises:
             TypeError: `k` is no whole number.
-            ValueError: `k` is below 1.
+            ValueError: `k` is below 1, or `threshold` is no number.
         """
         if isinstance(k, bool) or not isinstance(k, int):
             raise TypeError(f"k={k!r} must be a whole number")
         if k < 1:
             raise ValueError(f"k={k} must be at least 1")
+        if math.isnan(threshold):
+            raise ValueError("threshold=nan must be a number: the score from which an attempt has passed")
         per_example = [[r.score for r in attempts if r.score is not None] for attempts in self.rollouts]
-        values = [pass_at_k(len(s), sum(x >= threshold for x in s), k) if len(s) >= k else None for s in per_example]
+        values = [
+            pass_at_k(len(s), sum(_reaches(x, threshold) for x in s), k) if len(s) >= k else None for s in per_example
+        ]
         return mean_with_interval(values)
 
     @property
@@ -171,12 +175,7 @@ class Evaluation(Saved):
 
     def __str__(self) -> str:
         """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
-        parts = [f"Mean@{self.k} {_told(self.mean)}" if self.k > 1 else _told(self.mean)]
-        if self.k > 1:
-            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
-            passed = " (score at least 1)" if graded else ""
-            parts[0] += f", Pass@{self.k}{passed} {_told(self.pass_at_with_interval(self.k))}"
-        parts[0] += f" over {self.mean.n} examples" + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+        parts = [self._told_scores()]
         if self.spend:
             total = total_spend(self.spend)
             cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
@@ -187,6 +186,23 @@ class Evaluation(Saved):
             done = sum(bool(attempts) for attempts in self.rollouts)
             parts.append(f"partial, ended by {self.stop_reason}: {done} of {len(self.rollouts)} examples done")
         return "; ".join(parts)
+
+    def _told_scores(self) -> str:
+        """Mean@k and Pass@k, and over how many examples each of them is."""
+        if self.k == 1:
+            text, few = _told(self.mean), ""
+        else:
+            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
+            found = self.pass_at_with_interval(self.k)
+            text = f"Mean@{self.k} {_told(self.mean)}, "
+            text += f"Pass@{self.k}{' (score at least 1)' if graded else ''} {_told(found)}"
+            few = f", Pass@{self.k} over the {found.n} with {self.k} scores" if found.n < self.mean.n else ""
+        text += f" over {self.mean.n} examples{few}"
+        return text + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+
+
+def _reaches(score: float, threshold: float) -> bool:
+    return score >= threshold or math.isclose(score, threshold, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _average(values: Iterable[float | None]) -> float | None:
