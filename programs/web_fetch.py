@@ -7,8 +7,10 @@ Guarantees:
   connection, and the connection goes to the address that was checked, so a name that changes its address in between
   gains nothing. Every redirect is checked like the first address. Only http and https, and no user name in the address.
 - **Limits** on bytes (compressed and not), on time from the first connection to the last byte, and on redirects.
-- **Two kinds of failure.** What can't be reached (no such name, no connection, a timeout, a server's error, a rate
-  limit) is an `InfrastructureError`; what may not be visited is `Refused`, which a tool tells its agent.
+- **Two kinds of failure.** What can't be reached (no connection, a timeout, a server's error, a rate limit, a resolver
+  that does not answer) is an `InfrastructureError`; what may not be visited or does not exist is `Refused`, which a
+  tool tells its agent. That a host does not exist, as one that a model made up, is believed of a resolver that knows
+  another name at the same time: cut off from the network, some say it of every name.
 
 Proxies of the environment are not used: they would connect on their own. Name resolution takes as long as the system's
 resolver takes.
@@ -44,10 +46,12 @@ _BARE = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/.*)?", re.DOTALL)
 _HOST = re.compile(r"[\w.:-]+")
 _MOST_ADDRESSES = 4
 """Addresses of one name that are tried."""
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+"""What a resolver says of a name that does not exist, or has no address."""
 
 
 class Refused(Exception):
-    """The page may not be visited or can't be read, by rule; no outage."""
+    """The page may not be visited, can't be read or has a host that does not exist; no outage."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Fetcher:
     """Networks that are not public and may be visited all the same, such as "10.1.0.0/16"."""
     hosts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Names with an address and port of their own, as in a hosts file; they may be visited wherever they lead."""
+    landmark: str = "www.iana.org"
+    """A name that a resolver knows whenever it knows any."""
 
     def __post_init__(self) -> None:
         """Check the networks."""
@@ -111,8 +117,8 @@ class Fetcher:
         """Fetch a page.
 
         Raises:
-            InfrastructureError: It can't be reached: no such name, no connection, a timeout, 408, 425, 429 or 5xx.
-            Refused: It may not be visited, redirects too often, or is sent in a form that can't be read.
+            InfrastructureError: It can't be reached: no connection, a timeout, 408, 425, 429 or 5xx.
+            Refused: It may not be visited, has no host, redirects too often, or is sent in a form that can't be read.
         """
         deadline = time.monotonic() + self.limits.seconds
         transport = GuardedTransport(self.addresses, deadline)
@@ -154,16 +160,18 @@ class Fetcher:
         """Addresses and ports a connection to a host may go to, all checked.
 
         Raises:
-            httpcore.ConnectError: The name can't be resolved.
-            Refused: One of them may not be visited, or no host can have this name.
+            httpcore.ConnectError: The name can't be resolved at the moment.
+            Refused: One of them may not be visited, or no host has this name.
         """
         if host in self.hosts:
             return [self.hosts[host]]
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = _resolved(host, port)
         except UnicodeError:  # too long, or with an empty part
             raise Refused("it is no address of a web page: there can be no such name") from None
         except OSError as error:
+            if _unknown(error) and self._does_not_exist(host, port):
+                raise Refused(f"there is no host with the name {host[:100]}") from None
             raise httpcore.ConnectError(f"the name {host[:100]} can't be resolved ({error})") from None
         addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
         for address in addresses:
@@ -171,12 +179,32 @@ class Fetcher:
                 raise Refused(f"{host[:100]} is a private, local or reserved address")
         return [(address, port) for address in addresses[:_MOST_ADDRESSES]]
 
+    def _does_not_exist(self, host: str, port: int) -> bool:
+        """Whether a name that was not found is not found again, after one that was."""
+        try:
+            _resolved(self.landmark, port)
+        except OSError:
+            return False
+        try:
+            _resolved(host, port)
+        except OSError as error:
+            return _unknown(error)
+        return False
+
     def _may_visit(self, address: str) -> bool:
         ip = _innermost(ipaddress.ip_address(address))
         if any(ip in ipaddress.ip_network(network) for network in self.allow):
             return True
         reserved = any(ip in network for network in _RESERVED) or ip.is_multicast or ip.is_reserved
         return ip.is_global and not (reserved or _tunnels(ip))
+
+
+def _resolved(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _unknown(error: OSError) -> bool:
+    return isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
 
 
 def _innermost(ip: Any) -> Any:

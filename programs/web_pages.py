@@ -2,12 +2,13 @@
 
 `read_page` turns what a server sent into a `Page`: title, text without menus and footers (`trafilatura`), links.
 `visit_tool` makes the tool. What it tells an agent is bounded and marked as data: a page can't close the marks. A page
-that does not exist, is no text or is refused by rule is told to the agent; one that can't be reached is an
-`InfrastructureError` (see `web_fetch`).
+or host that does not exist, one that is no text or is refused by rule is told to the agent; one that can't be reached
+is an `InfrastructureError` (see `web_fetch`).
 """
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import logging
 import re
@@ -32,6 +33,8 @@ _TALKATIVE = ("bm25s", "trafilatura")
 _WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+")
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset=[\"']?([\w-]{2,30})", re.IGNORECASE)
+_NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape"})
+"""Codecs of Python's that no page is written in; for the first, 2 MB take minutes."""
 _STOPWORDS = frozenset(
     re.findall(
         r"\w+",
@@ -129,7 +132,8 @@ def _decoded(body: bytes, charset: str | None, markup: bool) -> str:
     named = _CHARSET.search(body[:4000]) if markup else None
     for name in (charset, named[1].decode("ascii") if named else None):
         try:
-            return body.decode(name or "", "replace")
+            if codecs.lookup(name or "").name not in _NO_CHARSETS:
+                return body.decode(name or "", "replace")
         except (LookupError, ValueError):
             continue
     return body.decode("utf-8", "replace")

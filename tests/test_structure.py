@@ -29,7 +29,7 @@ calls        transcript scoring
 journal      failures
 instructions result
 copies       meter      statistics
-library      rollout    schedule
+library      rollout    schedule   saved
 errors       confidential
 """
 """Files and folders, each importing only from rows below its own."""
@@ -47,7 +47,7 @@ FOLDERS = {
 
 RECORDS = [
     "errors", "library", "rollout", "schedule", "meter", "result", "statistics", "evaluation.measurement",
-    "evaluation.plan",
+    "evaluation.plan", "saved",
 ]  # fmt: skip
 
 EXPORTED = [

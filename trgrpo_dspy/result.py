@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from .errors import SchemaVersionError
 from .library import ExperienceLibrary
 from .meter import Estimate, Spend, total_spend
+from .saved import Saved
 from .statistics.intervals import Interval, Mean
 
 __all__ = ["DetailedResults", "Measurement", "RejectedProposal", "StepResult", "Verdict"]
@@ -103,9 +101,10 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class DetailedResults:
+class DetailedResults(Saved):
     """Everything a run measured, did and spent."""
 
+    saved_as = "results"
     verdict: Verdict
     """What may be said of the result."""
     baseline: Measurement | None
@@ -149,25 +148,6 @@ class DetailedResults:
         return "\n".join(
             "".join(f"{c:<14}" if i == 0 else f"{c:>11}" for i, c in enumerate(r)) for r in (_SPEND_HEAD, *rows)
         )
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` is the inverse."""
-        return _ADAPTER.dump_json(self, indent=2).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> DetailedResults:
-        """Load what `to_json` wrote.
-
-        Raises:
-            SchemaVersionError: The text was written by a newer version.
-            ValueError: The text is no such record.
-        """
-        version = _VERSION.validate_json(text).get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"results of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
-            )
-        return _ADAPTER.validate_json(text)
 
     def __str__(self) -> str:
         """The verdict, a line a step, the spend, and the warnings."""
@@ -218,7 +198,3 @@ def _spend_row(stage: str, expected: float, at_most: float, spent: Spend) -> tup
 
 def _percent(value: float | None) -> str:
     return "unscored" if value is None else f"{value:.3f}"
-
-
-_ADAPTER: TypeAdapter[DetailedResults] = TypeAdapter(DetailedResults)
-_VERSION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

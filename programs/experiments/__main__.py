@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     ablations = commands.add_parser("ablations", help="what each part of the method is worth")
     ablations.add_argument("--task", choices=["math", "web"], default="math", help="default math")
     for command in (math, ablations):
-        command.add_argument("--mode", choices=["agent", "direct"], default="agent", help="with a Python tool or not")
+        command.add_argument("--mode", choices=["agent", "direct"], help="with a Python tool (the default) or not")
     for command in (web, ablations):
         command.add_argument("--judge", help="LiteLLM string of the judge's LM; default --model")
         command.add_argument("--search", help="ddgs (needs no key), serper (SERPER_API_KEY) or a folder of pages")
@@ -106,7 +106,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="decides which problems are drawn, and all chance (0)")
     add("--max-tokens", type=int, help="tokens of a reply at most; default the provider's, which may be too few")
     add("--curve", action="store_true", help="measure the library after every step, not only after the last")
-    add("--out", type=Path, help="directory of journals and report; default runs/experiments/...")
+    add("--out", type=_directory, help="directory of journals and report; default runs/experiments/...")
     add("--threads", type=int, default=32, help="attempts at a time (32)")
     add("--timeout", type=float, help="seconds after which an attempt is given up and left unscored")
     add("--max-cost", type=float, default=20.0, help="US dollars at which it stops; a higher estimate is asked about")
@@ -117,13 +117,15 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _plan(args: argparse.Namespace) -> Plan:
     task = args.task if args.command == "ablations" else args.command
-    judge, search = getattr(args, "judge", None), getattr(args, "search", None)
+    judge, search, mode = (getattr(args, name, None) for name in ("judge", "search", "mode"))
     if args.offline and (args.model or args.reflection_model or judge):
         raise ValueError("--offline runs on the built-in text model: leave --model, --reflection-model and --judge out")
     if not args.offline and not args.model:
         raise ValueError("--model is missing: a LiteLLM string such as deepseek/deepseek-chat, or --offline")
     if task == "math" and (judge or search):
         raise ValueError("--judge and --search are for the web task; math-verify scores mathematics")
+    if task == "web" and mode:
+        raise ValueError("--mode is for the math task; the web task has an agent only")
     if args.offline and search:
         raise ValueError("--offline searches the shipped site: leave --search out")
     if task == "web" and not args.offline:
@@ -131,7 +133,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     usual = _DEFAULTS[task, args.offline]
     chosen = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in usual.items()}
     return Plan(
-        command=args.command, task=task, mode=getattr(args, "mode", "agent") if task == "math" else "agent",
+        command=args.command, task=task, mode=mode or "agent",
         model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
         epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens,
         curve=args.curve, offline=args.offline, **chosen,
@@ -140,6 +142,12 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _limits(args: argparse.Namespace) -> Limits:
     return Limits(args.threads, args.max_cost, args.yes, dict(map(_price, args.price)), args.timeout)
+
+
+def _directory(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no directory; leave it out for runs/experiments/...")
+    return Path(text)
 
 
 def _price(text: str) -> tuple[str, tuple[float, float]]:

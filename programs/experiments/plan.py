@@ -130,6 +130,7 @@ def claimed(out: Path, plan: Plan) -> Iterator[None]:
     lock = filelock.FileLock(out / "experiment.lock", timeout=0)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _check_plan(out, plan)  # before anything is written into what may be somebody's directory
         lock.acquire()
     except filelock.Timeout:
         raise JournalError(f"--out {out} is in use by another process; wait for it, or give another --out") from None

@@ -44,7 +44,9 @@ class Cell:
     unscored: int
     """Attempts without a score: outages, no verdict."""
     pass_at_k: float | None
-    """Pass@k, the unbiased estimator."""
+    """Pass@k, the unbiased estimator, over the problems whose every attempt was scored."""
+    pass_problems: int
+    """Those problems."""
     difference: float | None
     """Mean@k minus the input program's, paired by problem."""
     difference_low: float | None
@@ -135,11 +137,12 @@ class Report:
 def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | None, step: int | None = None) -> Cell:
     """What an evaluation found, beside the input program's (None for the input itself)."""
     took, gain = found.per_attempt, None if before is None else found.versus(before)
+    passed = found.pass_at_with_interval(found.k)
     low, high = _ends(found.mean.interval)
     gain_low, gain_high = _ends(gain.interval if gain else None)
     return Cell(
         arm, data_set, found.k, found.score, low, high, found.mean.n,
-        sum(r.score is None for attempts in found.rollouts for r in attempts), found.pass_at(found.k),
+        sum(r.score is None for attempts in found.rollouts for r in attempts), passed.value, passed.n,
         gain.difference if gain else None, gain_low, gain_high, gain.reliable if gain else None,
         took.tool_calls, took.prompt_tokens, took.completion_tokens, took.cost, found.partial, step,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from .records import OFFLINE, Cell, CurvePoint, Report
 __all__ = ["markdown", "scores", "table"]
 
 _MARK = "n-gram model, no LLM: means nothing"
+_REPEATS = "The built-in text model can't write experiences: these are sentences it was shown, repeated."
 
 
 def markdown(report: Report) -> str:
@@ -46,6 +47,8 @@ def _scores_of(report: Report, name: str, title: str) -> str:
         figures = [known.get(m) for m in report.measures]
         rows.append([f"paper only: {label}", *_row(None, *figures)])
     notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
+    if plan.mode == "agent":
+        notes.append("The call of `finish` that ends an attempt is counted as a tool call.")
     if plan.task == "web":
         whole = [paper.published("web", "agent", arm, "WebWalkerQA", "pass@1") for arm in ("input", "full")]
         notes.append("Tokens and dollars include the judge's.")
@@ -57,6 +60,12 @@ def _scores_of(report: Report, name: str, title: str) -> str:
         notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
     if unscored := sum(cell.unscored for cell in cells.values()):
         notes.append(f"{unscored} attempts have no score (outages, no verdict) and count in no mean.")
+    for cell in cells.values():
+        if cell.pass_problems < cell.problems:
+            notes.append(
+                f"{ARMS[cell.arm]}: {any_of} is over the {cell.pass_problems} of {cell.problems} problems whose every "
+                "attempt has a score."
+            )
     return "\n\n".join([f"## {title}{_marked(plan)}", table(head, rows), " ".join(notes)])
 
 
@@ -142,7 +151,8 @@ def _libraries(report: Report) -> str:
     found = []
     for arm, entries in report.libraries.items():
         lines = "\n".join(entries) or "(nothing)"
-        found.append(f"## What was learned: {ARMS[arm]}\n\n```\n{lines}\n```")
+        note = f"\n\n{_REPEATS}" if report.plan.offline and arm == "written" else ""
+        found.append(f"## What was learned: {ARMS[arm]}{_marked(report.plan)}{note}\n\n```\n{lines}\n```")
     return "\n\n".join(found)
 
 

@@ -81,9 +81,10 @@ def open_task(plan: Plan, judge: dspy.BaseLM | None = None) -> Iterator[Task]:
             asked = _stand_in(_SUBSET, web_site.questions("test"), "questions on a made-up site")
             yield _web(plan, judge, web_search.offline_agent(site), web_site.questions("train"), asked)
     else:
+        program = web_search.agent(plan.search)  # without a key or a folder there is no need to load the data
         train, drawn = web_data.afm(plan.train, plan.seed), web_data.webwalkerqa(_SUBSET_SIZE, plan.seed)
         asked = DataSet(_SUBSET, f"WebWalkerQA, {len(drawn)} questions drawn by difficulty and kind", drawn)
-        yield _web(plan, judge, web_search.agent(plan.search), train, asked)
+        yield _web(plan, judge, program, train, asked)
 
 
 def _math(plan: Plan) -> Task:

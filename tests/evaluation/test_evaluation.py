@@ -219,3 +219,12 @@ class TestOwnCopy:
         before = program_state(program), lm_state(own)
         evaluate(program, examples(3), exact)
         assert (program_state(program), lm_state(own)) == before
+
+
+def test_evaluations_of_different_examples_are_not_compared() -> None:
+    with dspy.context(lm=scripted_lm()):
+        before, after = (evaluate(dspy.Predict(Triage), examples(3, start=start), exact) for start in (0, 3))
+        again = evaluate(dspy.Predict(Triage), examples(3), exact)
+    assert again.versus(before).n == 3
+    with pytest.raises(ValueError, match="of different examples"):
+        after.versus(before)

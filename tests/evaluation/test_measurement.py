@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +109,13 @@ def test_json_there_and_back(scores: list[list[float | None]], reason: str) -> N
     assert Evaluation.from_json(found.to_json().encode()) == found
 
 
+def test_json_of_an_older_version_is_read() -> None:
+    found = evaluation([[1.0]])
+    older = json.loads(found.to_json())
+    del older["data"], older["schema_version"]
+    assert Evaluation.from_json(json.dumps(older)) == found
+
+
 def test_json_of_a_newer_version_is_refused() -> None:
     data = json.loads(evaluation([[1.0]]).to_json())
     with pytest.raises(SchemaVersionError, match="evaluation of schema 99; this version reads up to 1"):
@@ -130,6 +138,20 @@ def test_a_line_tells_what_was_measured() -> None:
     assert "Pass@2 (score at least 1) 0.500 (95% interval" in graded, "else it is below the mean for no reason"
 
 
+def test_where_attempts_have_no_score_pass_at_k_is_over_fewer_examples_and_says_so() -> None:
+    found = str(evaluation([[1, None], [0, 1], [1, 1], [None, None]]))
+    assert "over 3 examples, Pass@2 over the 2 with 2 scores, 1 unscored; " in found
+    assert "with 2 scores" not in str(evaluation([[0, 1], [None, None]]))
+
+
+def test_an_error_of_rounding_is_no_failure() -> None:
+    tenths = sum([0.1] * 10)
+    assert tenths < 1 and evaluation([[tenths], [0.9999]]).pass_at(1) == 0.5
+    assert evaluation([[-1e-17], [-0.1]]).pass_at(1, threshold=0.0) == 0.5
+    with pytest.raises(ValueError, match="threshold=nan must be a number"):
+        evaluation([[1]]).pass_at(1, threshold=math.nan)
+
+
 def test_a_part_says_so() -> None:
     found = evaluation([[1, 1], [], []])
     object.__setattr__(found, "stop_reason", "max_tokens")
@@ -146,6 +168,10 @@ def test_a_part_says_so() -> None:
 def test_versus_refuses_what_it_cant_pair() -> None:
     with pytest.raises(ValueError, match="the evaluations have 1 and 2 examples; compare evaluations of the same"):
         evaluation([[1]]).versus(evaluation([[1], [0]]))
+    one, other = (replace(evaluation([[1]]), data=f"1 examples, {name}") for name in ("aa", "bb"))
+    with pytest.raises(ValueError, match="of different examples \\(1 examples, bb; 1 examples, aa\\); compare"):
+        other.versus(one)
+    assert one.versus(one).n == one.versus(evaluation([[1]])).n == 1, "kept by an older version: not known"
     with pytest.raises(TypeError, match="other must be an Evaluation, got float"):
         evaluation([[1]]).versus(0.5)  # type: ignore[arg-type]
 

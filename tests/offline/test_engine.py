@@ -70,6 +70,25 @@ def ask(signature: Any, lm: dspy.LM | None = None, adapter: dspy.Adapter | None 
         return dspy.Predict(signature)(**inputs)
 
 
+class Tips(dspy.Signature):
+    """Write tips."""
+
+    rules: str = dspy.InputField()
+    count: str = dspy.InputField()
+    tips: list[Item] = dspy.OutputField()
+
+
+@pytest.mark.parametrize("style", ["chat", "json", "xml"])
+def test_texts_to_be_made_up_are_sentences_that_were_read(style: str) -> None:
+    rules = "How many pumps? Close the valve before noon.\nPumps. Close the valve before noon. Wear gloves on deck."
+    made = ask(Tips, adapter=adapters()[style], rules=rules, count="5")
+    assert [tip.name for tip in made.tips] == ["Close the valve before noon.", "Wear gloves on deck."]
+    assert all(tip.kind in ("a", "b") for tip in made.tips)
+    (one,) = ask(Tips, adapter=adapters()[style], rules=rules, count="1").tips
+    assert one == made.tips[0]
+    assert len(ask(Tips, adapter=adapters()[style], rules=rules, count="a few").tips) == 1
+
+
 @pytest.mark.parametrize("style", ["chat", "json", "xml", "two"])
 def test_every_type_comes_back_through_every_adapter(style: str) -> None:
     made = ask(Everything, adapter=adapters()[style], note="Three <frozen> pipes & 12 pumps are leaking, 'now'")

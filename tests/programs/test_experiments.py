@@ -161,6 +161,10 @@ class TestTables:
         assert after[3:5] == ["100.0", "2.0"]
         assert rows[f"paper only: ReTool ({paper.FINE_TUNED})"][:2] == ["-", "67.0"]
         assert "1 attempts have no score" in lines[-1] and "not reliable" in lines[-1]
+        assert "input program: Pass@2 is over the 2 of 3 problems whose every attempt has a score." in lines[-1]
+        assert "Training-Free GRPO: Pass@2 is over" not in lines[-1]
+        assert "The call of `finish` that ends an attempt is counted" in lines[-1]
+        assert "finish" not in tables.scores(report_of(plan_of(k=2, mode="direct")))
 
     def test_what_is_not_measured_is_a_dash(self) -> None:
         lines = tables.scores(report_of(plan_of(command="ablations"))).splitlines()
@@ -180,15 +184,19 @@ class TestTables:
         assert {cell.strip() for cell in row.strip("|").split("|")} == {"input program", "-", "80.0"}
 
     def test_offline_and_partial_are_said_first(self) -> None:
-        learned = {"curve": [records.CurvePoint("full", 1, 1, 0.5, 0.5, 2, 40)], "expected": "all 10"}
+        learned = {"curve": [records.CurvePoint("full", 1, 1, 0.5, 0.5, 2, 40)], "expected": "all 10",
+                   "libraries": {"full": ["[E1] a"], "written": ["[E1] b"]}}  # fmt: skip
         text = tables.markdown(report_of(plan_of(offline=True), partial="max_cost is reached", **learned))
         assert text.splitlines()[2].startswith("**OFFLINE: these figures come from a built-in character n-gram model")
         assert text.splitlines()[4].startswith("**PARTIAL: max_cost is reached.**")
         for heading in ("AIME 2024", "What it took", "Learning curve"):
             assert f"## {heading} (n-gram model, no LLM: means nothing)" in text
+        assert "## What was learned: Training-Free GRPO (n-gram model, no LLM: means nothing)\n\n```" in text
+        assert "means nothing)\n\nThe built-in text model can't write experiences: these are sentences it was" in text
         assert "| in place of AIME24: mean, % " in text and "The estimate, before it began:" in text
         plain = tables.markdown(report_of(plan_of(), **learned))
         assert "| AIME24: mean, % " in plain
+        assert "can't write" not in plain
         assert not {"OFFLINE", "PARTIAL", "n-gram"} & set(plain.replace(":", " ").split())
 
     def test_the_web_task_has_two_measures(self) -> None:
@@ -291,8 +299,10 @@ class TestMath:
         for name, why in (("letters", "holds 'mine.txt' and no experiment"), ("file", "can't be used")):
             assert main(["math", *TINY, "--out", str(tmp_path / name)]) == 1
             assert why in capsys.readouterr().err
-        with filelock.FileLock(tmp_path / "experiment.lock"):
-            assert main(["math", *TINY, "--out", str(tmp_path)]) == 1
+        assert [path.name for path in (tmp_path / "letters").iterdir()] == ["mine.txt"], "it is left as it was"
+        (used := tmp_path / "used").mkdir()
+        with filelock.FileLock(used / "experiment.lock"):
+            assert main(["math", *TINY, "--out", str(used)]) == 1
         assert "is in use by another process" in capsys.readouterr().err
 
     def test_a_refusal_and_a_budget(
@@ -349,6 +359,8 @@ class TestMath:
             (["--offline", "--model", "m"], "leave --model"),
             (["--model", "m", "--judge", "j"], "--judge and --search are for the web task"),
             (["--task", "web", "--offline", "--search", "ddgs"], "leave --search out"),
+            (["--task", "web", "--offline", "--mode", "direct"], "--mode is for the math task"),
+            (["--offline", "--out", ""], "argument --out: '' names no directory"),
             ([], "--model is missing"),
         ],
     )
@@ -412,6 +424,13 @@ class TestWeb:
         said = capsys.readouterr().err
         assert "search was 'serper', is 'ddgs'. Run it" in said
 
+    def test_the_search_engine_comes_before_the_data(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("programs.web_data.afm", lambda *args: pytest.fail("it was loaded"))
+        assert main(["web", "--model", "m", "--search", "no/such", "--out", str(tmp_path / "out")]) == 1
+        assert "'no/such'; it must be 'serper', 'ddgs', 'offline' or a folder" in capsys.readouterr().err
+
 
 @pytest.fixture(scope="module")
 def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -440,6 +459,7 @@ class TestAblations:
         curve = {point["arm"]: point for point in found["curve"]}
         assert curve["label-free"]["train_mean"] is None and curve["full"]["train_mean"] is not None
         assert curve["single"]["informative"] == 1.0
+        assert found["libraries"]["written"][0] == "[E1] Solve the mathematical problem.", "no number, no word"
         assert found["libraries"]["single"], "lessons were drawn from single attempts"
         assert len(found["libraries"]["written"]) <= max(1, len(found["libraries"]["full"]))
 

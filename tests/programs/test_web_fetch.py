@@ -81,13 +81,35 @@ class TestDeadConnections:
         with pytest.raises(InfrastructureError, match="can't be reached"):
             fetcher.get("http://site.example/")
 
-    def test_no_such_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    @pytest.mark.parametrize(
+        ("answers", "outage"),
+        [
+            ({"nowhere.example": [socket.EAI_NONAME]}, False),
+            ({"nowhere.example": [socket.EAI_NONAME], "www.iana.org": [socket.EAI_NONAME]}, True),
+            ({"nowhere.example": [socket.EAI_NONAME], "www.iana.org": [socket.EAI_AGAIN]}, True),
+            ({"nowhere.example": [socket.EAI_AGAIN]}, True),
+            ({"nowhere.example": [socket.EAI_NONAME, socket.EAI_AGAIN]}, True),
+            ({"nowhere.example": [socket.EAI_NONAME, 0]}, True),
+        ],
+        ids=["made up", "cut off", "cut off, and said so", "a resolver out of reach", "cut off for a while", "back"],
+    )
+    def test_a_name_that_is_not_found(
+        self, answers: dict[str, list[int]], outage: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+            known = answers.get(host, [0])
+            code = known.pop(0) if len(known) > 1 else known[0]
+            if code:
+                raise socket.gaierror(code, "not found")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 80))]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        with pytest.raises(InfrastructureError, match=r"the name nowhere\.example can't be resolved"):
-            Fetcher().get("http://nowhere.example/")
+        if outage:
+            with pytest.raises(InfrastructureError, match=r"the name nowhere\.example can't be resolved"):
+                Fetcher().get("http://nowhere.example/")
+        else:
+            with pytest.raises(Refused, match=r"there is no host with the name nowhere\.example"):
+                Fetcher().get("http://nowhere.example/")
 
     def test_https_where_none_is_spoken(self) -> None:
         with serve(response("x")) as server, pytest.raises(InfrastructureError, match="can't be reached"):

@@ -62,6 +62,16 @@ class TestReading:
     def test_character_sets(self, body: bytes, charset: str | None) -> None:
         assert "caf\u00e9" in read_page(body, "http://site.example/", charset=charset).text
 
+    @pytest.mark.parametrize("name", ["punycode", "Punycode", "idna", "unicode_escape", "raw_unicode_escape"])
+    def test_codecs_that_are_no_character_sets(self, name: str) -> None:
+        """Python's punycode takes minutes for 2 MB."""
+        said = f'<html><meta charset="{name}">'.encode()
+        for charset in (name, None):
+            assert (
+                read_page(said + b"<p>\\u0041 and-aaa", "http://site.example/", charset=charset).text
+                == "\\u0041 and-aaa"
+            )
+
     def test_plain_text(self) -> None:
         page = read_page(b"# A list\n\n- <b>one</b>\n- two\n", "http://site.example/", content_type="text/markdown")
         assert (page.title, page.links) == ("A list", ()) and "- <b>one</b>" in page.text

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dspy
 
@@ -30,7 +31,7 @@ from trgrpo_dspy.execution.flows import Execution, Flow
 from trgrpo_dspy.execution.interrupts import graceful_interrupt
 from trgrpo_dspy.execution.remote import make_runner
 from trgrpo_dspy.execution.threads import Executor
-from trgrpo_dspy.journal.fingerprint import evaluation_fingerprint, plain
+from trgrpo_dspy.journal.fingerprint import evaluation_fingerprint, examples_digest, plain
 from trgrpo_dspy.journal.journal import Journal
 from trgrpo_dspy.journal.logdir import LogDir
 from trgrpo_dspy.meter import Budget, Meter, Spend, Stage
@@ -167,8 +168,9 @@ def _measure(
             if calls.stop_reason == "error_rate":
                 raise InfrastructureError(f"the evaluation was given up: {TOO_MANY_LOST}") from stopped
             ended = calls.stop_reason
+        settled: dict[str, Any] = {"k": plan.k, "stop_reason": ended, "data": examples_digest(devset)}
         found = [
-            replace(summarize_evaluation(rollouts, calls.meter.spend(step)), k=plan.k, stop_reason=ended)
+            replace(summarize_evaluation(rollouts, calls.meter.spend(step)), **settled)
             for step, rollouts in enumerate(done)
         ]
         if directory is not None:

@@ -11,11 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from trgrpo_dspy.errors import SchemaVersionError
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.rollout import Outcome, Rollout
+from trgrpo_dspy.saved import Saved
 from trgrpo_dspy.statistics.comparison import Comparison, paired_comparison
 from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 
@@ -44,9 +42,10 @@ class PerAttempt:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Saved):
     """A program, measured."""
 
+    saved_as = "evaluation"
     rollouts: tuple[tuple[Rollout, ...], ...]
     """The k attempts at each example, in the devset's order; none where an early end came first. Their transcripts are
     dropped."""
@@ -62,6 +61,8 @@ class Evaluation:
     """Attempts at each example."""
     stop_reason: str = "completed"
     """Why it ended: 'completed', 'interrupted', or the cap that was reached, such as 'max_cost'."""
+    data: str = ""
+    """The number of examples and a hash of them, so that others are not taken for the same; empty is unknown."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 
@@ -89,18 +90,22 @@ class Evaluation:
 
         Args:
             k: Attempts allowed, at least 1.
-            threshold: Score from which an attempt has passed.
+            threshold: Score from which an attempt has passed; an error of rounding below it makes no difference.
 
         Raises:
             TypeError: `k` is no whole number.
-            ValueError: `k` is below 1.
+            ValueError: `k` is below 1, or `threshold` is no number.
         """
         if isinstance(k, bool) or not isinstance(k, int):
             raise TypeError(f"k={k!r} must be a whole number")
         if k < 1:
             raise ValueError(f"k={k} must be at least 1")
+        if math.isnan(threshold):
+            raise ValueError("threshold=nan must be a number: the score from which an attempt has passed")
         per_example = [[r.score for r in attempts if r.score is not None] for attempts in self.rollouts]
-        values = [pass_at_k(len(s), sum(x >= threshold for x in s), k) if len(s) >= k else None for s in per_example]
+        values = [
+            pass_at_k(len(s), sum(_reaches(x, threshold) for x in s), k) if len(s) >= k else None for s in per_example
+        ]
         return mean_with_interval(values)
 
     @property
@@ -151,7 +156,7 @@ class Evaluation:
 
         Raises:
             TypeError: `other` is no `Evaluation`.
-            ValueError: The evaluations have different numbers of examples.
+            ValueError: The evaluations are not of the same examples.
         """
         if not isinstance(other, Evaluation):
             raise TypeError(f"other must be an Evaluation, got {type(other).__name__}")
@@ -160,36 +165,17 @@ class Evaluation:
                 f"the evaluations have {len(self.scores)} and {len(other.scores)} examples; "
                 "compare evaluations of the same devset"
             )
+        if self.data and other.data and self.data != other.data:
+            raise ValueError(
+                f"the evaluations are of different examples ({self.data}; {other.data}); "
+                "compare evaluations of the same devset, in the same order"
+            )
         found = paired_comparison(other.scores, self.scores, seed=seed)
         return replace(found, stop_reason=other.stop_reason if other.partial else self.stop_reason)
 
-    def to_json(self) -> str:
-        """Serialise; `from_json` is the inverse."""
-        return _ADAPTER.dump_json(self, indent=2).decode()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Evaluation:
-        """Load what `to_json` wrote.
-
-        Raises:
-            SchemaVersionError: The text was written by a newer version.
-            ValueError: The text is no such record.
-        """
-        version = _VERSION.validate_json(text).get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"evaluation of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
-            )
-        return _ADAPTER.validate_json(text)
-
     def __str__(self) -> str:
         """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
-        parts = [f"Mean@{self.k} {_told(self.mean)}" if self.k > 1 else _told(self.mean)]
-        if self.k > 1:
-            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
-            passed = " (score at least 1)" if graded else ""
-            parts[0] += f", Pass@{self.k}{passed} {_told(self.pass_at_with_interval(self.k))}"
-        parts[0] += f" over {self.mean.n} examples" + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+        parts = [self._told_scores()]
         if self.spend:
             total = total_spend(self.spend)
             cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
@@ -200,6 +186,23 @@ class Evaluation:
             done = sum(bool(attempts) for attempts in self.rollouts)
             parts.append(f"partial, ended by {self.stop_reason}: {done} of {len(self.rollouts)} examples done")
         return "; ".join(parts)
+
+    def _told_scores(self) -> str:
+        """Mean@k and Pass@k, and over how many examples each of them is."""
+        if self.k == 1:
+            text, few = _told(self.mean), ""
+        else:
+            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
+            found = self.pass_at_with_interval(self.k)
+            text = f"Mean@{self.k} {_told(self.mean)}, "
+            text += f"Pass@{self.k}{' (score at least 1)' if graded else ''} {_told(found)}"
+            few = f", Pass@{self.k} over the {found.n} with {self.k} scores" if found.n < self.mean.n else ""
+        text += f" over {self.mean.n} examples{few}"
+        return text + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+
+
+def _reaches(score: float, threshold: float) -> bool:
+    return score >= threshold or math.isclose(score, threshold, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _average(values: Iterable[float | None]) -> float | None:
@@ -214,7 +217,3 @@ def _told(mean: Mean) -> str:
     if mean.interval is None:
         return text
     return f"{text} ({100 * mean.interval.level:.0f}% interval {mean.interval.low:.3f} to {mean.interval.high:.3f})"
-
-
-_ADAPTER: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
-_VERSION: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from trgrpo_dspy.library import ExperienceLibrary
 
-__all__ = ["evaluation_fingerprint", "fingerprint", "plain", "request_hash"]
+__all__ = ["evaluation_fingerprint", "examples_digest", "fingerprint", "plain", "request_hash"]
 
 _SAMPLING = (
     "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "min_p", "n", "stop",
@@ -114,8 +114,8 @@ def fingerprint(
         "program": _program(program),
         "reflector": _program(reflector),
         "starting library": f"{len(library)} entries {library.digest}".strip(),
-        "trainset": _examples(trainset),
-        "valset": _examples(valset),
+        "trainset": examples_digest(trainset),
+        "valset": examples_digest(valset),
         "metric": _metric(metric),
         "lm": _lm(lm),
         "reflection_lm": _lm(reflection_lm),
@@ -137,14 +137,15 @@ def evaluation_fingerprint(
         "kind": kind,
         **{name: plain(value) for name, value in settings.items()},
         **{name: _program(program) for name, program in programs.items()},
-        "devset": _examples(devset),
+        "devset": examples_digest(devset),
         "metric": _metric(metric),
         "lm": _lm(lm),
         "adapter": _adapter(),
     }
 
 
-def _examples(examples: Sequence[dspy.Example]) -> str:
+def examples_digest(examples: Sequence[dspy.Example]) -> str:
+    """How many examples there are, and a hash of them: the same for the same ones in the same order."""
     return f"{len(examples)} examples, {_hash([_example(e) for e in examples])}"
 
 

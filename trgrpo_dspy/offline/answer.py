@@ -114,7 +114,22 @@ def _items(name: str, item: Schema, prompt: Prompt, chance: Chance, notes: list[
     if is_text(item):
         return sorted(content_words(prompt.text), key=lambda w: (-len(w), w))[:3]
     value = _value(name, item, prompt, chance, notes)
+    texts = [key for key, part in item.get("properties", {}).items() if is_text(part)]
+    if texts and (count := _asked_for(prompt)) is not None:
+        return [{**value, **dict.fromkeys(texts, sentence)} for sentence in _statements_of(prompt)[:count]]
     return [] if value is None else [value]
+
+
+def _asked_for(prompt: Prompt) -> int | None:
+    """How many of something the prompt asks for: the input that is a whole number and nothing else."""
+    found = [int(value) for value in prompt.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", value)]
+    return found[0] if len(found) == 1 else None
+
+
+def _statements_of(prompt: Prompt) -> list[str]:
+    """What this model has to say where texts are to be made up: the inputs' own statements, in order, each once."""
+    found = [s for value in prompt.inputs.values() for s in sentences(value)]
+    return list(dict.fromkeys(s for s in found if s.endswith(".") and len(tokens(s)) >= _HEADING))
 
 
 def _text(name: str, prompt: Prompt, chance: Chance, notes: list[str]) -> str:

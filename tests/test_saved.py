@@ -1,0 +1,45 @@
+"""What records share that are kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from trgrpo_dspy import DetailedResults, Evaluation, SchemaVersionError
+from trgrpo_dspy.saved import Saved
+
+
+@dataclass(frozen=True)
+class Note(Saved):
+    saved_as = "note"
+    words: tuple[str, ...]
+    schema_version: int = 3
+
+
+@dataclass(frozen=True)
+class Other(Saved):
+    saved_as = "other"
+    count: int
+    schema_version: int = 1
+
+
+def test_every_kind_is_read_as_itself() -> None:
+    for found in (Note(("a", "\u00e9")), Other(7)):
+        assert type(found).from_json(found.to_json()) == found
+    with pytest.raises(ValueError):
+        Note.from_json(Other(7).to_json())
+    assert Note.from_json('{"words": []}') == Note(())
+
+
+def test_a_newer_version_is_told_from_junk() -> None:
+    with pytest.raises(SchemaVersionError, match="note of schema 4; this version reads up to 3: upgrade"):
+        Note.from_json(json.dumps({"words": "something else by then", "schema_version": 4}))
+    assert Note.from_json('{"words": [], "schema_version": 2}').schema_version == 2
+
+
+@pytest.mark.parametrize("kind", [DetailedResults, Evaluation])
+def test_one_piece_serves_all(kind: Any) -> None:
+    assert kind.to_json is Saved.to_json and kind.from_json.__func__ is Saved.from_json.__func__  # type: ignore[attr-defined]
