@@ -238,6 +238,15 @@ class Calls:
         """Make or replay one asynchronous call."""
         if is_watched():  # made by an LM in the middle of its own call: part of that one
             return await send(prompt, messages=messages, **kwargs)
+        try:
+            return await self._acall(lm, send, prompt, messages, kwargs)
+        except (Exception, RunStopped):
+            await self.waiting.for_siblings(_current_unit())
+            raise
+
+    async def _acall(
+        self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]
+    ) -> Any:
         call = _Call(self, lm, prompt, messages, kwargs)
         if call.replayed:
             return call.reply
