@@ -217,8 +217,8 @@ class Calls:
         try:
             while True:
                 while not call.admitted():
-                    call.leave()
-                    self.waiting.sleep(POLL)
+                    if not self._health.wait(POLL):
+                        call.leave()
                 self.waiting.back(call.unit, call.errand)
                 while wait := call.turn():
                     self.waiting.sleep(wait)
