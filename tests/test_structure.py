@@ -38,7 +38,7 @@ FOLDERS = {
     "library": "library edits entries",
     "statistics": "intervals comparison selection",
     "meter": "meter budget estimate",
-    "journal": "journal database fingerprint logdir",
+    "journal": "journal database fingerprint differences logdir",
     "calls": "gate call state units places waiting health observed replies",
     "execution": "flows attempts threads progress interrupts remote packing ray_executor",
     "transcript": "recorder rendering",

@@ -58,6 +58,10 @@ class Reply:
     lost: str = ""
 
 
+_ATTEMPTS_REMAINING = 4
+"""Stages that follow an attempt."""
+
+
 class Groups:
     """Makes the flows and tasks of a run's groups."""
 
@@ -127,7 +131,7 @@ class Groups:
         )  # fmt: skip
         return attempt_task(
             self.runner, program, self.trainset[index], unit,
-            index=index, attempt=attempt, timeout=self.settings.rollout_timeout, remaining=4,
+            index=index, attempt=attempt, timeout=self.settings.rollout_timeout, remaining=_ATTEMPTS_REMAINING,
         )  # fmt: skip
 
     def as_group(self, index: int, rollouts: Sequence[Rollout]) -> RolloutGroup:
@@ -145,6 +149,8 @@ class Groups:
         """One reflection call, as work for the pool; its result is a `Reply`."""
         unit = Unit(stage, step.index, (stage.value, step.index, index, number), resample=True)
         remaining = {Stage.SUMMARY: 3, Stage.COMPARISON: 2, Stage.PROPOSALS: 1}.get(stage, 0)
+        if self.reflection_lm is not None and self.reflection_lm.model not in self.calls.seen.answered:
+            remaining = _ATTEMPTS_REMAINING + 1  # its key may be wrong: that is to be known before more is paid for
         return Task(
             stage,
             functools.partial(self._reflect, unit, run, *args),

@@ -540,6 +540,19 @@ class TestFatal:
             )
         assert len(reflection.engine.calls) <= 2
 
+    def test_it_is_found_before_other_groups_are_paid_for(self, lm: dspy.LM) -> None:
+        """Of another LM than the attempts': it is asked as soon as there is a group to learn from."""
+        reflection = scripted_lm(lambda call: AuthError("bad key"), name="scripted/reflection")
+        optimizer = TrainingFreeGRPO(metric=exact, group_size=5, reflection_lm=reflection, num_threads=2)
+        with pytest.raises(FatalError, match="scripted/reflection"):
+            optimizer.compile(dspy.Predict(Triage), trainset=examples(40))
+        assert len(lm.engine.calls) <= 40  # of 200
+        assert len(reflection.engine.calls) == 1
+        lm.engine.calls.clear()
+        with pytest.raises(FatalError, match="scripted/reflection"):
+            optimizer.estimate(dspy.Predict(Triage), trainset=examples(40), sample=1)
+        assert len(lm.engine.calls) == 2
+
     def test_keys_do_not_get_into_the_message(self) -> None:
         lm = scripted_lm(lambda call: AuthError("Incorrect API key provided: sk-abcdefghijklmnop1234"))
         with dspy.context(lm=lm), pytest.raises(FatalError) as caught:

@@ -198,12 +198,12 @@ def test_k_may_grow_and_not_shrink(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"program": dspy.ChainOfThought(Triage)}, "program structure: was"),
-        ({"metric": told}, "metric: was"),
-        ({"devset": examples(10, start=1)}, "devset: was .10 examples"),
-        ({"devset": examples(9)}, "is .9 examples"),
+        ({"program": dspy.ChainOfThought(Triage)}, "program modules self class: was 'Predict', is 'ChainOfThought'"),
+        ({"metric": told}, "metric function: was 'scripted.exact', is 'scripted.told'"),
+        ({"devset": examples(10, start=1)}, r"devset: 10 of 10 examples differ: \[0\], \[1\], \[2\] and 7 more"),
+        ({"devset": examples(9)}, "devset: was 10 examples, is 9, the first 9 the same"),
         ({"seed": 1}, "seed: was 0, is 1"),
-        ({"temperature": 0.3}, "temperature: was null, is 0.3"),
+        ({"temperature": 0.3}, "temperature: was None, is 0.3"),
         ({"failure_score": -1.0}, "failure_score: was 0.0, is -1.0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,9 +17,10 @@ from typing import Any
 
 import dspy
 import pytest
-from scripted import Call, Triage, exact, examples, learner, scripted_lm, told
+from dspy.lm15 import Request
+from scripted import Call, ScriptedEngine, Triage, exact, examples, learner, read_call, scripted_lm, told
 
-from trgrpo_dspy import TrainingFreeGRPO
+from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy.calls.gate import Calls
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.execution import flows
@@ -32,8 +34,8 @@ CHILD = """
 import json, sys, time
 sys.path.insert(0, "tests")
 import conftest, dspy
-from scripted import *
-from trgrpo_dspy import TrainingFreeGRPO
+from scripted import Call, ScriptedEngine, Triage, exact, examples, learner, read_call, scripted_lm, told
+from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy.execution import flows
 
 log_dir, at, seconds, flows._GRACE = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
@@ -263,3 +265,57 @@ class TestHandlers:
         with dspy.context(lm=scripted_lm(script)):
             TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(2), sample=1)
         assert set(seen) == {signal.default_int_handler}
+
+
+class Side(dspy.Module):
+    """Asks side by side, on an event loop of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict(Triage)
+
+    def forward(self, ticket: str) -> Any:
+        async def one(number: int) -> Any:
+            await self.answer.acall(ticket=f"{ticket}, part {number}")
+            return await self.answer.acall(ticket=f"{ticket}, part {number}, again")
+
+        async def ask() -> Any:
+            return (await asyncio.gather(*(one(number) for number in range(3))))[0]
+
+        return asyncio.run(ask())
+
+
+class Slow:
+    """Answers asynchronously; some requests take much longer than others. The n-th ends the run."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.asked, self.answered = at, 0, 0
+        self.stop: Any = None
+
+    def __deepcopy__(self, memo: Any) -> Slow:
+        return self
+
+    async def complete(self, request: Request) -> Any:
+        self.asked += 1
+        if self.asked == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        call = read_call(request)
+        await asyncio.sleep(0.3 if "part 2" in call.user else 0.02)
+        self.answered += 1
+        return ScriptedEngine().complete(request)
+
+
+@pytest.mark.parametrize("at", [11, 20])
+def test_what_is_out_beside_a_call_that_is_refused_is_not_lost(tmp_path: Path, at: int) -> None:
+    """The refusal ends the `gather`, and the loop with all that is on it: not before the replies are there."""
+
+    def run(engine: Slow, log_dir: Path) -> Any:
+        lm = dspy.LM("scripted/model", engine=ScriptedEngine(), async_engine=engine, seed=7, cache=False)
+        with dspy.context(lm=lm):
+            return evaluate(Side(), examples(4), exact, num_threads=2, log_dir=log_dir)
+
+    first, second = Slow(at), Slow()
+    assert run(first, tmp_path).stop_reason == "interrupted"
+    assert first.answered == first.asked < 24
+    assert run(second, tmp_path).mean.n == 4
+    assert first.asked + second.asked == 24

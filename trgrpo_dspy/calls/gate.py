@@ -24,10 +24,11 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.confidential import remember
+from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.journal.journal import Journal
 from trgrpo_dspy.meter import Meter
 
-from .call import UNIT, Call
+from .call import UNIT, Call, current_unit
 from .health import Health
 from .observed import close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
 from .state import RunState
@@ -129,8 +130,8 @@ class Calls(RunState):
         try:
             while True:
                 while not call.admitted():
-                    call.leave()
-                    self.waiting.sleep(POLL)
+                    if not self.health.wait(POLL):
+                        call.leave()
                 self.waiting.back(call.unit, call.errand)
                 while wait := call.turn():
                     self.waiting.sleep(wait)
@@ -150,6 +151,15 @@ class Calls(RunState):
         """Make or replay one asynchronous call."""
         if is_watched():  # made by an LM in the middle of its own call: part of that one
             return await send(prompt, messages=messages, **kwargs)
+        try:
+            return await self._acall(lm, send, prompt, messages, kwargs)
+        except (Exception, RunStopped):
+            await self.waiting.for_siblings(current_unit())
+            raise
+
+    async def _acall(
+        self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]
+    ) -> Any:
         call = Call(self, lm, prompt, messages, kwargs)
         if call.replayed:
             return call.reply

@@ -49,7 +49,7 @@ class Health:
 
     def __init__(self, seen: Seen | None = None) -> None:
         """Know what another process has seen of the backends, but of no recent call."""
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._answered: set[str] = set(seen.answered if seen else ())
         self._failed: Counter[str] = Counter(dict(seen.failed) if seen else {})
         self._first: dict[str, Caller] = {}
@@ -97,11 +97,19 @@ class Health:
         with self._lock:
             if self._first.get(model) is caller:
                 del self._first[model]
+                self._lock.notify()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for another call's end; whether there was one. Replies of DSPy's cache take less than a look."""
+        with self._lock:
+            return self._lock.wait(seconds)
 
     def answer(self, model: str) -> None:
         """A backend answered."""
         with self._lock:
-            self._answered.add(model)
+            if model not in self._answered:
+                self._answered.add(model)
+                self._lock.notify_all()
             self._recent.append(True)
 
     def failure(self, model: str) -> int:

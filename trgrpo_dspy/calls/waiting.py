@@ -58,6 +58,15 @@ class Waiting:
         while (left := end - time.monotonic()) > 0 and not self._stopped.is_set():
             await asyncio.sleep(min(left, 10 * POLL))
 
+    async def for_siblings(self, unit: Unit) -> None:
+        """Once the run is over, wait for the unit's requests that are out.
+
+        The error that is about to be raised ends an `asyncio.gather`, and with it the loop: what is out would be
+        cancelled, its reply paid for and lost.
+        """
+        while self._stopped.is_set() and unit.account.out and not unit.abandoned.is_set():
+            await asyncio.sleep(POLL)
+
     def rest(self, unit: Unit, tries: int) -> None:
         """Wait before a unit's work is tried again; as long, its place is another's."""
         errand = unit.place.opens() if unit.place is not None else None

@@ -6,7 +6,8 @@ worker, behind a gate like any other, with the same seeds and deadlines: it come
 
 Only the driver decides, journals and writes. So caps and journal count whole attempts here: the caps are overshot by at
 most the attempts in flight, and a run that was killed makes those that were in flight again. An attempt whose worker or
-node was lost is made again elsewhere; what it had spent by then is not known.
+node was lost is made again elsewhere; what it had spent by then is not known. Where most attempts are lost the run
+ends, as it does where most LM calls are.
 """
 
 from __future__ import annotations
@@ -183,7 +184,8 @@ class AwayRunner(Runner):
                 why = describe(error)
             if tries < _TRIES:
                 self.calls.waiting.rest(unit, tries)
-        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"))
+        # As a call that was lost: where most are, the cluster is gone, and the run ends with what it has.
+        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"), seen=Seen(recent=(False,)))
 
     def _result(self, future: Future[Report], unit: Unit) -> Report:
         """Wait; what has not begun is held back by others, and is taken back when nobody waits for it any more."""
@@ -192,7 +194,10 @@ class AwayRunner(Runner):
                 unit.held += _LOOK
             if unit.abandoned.is_set() or (self.calls.stopped and not future.running()):
                 future.cancel()
-        return future.result()
+        report = future.result()
+        if not isinstance(report, Report):
+            raise TypeError(f"submit(fn, *args) must give what fn(*args) returns, gave a {type(report).__name__}")
+        return report
 
     def _account(self, unit: Unit, report: Report, before: Seen) -> None:
         """Count and keep what was paid, and know what was seen of the backends."""

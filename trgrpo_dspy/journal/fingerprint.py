@@ -2,7 +2,8 @@
 
 Two runs have the same fingerprint if replaying one's replies in the other makes sense: same program, learning settings,
 data, models, metric and reflection prompts. Budgets, threads, timeouts, rates and log levels are not in it. LMs are
-told by model name and sampling settings; keys, headers and addresses never enter.
+told by model name and sampling settings; keys, headers and addresses never enter. What can be read and is no secret is
+told in plain, so that a difference can be named (`differences.py`); the rest is told by its hash.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import dspy
 from pydantic import BaseModel, TypeAdapter
 
 from trgrpo_dspy.library import ExperienceLibrary
+
+from .differences import HASH_MARK
 
 __all__ = ["evaluation_fingerprint", "examples_digest", "fingerprint", "plain", "request_hash"]
 
@@ -96,6 +99,11 @@ def _hash(value: Any) -> str:
     return digest.hexdigest()[:32]
 
 
+def _mark(value: Any) -> str:
+    """The value's hash as a fingerprint tells it."""
+    return HASH_MARK + _hash(value)[:16]
+
+
 def fingerprint(
     *,
     program: dspy.Module,
@@ -113,9 +121,9 @@ def fingerprint(
         **{name: plain(value) for name, value in settings.items()},
         "program": _program(program),
         "reflector": _program(reflector),
-        "starting library": f"{len(library)} entries {library.digest}".strip(),
-        "trainset": examples_digest(trainset),
-        "valset": examples_digest(valset),
+        "starting library": f"{len(library)} entries {_mark(library.digest)}",
+        "trainset": _examples(trainset),
+        "valset": _examples(valset),
         "metric": _metric(metric),
         "lm": _lm(lm),
         "reflection_lm": _lm(reflection_lm),
@@ -149,6 +157,10 @@ def examples_digest(examples: Sequence[dspy.Example]) -> str:
     return f"{len(examples)} examples, {_hash([_example(e) for e in examples])}"
 
 
+def _examples(examples: Sequence[dspy.Example]) -> list[str]:
+    return [_mark(_example(example)) for example in examples]
+
+
 def _adapter() -> str:
     return type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "ChatAdapter"
 
@@ -159,14 +171,17 @@ def _example(example: dspy.Example) -> Any:
 
 def _program(program: dspy.Module) -> dict[str, Any]:
     parts = list(program.named_sub_modules(dspy.Module))
-    predictors = program.named_sub_modules(dspy.Predict)
+    own = {type(m) for _, m in parts if not type(m).__module__.startswith(("dspy.", "trgrpo_dspy."))}
     return {
-        "structure": _hash([[name, type(m).__qualname__, _tools(m), _settings(m)] for name, m in parts]),
-        "code": _hash(
-            [_source(type(m)) for _, m in parts if not type(m).__module__.startswith(("dspy.", "trgrpo_dspy."))]
-        ),
-        **{name: _predictor(predictor) for name, predictor in predictors},
+        "modules": {name: _module(module) for name, module in parts},
+        "code": {cls.__qualname__: _source(cls) for cls in sorted(own, key=lambda cls: cls.__qualname__)},
+        **{name: _predictor(predictor) for name, predictor in program.named_sub_modules(dspy.Predict)},
     }
+
+
+def _module(module: Any) -> dict[str, Any]:
+    tools = _tools(module)
+    return {"class": type(module).__qualname__, **_settings(module), **({"tools": tools} if tools else {})}
 
 
 def _settings(module: Any) -> dict[str, Any]:
@@ -174,19 +189,29 @@ def _settings(module: Any) -> dict[str, Any]:
     if isinstance(module, dspy.Predict) or type(module).__module__.startswith("trgrpo_dspy."):
         return {}
     own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    return {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str))}
+    plain_ones = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str))}
+    return {name: _mark(value) if isinstance(value, str) else value for name, value in plain_ones.items()}
 
 
-def _predictor(predictor: dspy.Predict) -> dict[str, str]:
+def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
     signature = predictor.signature
-    fields = [[name, field.json_schema_extra, _schema(field)] for name, field in signature.fields.items()]
     return {
-        "instructions": _hash(signature.instructions),
-        "fields": f"{', '.join(signature.fields)}, {_hash(fields)}",
-        "demos": f"{len(predictor.demos)}, {_hash(predictor.demos)}",
-        "settings": _hash(_sampling(predictor.config)),
+        "instructions": signature.instructions,
+        "fields": {name: _field(name, field) for name, field in signature.fields.items()},
+        "order of fields": ", ".join(signature.fields),
+        "demos": f"{len(predictor.demos)} {_mark(predictor.demos)}",
+        "settings": plain(_sampling(predictor.config)),
         "LM": _lm(predictor.lm),
     }
+
+
+def _field(name: str, field: Any) -> str:
+    """A field's type, the description it was given, and all else by hash."""
+    extra = field.json_schema_extra or {}
+    kind = _ADDRESS.sub("", inspect.formatannotation(field.annotation))
+    description = extra.get("desc", "")
+    told = kind if description in ("", f"${{{name}}}") else f"{kind}, {description!r}"
+    return f"{told} {_mark([extra, _schema(field)])}"
 
 
 def _schema(field: Any) -> Any:
@@ -197,11 +222,11 @@ def _schema(field: Any) -> Any:
         return _ADDRESS.sub("", str(field.annotation))
 
 
-def _tools(module: Any) -> list[str]:
+def _tools(module: Any) -> dict[str, str]:
     tools = module.__dict__.get("tools")
     if not isinstance(tools, Mapping):
-        return []
-    return sorted(f"{name} {_source(getattr(tool, 'func', tool))}" for name, tool in tools.items())
+        return {}
+    return {str(name): _source(getattr(tool, "func", tool)) for name, tool in tools.items()}
 
 
 def _lm(lm: Any) -> str:
@@ -211,16 +236,15 @@ def _lm(lm: Any) -> str:
     return f"{lm.model} {json.dumps(plain(settings), sort_keys=True)}" if settings else str(lm.model)
 
 
-def _metric(metric: Any) -> str:
+def _metric(metric: Any) -> Any:
     if metric is None:
         return "none (label-free)"
     if isinstance(metric, dspy.Module):
-        return f"{plain(metric)}, {_source(type(metric))}, {_hash(_program(metric))}"
+        return {"class": f"{plain(metric)} {_source(type(metric))}", **_program(metric)}
     target = inspect.unwrap(metric.func if isinstance(metric, functools.partial) else metric)
     if not inspect.isroutine(target) and not inspect.isclass(target):
         target = type(target)
-    state = [_hash(part) for part in _state(metric, target) if part]
-    return ", ".join([plain(target), _source(target), *state])
+    return {"function": f"{plain(target)} {_source(target)}", "what it holds": _mark(_state(metric, target))}
 
 
 def _state(metric: Any, target: Any) -> list[Any]:
@@ -244,6 +268,6 @@ def _is_filled(cell: Any) -> bool:
 
 def _source(target: Any) -> str:
     try:
-        return _hash(inspect.getsource(target))
+        return _mark(inspect.getsource(target))
     except (OSError, TypeError):
         return "source not readable"

@@ -31,6 +31,7 @@ from trgrpo_dspy.meter import LMCall
 from trgrpo_dspy.rollout import Outcome, Rollout
 
 from .database import Database, NewerSchemaError
+from .differences import differences
 
 __all__ = ["Journal", "Recorded", "unwritable", "write_atomically"]
 
@@ -256,16 +257,10 @@ class Journal:
                     f"log_dir={str(self.directory)!r} holds the journal of another kind of work: it was made by "
                     f"{held}, this is {wanted}. Pass another directory"
                 )
-            was, now = _flat(known), _flat(json.loads(_dump(dict(fingerprint))))
-            differences = [
-                f"{name}: was {_short(was.get(name))}, is {_short(now.get(name))}"
-                for name in sorted({*was, *now})
-                if was.get(name) != now.get(name) and not (name in _MAY_GROW and now[name] > was[name])
-            ]
-            if differences:
+            if found := differences(known, json.loads(_dump(dict(fingerprint))), _MAY_GROW):
                 raise JournalError(
                     f"log_dir={str(self.directory)!r} holds another run. Pass another directory, or undo: "
-                    + "; ".join(differences)
+                    + "; ".join(found)
                 )
         self.set("fingerprint", dict(fingerprint))
 
@@ -325,16 +320,3 @@ def _dump(value: Any) -> str:
     """JSON that SQLite takes: a lone surrogate in a model's reply stays an escape."""
     text = _ENCODE(value)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested names joined, so that a difference can be told by its place."""
-    found: dict[str, Any] = {}
-    for name, item in value.items():
-        found.update(_flat(item, f"{prefix}{name} ") if isinstance(item, dict) else {prefix + name: item})
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

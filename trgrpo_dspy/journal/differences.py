@@ -1,0 +1,94 @@
+"""What two runs differ in, told so that a person can undo it.
+
+A run is described by plain data (`fingerprint.py`): mappings, lists, numbers and texts. What can't be read, or must not
+be, stands there as a hash: alone, after a text, or one for each example in a list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+__all__ = ["HASH_MARK", "differences"]
+
+HASH_MARK = "#"
+"""What a hash begins with."""
+_HASH = re.compile(rf"\s*{HASH_MARK}[0-9a-f]{{8,}}$")
+_SHOWN = 60
+"""Characters of a value that are shown."""
+_BEFORE = 20
+"""Those of them before the first difference, where a value is longer."""
+_PLACES = 3
+"""Examples that are named."""
+_ABSENT = object()
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], may_grow: Collection[str] = ()) -> list[str]:
+    """Each difference in a line, by its place; what `may_grow` and has grown is none."""
+    return [_told(name, a, b) for name, a, b in _differing(was, now) if not (name in may_grow and _grew(a, b))]
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What differs, by its place; what a place holds that is only there once, as one."""
+    for name in sorted({*was, *now}):
+        before, after = was.get(name, _ABSENT), now.get(name, _ABSENT)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differing(before, after, f"{prefix}{name} ")
+        elif before != after:
+            yield prefix + name, before, after
+
+
+def _grew(was: Any, now: Any) -> bool:
+    return isinstance(was, int) and isinstance(now, int) and now > was
+
+
+def _told(name: str, was: Any, now: Any) -> str:
+    if was is _ABSENT or now is _ABSENT:
+        value, what = (now, "is new") if was is _ABSENT else (was, "is gone")
+        told = "" if isinstance(value, (Mapping, list)) else _shown(_readable(value))
+        return f"{name} ({told}) {what}" if told else f"{name} {what}"
+    if _is_examples(was) and _is_examples(now):
+        return f"{name}: {_told_of_examples(was, now)}"
+    before, after = _readable(was), _readable(now)
+    if before == after:
+        return f"{name} ({before}) was changed" if before else f"{name} was changed"
+    before, after = repr(before), repr(after)
+    start = max(0, _common(before, after) - _BEFORE)
+    return f"{name}: was {_shown(before, start)}, is {_shown(after, start)}"
+
+
+def _common(one: str, other: str) -> int:
+    """Characters up to the first that differs."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _readable(value: Any) -> Any:
+    """A value without its hash."""
+    return _HASH.sub("", value) if isinstance(value, str) else value
+
+
+def _shown(value: Any, start: int = 0) -> str:
+    """So much of it as is shown, from there on if that is not all."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) <= _SHOWN:
+        return text
+    cut = text[start : start + _SHOWN]
+    return f"{'…' if start else ''}{cut}{'…' if start + _SHOWN < len(text) else ''}"
+
+
+def _is_examples(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item.startswith(HASH_MARK) for item in value)
+
+
+def _told_of_examples(was: Sequence[str], now: Sequence[str]) -> str:
+    if len(was) != len(now):
+        common = min(len(was), len(now))
+        same = f", the first {common} the same" if common and was[:common] == now[:common] else ""
+        return f"was {len(was)} examples, is {len(now)}{same}"
+    if sorted(was) == sorted(now):
+        return "the same examples in another order"
+    places = [index for index, (one, other) in enumerate(zip(was, now, strict=True)) if one != other]
+    named = ", ".join(f"[{index}]" for index in places[:_PLACES])
+    more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+    return f"{len(places)} of {len(was)} examples {'differ' if len(places) > 1 else 'differs'}: {named}{more}"
