@@ -39,7 +39,7 @@ FOLDERS = {
     "statistics": "intervals comparison selection",
     "meter": "meter budget estimate",
     "journal": "journal database fingerprint differences logdir",
-    "calls": "gate call state units places waiting health observed replies",
+    "calls": "gate call state units places waiting health outcomes observed replies",
     "execution": "flows attempts threads progress interrupts remote packing ray_executor",
     "transcript": "recorder rendering",
     "evaluation": "evaluate measurement plan",

@@ -237,7 +237,7 @@ def edits_of(reply: Reply, sources: Sequence[int]) -> tuple[Edit, ...]:
 def _why_lost(error: Exception) -> str:
     if classify(error) is Failure.INFRASTRUCTURE:
         return "infrastructure"
-    return "unusable reply" if isinstance(error, AdapterParseError) else type(error).__name__
+    return "unusable reply" if isinstance(error, AdapterParseError) else describe(error, 120)
 
 
 def _losses(*replies: Reply) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ class TrainingFreeGRPO(Teleprompter):
             TypeError: An argument is of the wrong type.
             ValueError: An argument can't be used; the message names it and the way out.
             FatalError: A wrong key, no credit, an unknown model or a configuration that can't work; its `program` is
-                the best program so far, if a step was completed.
+                the best program so far, once the input has been measured or a step was completed.
         """
         self._check_compile(student, trainset, valset, teacher, library)
         with Run(self, student, list(trainset), list(valset or ()), library) as run:
@@ -197,7 +197,7 @@ class TrainingFreeGRPO(Teleprompter):
             except RunStopped:  # a budget, Ctrl-C or too many errors: what was learned until then counts
                 pass
             except FatalError as error:
-                error.program = run.finish() if run.record.steps else None
+                error.program = run.finish() if run.record.steps or run.record.baseline else None
                 raise
             return run.finish()
 
@@ -235,6 +235,10 @@ class TrainingFreeGRPO(Teleprompter):
             try:
                 return run.trial(sample) if sample else run.estimate()
             except RunStopped as stopped:
+                if (reason := run.calls.stop_reason) != "error_rate":
+                    raise ValueError(
+                        f"sample={sample}: the trial calls ended with {reason}; take a smaller sample or a larger budget"
+                    ) from stopped
                 raise InfrastructureError(f"the estimate was given up: {TOO_MANY_LOST}") from stopped
 
     def _check_compile(

@@ -24,6 +24,9 @@ class Record:
     groups: int = 0
     informative: int = 0
     identical: int = 0
+    """Groups whose attempts all came back the same, and not with the best score."""
+    alike: int = 0
+    """Groups whose attempts all came back the same, whatever their score."""
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: dict[str, str] = field(default_factory=dict)
     """The first error of each outcome."""
@@ -44,6 +47,7 @@ class Record:
         self.informative += sum(learned.group.informative for learned in groups)
         scores = [r.score for learned in groups for r in learned.group.rollouts if r.score is not None]
         top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
+        self.alike += sum(learned.identical for learned in groups)
         self.identical += sum(
             learned.identical and (top is None or learned.group.usable[0].score != top) for learned in groups
         )
@@ -74,7 +78,8 @@ class Record:
 
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of how the run went."""
-        return warnings_after(self.groups, self.informative, self.identical, self.outcomes, self.errors, self.lost)
+        identical = self.identical if self.informative else self.alike
+        return warnings_after(self.groups, self.informative, identical, self.outcomes, self.errors, self.lost)
 
 
 def told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -63,7 +63,7 @@ class Run:
             trainset: Examples to learn from.
             valset: Examples to choose on; may be empty.
             library: Where to start; None is what the student carries.
-            dry: Whether this is for an estimate: no journal, no budget.
+            dry: Whether this is for an estimate: no journal.
         """
         self.settings, self.student, self.trainset, self.valset = settings, student, trainset, valset
         self.names = list(teachable_predictors(student, settings.predictors))
@@ -86,7 +86,7 @@ class Run:
         budget = settings.budget or Budget()
         threads = default_threads(settings.num_threads)
         self.calls = Calls(
-            Meter(Budget(prices=budget.prices) if dry else budget),
+            Meter(budget),
             requests_per_minute=settings.requests_per_minute,
             seed=settings.seed,
             width=threads,
@@ -135,7 +135,8 @@ class Run:
                 reflection_lm=self.reflection_lm,
             )
         )
-        self.calls.resume(journal)
+        if known := self.calls.resume(journal):
+            logger.info("going on in %s: %d LM calls were made before", journal.directory, known)
         self.journal, self.files = journal, LogDir(journal.directory)
         self.files.config(settings_record(s))
 
@@ -260,6 +261,7 @@ class Run:
         known = self.journal.get("result") if self.journal is not None else None
         if known is None or known["num_epochs"] != self.settings.num_epochs:
             return None
+        logger.info("the run in %s was completed before: its result is returned, nothing is asked for", self.log_dir)
         results = DetailedResults.from_json(known["results"])
         libraries = {0: self.start, **{step.step: step.library for step in results.steps}}
         return self._compiled(libraries[results.verdict.step], results)
@@ -277,7 +279,9 @@ class Run:
             logger.warning("%s", warning)
         spend = self.calls.meter.spend()
         results = DetailedResults(
-            verdict=with_ending(verdict, reason, spend),
+            verdict=with_ending(
+                verdict, reason, spend, problem=self.calls.problem, journaled=self.journal is not None
+            ),
             baseline=self.record.baseline,
             steps=tuple(self.record.steps),
             stop_reason=reason,

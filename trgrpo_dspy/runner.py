@@ -20,6 +20,7 @@ import dspy
 
 from .calls.gate import Calls
 from .calls.observed import OutsideAdapters
+from .calls.outcomes import Outcomes
 from .calls.units import Unit
 from .confidential import blank
 from .copies import Copier
@@ -89,6 +90,7 @@ class Runner:
             transcript_tokens: Bound of a transcript, in tokens of 4 characters.
         """
         self.calls = calls
+        self._outcomes = Outcomes(calls)
         self._score = adapt_metric(metric) if metric is not None else None
         self._failure_score = failure_score
         self._compare_fields = tuple(compare_fields) if compare_fields is not None else None
@@ -105,10 +107,10 @@ class Runner:
             index: Index of the example in its set.
             attempt: Index of the attempt within its group.
         """
-        known = self._recorded(unit)
+        known = self._outcomes.known(unit)
         if known is not None:
             return known
-        return self._commit(unit, self._make(program, example, unit, index, attempt))
+        return self._outcomes.keep(unit, self._make(program, example, unit, index, attempt))
 
     def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
         """The attempt itself."""
@@ -152,7 +154,7 @@ class Runner:
         rollout = Rollout(
             index, attempt, Outcome.INFRASTRUCTURE, None, error=why, lm_calls=len(unit.calls), seconds=seconds or 0.0
         )
-        return self._commit(unit, rollout)
+        return self._outcomes.keep(unit, rollout)
 
     def _copier(self, program: dspy.Module) -> Copier:
         """The program's, made at its first attempt; a few programs are under way at a time."""
@@ -160,23 +162,6 @@ class Runner:
         if known is None:
             self._copiers.append(known := Copier(program))
         return known
-
-    def _commit(self, unit: Unit, rollout: Rollout) -> Rollout:
-        """Keep the result, whatever it is: what follows rests on it."""
-        journal = self.calls.journal
-        if journal is None:
-            return rollout
-        if rollout.outcome is Outcome.INFRASTRUCTURE and self.calls.silent:
-            self.calls.keep_later(lambda: journal.finish(unit.id, rollout))
-            return rollout
-        return journal.finish(unit.id, rollout)
-
-    def _recorded(self, unit: Unit) -> Rollout | None:
-        """The attempt as the journal has it; its calls were counted when the journal was opened."""
-        rollout = self.calls.journal.attempt(unit.id) if self.calls.journal is not None else None
-        if rollout is not None:
-            self.calls.note_replay()
-        return rollout
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
         # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.

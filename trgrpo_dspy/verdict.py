@@ -6,6 +6,7 @@ interval of the gain, simultaneous over all libraries that were measured, lies a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -65,7 +66,7 @@ def decide(
     if tried and not measured:
         why = (
             f"none of {_libraries(len(tried))} could be scored on {100 * MOSTLY_SCORED:.0f}% of the validation "
-            "examples the input was scored on"
+            f"examples the input was scored on ({_outcomes(tried)})"
         )
         return Verdict(f"Not measured, the input is returned: {why}.", None, 0, tried=len(tried))
     if not measured:
@@ -85,8 +86,10 @@ def decide(
     facts = (
         f"{found.gain:+.3f} on {found.n} validation examples{unscored} ({100 * interval.level:.0f}% interval "
         f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried"
-        + (f"; below {FEW_EXAMPLES} examples an interval is not to be relied on)" if found.n < FEW_EXAMPLES else ")")
+        + ")"
     )
+    if found.n < FEW_EXAMPLES:
+        facts += f", by an interval that is only a rough guide below {FEW_EXAMPLES} examples"
     if found.improved:
         text = f"Improved: {facts}; the library of step {step} is returned."
     else:
@@ -99,19 +102,36 @@ def _paired(baseline: Measurement, other: Measurement) -> int:
     return sum(a is not None and b is not None for a, b in zip(baseline.scores, other.scores, strict=True))
 
 
+def _outcomes(measured: Sequence[Measurement]) -> str:
+    """How the attempts at validation examples ended, of all libraries together."""
+    counts: Counter[str] = Counter()
+    for one in measured:
+        counts.update(one.outcomes)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
 def _libraries(count: int) -> str:
     return "1 library" if count == 1 else f"{count} libraries"
 
 
-def with_ending(verdict: Verdict, stop_reason: str, spend: Sequence[Spend]) -> Verdict:
+def with_ending(
+    verdict: Verdict, stop_reason: str, spend: Sequence[Spend], *, problem: str = "", journaled: bool = False
+) -> Verdict:
     """Add to a verdict how the run ended and what its replies suffered from.
 
     Args:
         verdict: The verdict on what was measured.
         stop_reason: Why the run ended.
         spend: What it spent, by stage and model.
+        problem: What an attempt met, where none could be scored.
+        journaled: Whether there is a journal to go on from.
     """
     notes = [] if stop_reason == "completed" else [_ENDINGS.get(stop_reason, f"The run ended early: {stop_reason}.")]
+    if problem:
+        notes[-1] = notes[-1].rstrip(".") + f" ({problem})."
+    if journaled and stop_reason in _CAPS:
+        more = "" if stop_reason == "max_seconds" else f" and a larger {stop_reason}"
+        notes.append(f"To go on, run it again with the same log_dir{more}.")
     for stage in dict.fromkeys(row.stage for row in spend):
         calls = sum(row.calls for row in spend if row.stage == stage)
         cut = sum(row.truncated for row in spend if row.stage == stage)
@@ -120,14 +140,14 @@ def with_ending(verdict: Verdict, stop_reason: str, spend: Sequence[Spend]) -> V
     return replace(verdict, text=" ".join([verdict.text, *notes]))
 
 
+_CAPS = ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
 _ENDINGS = {
     "interrupted": "The run was interrupted.",
-    "unscored": "The run ended early: no attempt at a validation example could be scored.",
+    "unscored": "The run ended early: no attempt could be scored.",
     "fatal": "The run ended early: no further LM call could succeed.",
     "error_rate": f"The run ended early because {TOO_MANY_LOST}.",
     **{
-        cap: f"The run ended early: {cap} was reached."
-        for cap in ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
+        cap: f"The run ended early: {cap} was reached." for cap in _CAPS
     },
 }
 
@@ -168,7 +188,8 @@ def warnings_after(
     Args:
         groups: Groups that were rolled out.
         informative: Those with a contrast.
-        identical: Those whose usable attempts all came back word for word the same, and not with the best score.
+        identical: Those whose usable attempts all came back word for word the same; where some groups are informative,
+            those with the best score left out.
         outcomes: Attempts by outcome.
         errors: The first error of each outcome.
         lost: Reflection replies that could not be used, by stage and reason.
@@ -200,6 +221,7 @@ def warnings_after(
     if 2 * identical > groups:
         found.append(
             f"In {identical} of {groups} groups all attempts came back identical: a predictor with temperature=0, a "
-            "model that ignores the temperature, or a cache in front of it. They teach nothing and cost the same."
+            "model that ignores the temperature (the offline server wants dspy.LM(seed=...)), or a cache in front of "
+            "it. They teach nothing and cost the same."
         )
     return tuple(found)

@@ -59,6 +59,8 @@ class RunState:
         """Why no further call can succeed; None while one may."""
         self.stop_reason = ""
         """Why the run was stopped; empty while it runs."""
+        self.problem = ""
+        """What the first attempt met, where the run was stopped because none could be scored."""
         self.on_stop: Callable[[], None] = lambda: None
         """Called once when the run is stopped."""
         self._stopped = threading.Event()
@@ -98,12 +100,17 @@ class RunState:
         """Whether the backend is known to answer, or nothing needed it; the journal's replies prove nothing."""
         return self.health.proven or not (self.health.silent or self._replayed)
 
-    def resume(self, journal: Journal) -> None:
-        """Replay from a journal, and count what it paid for: a replayed call is not counted again."""
+    def resume(self, journal: Journal) -> int:
+        """Replay from a journal, and count what it paid for: a replayed call is not counted again. How many these are.
+
+        Its calls count against the budget, its time does not.
+        """
         self.journal = journal
-        for unit, call in journal.paid():
+        paid = journal.paid()
+        for unit, call in paid:
             stage, step = unit.split("/")[:2]
             self.meter.record(self.meter.priced(call), Stage(stage), int(step))
+        return len(paid)
 
     def keep_results(self) -> None:
         """Have the journal hold what was found so far: to be called before work starts that rests on it."""
