@@ -237,7 +237,7 @@ class TrainingFreeGRPO(Teleprompter):
             except RunStopped as stopped:
                 if (reason := run.calls.stop_reason) != "error_rate":
                     raise ValueError(
-                        f"sample={sample}: the trial calls ended with {reason}; take a smaller sample or a larger budget"
+                        f"sample={sample}: its calls were ended by {reason}; take a smaller sample or a larger budget"
                     ) from stopped
                 raise InfrastructureError(f"the estimate was given up: {TOO_MANY_LOST}") from stopped
 

@@ -279,9 +279,7 @@ class Run:
             logger.warning("%s", warning)
         spend = self.calls.meter.spend()
         results = DetailedResults(
-            verdict=with_ending(
-                verdict, reason, spend, problem=self.calls.problem, journaled=self.journal is not None
-            ),
+            verdict=with_ending(verdict, reason, spend, problem=self.calls.problem, journaled=self.journal is not None),
             baseline=self.record.baseline,
             steps=tuple(self.record.steps),
             stop_reason=reason,

@@ -13,9 +13,9 @@ from dataclasses import replace
 import dspy
 
 from .calls.health import TOO_MANY_LOST
+from .evaluation.measurement import FAILED, MANY_UNSCORED, UNSCORED, attempt_warnings
 from .meter import Spend
 from .result import Measurement, Verdict
-from .rollout import Outcome
 from .runner import task_text
 from .statistics.selection import select_best
 
@@ -27,12 +27,6 @@ MANY_CUT = 0.05
 """Share of replies cut by length in a stage from which the verdict says so."""
 FEW_EXAMPLES = 30
 """Validation examples below which an interval is not to be relied on."""
-MANY_UNSCORED = 0.2
-"""Share of unscored attempts from which the user is told."""
-MANY_FAILED = 0.5
-"""Share of attempts in which the program itself failed from which the user is told."""
-_UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
-_FAILED = (Outcome.PROGRAM_ERROR.value, Outcome.PARSE_ERROR.value, Outcome.CONTEXT_WINDOW.value)
 
 
 def decide(
@@ -85,8 +79,7 @@ def decide(
     unscored = f", {size - found.n} unscored" if found.n < size else ""
     facts = (
         f"{found.gain:+.3f} on {found.n} validation examples{unscored} ({100 * interval.level:.0f}% interval "
-        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried"
-        + ")"
+        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried" + ")"
     )
     if found.n < FEW_EXAMPLES:
         facts += f", by an interval that is only a rough guide below {FEW_EXAMPLES} examples"
@@ -146,16 +139,8 @@ _ENDINGS = {
     "unscored": "The run ended early: no attempt could be scored.",
     "fatal": "The run ended early: no further LM call could succeed.",
     "error_rate": f"The run ended early because {TOO_MANY_LOST}.",
-    **{
-        cap: f"The run ended early: {cap} was reached." for cap in _CAPS
-    },
+    **{cap: f"The run ended early: {cap} was reached." for cap in _CAPS},
 }
-
-
-def _first(outcomes: Mapping[str, int], errors: Mapping[str, str], names: Sequence[str]) -> str:
-    """Counts of these outcomes, each with the first error that was met."""
-    found = [name for name in names if outcomes.get(name)]
-    return "; ".join(f"{outcomes[n]} {n}" + (f", the first: {errors[n]}" if n in errors else "") for n in found)
 
 
 def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> tuple[str, ...]:
@@ -194,25 +179,15 @@ def warnings_after(
         errors: The first error of each outcome.
         lost: Reflection replies that could not be used, by stage and reason.
     """
-    found = []
     attempts = sum(outcomes.values())
-    unscored = sum(outcomes.get(name, 0) for name in _UNSCORED)
-    failed = sum(outcomes.get(name, 0) for name in _FAILED)
-    if unscored > attempts * MANY_UNSCORED:
-        found.append(
-            f"{unscored} of {attempts} attempts have no score and taught nothing: an LM or a tool that is down or too "
-            f"slow, or a metric that raises or returns no number ({_first(outcomes, errors or {}, _UNSCORED)})."
-        )
-    if failed > attempts * MANY_FAILED:
-        found.append(
-            f"In {failed} of {attempts} attempts the program itself failed ({_first(outcomes, errors or {}, _FAILED)})."
-        )
+    nothing_said = sum(outcomes.get(name, 0) for name in (*UNSCORED, *FAILED))
+    found = list(attempt_warnings(outcomes, errors or {}))
     if sum((lost or {}).values()) > groups * MANY_UNSCORED:
         told = ", ".join(f"{count} {reason}" for reason, count in (lost or {}).items())
         found.append(
             f"Reflection replies were lost ({told}): check the reflection LM, its max_tokens, or your reflector."
         )
-    if groups and informative == 0 and unscored + failed < attempts:
+    if groups and informative == 0 and nothing_said < attempts:
         found.append(
             "No group had a contrast: the attempts at each example came out alike, so there was nothing to learn from. "
             "The examples are too easy or too hard for this model, the metric is too coarse, or the attempts do not "

@@ -176,10 +176,22 @@ def _measure(
         if directory is not None:
             for name, evaluation in zip(programs, found, strict=True):
                 LogDir.inside(directory, name if len(programs) > 1 else "").results(evaluation.to_json())
-    if ended != "completed":
-        again = "run it again with the same log_dir to go on" if directory else "with a log_dir= it could go on"
-        logger.warning("the evaluation ended early (%s); %s", ended, again)
+    _warn(dict(zip(programs, found, strict=True)), calls.problem, journaled=directory is not None)
     return found
+
+
+def _warn(found: Mapping[str, Evaluation], problem: str, *, journaled: bool) -> None:
+    """Say what kept attempts from being scored and why it ended early."""
+    for name, evaluation in found.items():
+        for warning in evaluation.warnings:
+            logger.warning("%s: %s", name, warning)
+    ended = next(iter(found.values())).stop_reason
+    if ended == "unscored":
+        logger.warning("the evaluation ended early: no attempt could be scored (%s)", problem)
+    elif ended != "completed":
+        more = "" if ended in ("interrupted", "max_seconds") else f" and a larger {ended}"
+        again = f"run it again with the same log_dir{more} to go on" if journaled else "with a log_dir= it could go on"
+        logger.warning("the evaluation ended early (%s); %s", ended, again)
 
 
 def _resume(

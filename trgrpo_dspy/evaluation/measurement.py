@@ -7,7 +7,7 @@ were finished until then and says why it ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,19 @@ from trgrpo_dspy.saved import Saved
 from trgrpo_dspy.statistics.comparison import Comparison, paired_comparison
 from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 
-__all__ = ["Evaluation", "PerAttempt"]
+__all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
 
 SCHEMA_VERSION = 1
+
+
+MANY_UNSCORED = 0.2
+"""Share of unscored attempts from which the user is told."""
+MANY_FAILED = 0.5
+"""Share of attempts in which the program itself failed from which the user is told."""
+UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
+"""Outcomes without a score."""
+FAILED = (Outcome.PROGRAM_ERROR.value, Outcome.PARSE_ERROR.value, Outcome.CONTEXT_WINDOW.value)
+"""Outcomes in which the program itself failed."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,14 @@ class Evaluation(Saved):
             for index, (score, attempts) in enumerate(zip(self.scores, self.rollouts, strict=True))
         ]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What kept attempts from being scored, or the program from working, where that was often."""
+        errors: dict[str, str] = {}
+        for r in (r for attempts in self.rollouts for r in attempts if r.error):
+            errors.setdefault(r.outcome.value, r.error)
+        return attempt_warnings(self.outcomes, errors)
+
     def versus(self, other: Evaluation, seed: int = 0) -> Comparison:
         """This program minus another one, paired by example; see `compare`.
 
@@ -185,7 +203,7 @@ class Evaluation(Saved):
         if self.partial:
             done = sum(bool(attempts) for attempts in self.rollouts)
             parts.append(f"partial, ended by {self.stop_reason}: {done} of {len(self.rollouts)} examples done")
-        return "; ".join(parts)
+        return ". ".join(["; ".join(parts), *self.warnings])
 
     def _told_scores(self) -> str:
         """Mean@k and Pass@k, and over how many examples each of them is."""
@@ -199,6 +217,34 @@ class Evaluation(Saved):
             few = f", Pass@{self.k} over the {found.n} with {self.k} scores" if found.n < self.mean.n else ""
         text += f" over {self.mean.n} examples{few}"
         return text + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+
+
+def attempt_warnings(outcomes: Mapping[str, int], errors: Mapping[str, str]) -> tuple[str, ...]:
+    """What is to be said of attempts many of which have no score, or in many of which the program itself failed.
+
+    Args:
+        outcomes: Attempts by outcome.
+        errors: The first error of each outcome.
+    """
+    found, attempts = [], sum(outcomes.values())
+    unscored = sum(outcomes.get(name, 0) for name in UNSCORED)
+    failed = sum(outcomes.get(name, 0) for name in FAILED)
+    if unscored > attempts * MANY_UNSCORED:
+        found.append(
+            f"{unscored} of {attempts} attempts have no score: an LM or a tool that is down or too slow, or a metric "
+            f"that raises or returns no number ({_first(outcomes, errors, UNSCORED)})."
+        )
+    if failed > attempts * MANY_FAILED:
+        found.append(
+            f"In {failed} of {attempts} attempts the program itself failed ({_first(outcomes, errors, FAILED)})."
+        )
+    return tuple(found)
+
+
+def _first(outcomes: Mapping[str, int], errors: Mapping[str, str], names: Sequence[str]) -> str:
+    """Counts of these outcomes, each with the first error that was met."""
+    found = [name for name in names if outcomes.get(name)]
+    return "; ".join(f"{outcomes[n]} {n}" + (f", the first: {errors[n]}" if n in errors else "") for n in found)
 
 
 def _reaches(score: float, threshold: float) -> bool:
