@@ -197,9 +197,9 @@ class TestTrials:
 
 class TestWhatItLeaves:
     def test_nothing(self, tmp_path: Path) -> None:
-        """No file, no journal, no budget used, no program changed."""
+        """No file, no journal, no program changed."""
         lm, log_dir = scripted_lm(), tmp_path / "run"
-        optimizer = TrainingFreeGRPO(metric=exact, log_dir=log_dir, budget=Budget(max_lm_calls=1, max_tokens=1))
+        optimizer = TrainingFreeGRPO(metric=exact, log_dir=log_dir)
         program = dspy.Predict(Triage)
         before = program.dump_state()
         with dspy.context(lm=lm):
@@ -207,6 +207,14 @@ class TestWhatItLeaves:
         assert not log_dir.exists()
         assert len(lm.engine.calls) == 8
         assert program.dump_state() == before
+
+    def test_its_calls_are_capped_too(self) -> None:
+        lm = scripted_lm()
+        with dspy.context(lm=lm), pytest.raises(ValueError, match=r"sample=3: .* by max_lm_calls; take a smaller"):
+            TrainingFreeGRPO(metric=exact, budget=Budget(max_lm_calls=5)).estimate(
+                dspy.Predict(Triage), trainset=examples(8), sample=3
+            )
+        assert len(lm.engine.calls) == 5
 
     def test_it_takes_nothing_of_the_budget_of_the_run(self) -> None:
         lm = scripted_lm()

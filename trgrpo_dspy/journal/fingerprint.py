@@ -145,7 +145,7 @@ def evaluation_fingerprint(
         "kind": kind,
         **{name: plain(value) for name, value in settings.items()},
         **{name: _program(program) for name, program in programs.items()},
-        "devset": examples_digest(devset),
+        "devset": _examples(devset),
         "metric": _metric(metric),
         "lm": _lm(lm),
         "adapter": _adapter(),

@@ -124,7 +124,8 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def _mean_interval(kept: Array, value: float, level: float) -> Interval | None:
     """Interval of the mean of two or more sorted scores."""
     n, half = len(kept), (1 + level) / 2
-    constant = float(kept[-1] - kept[0]) <= 1e-12 * float(np.abs(kept).max())
+    spread, variance = float(kept[-1] - kept[0]), float(kept.var())
+    constant = spread <= 1e-12 * float(np.abs(kept).max()) or not variance  # which may be too small for a number
     if kept[0] < 0 or kept[-1] > 1:
         reach = t_quantile(half, n - 1) * float(kept.std(ddof=1)) / math.sqrt(n)
         return None if constant else Interval(value - reach, value + reach, level)
@@ -132,7 +133,7 @@ def _mean_interval(kept: Array, value: float, level: float) -> Interval | None:
     if constant and not binary:
         unseen = unseen_rate(n, level)
         return Interval(value * (1 - unseen), value + unseen * (1 - value), level)
-    effective = float(n) if binary else value * (1 - value) * n / float(kept.var())
+    effective = float(n) if binary else value * (1 - value) * n / variance
     q = NormalDist().inv_cdf(half) if binary else t_quantile(half, n - 1)
     centre = (value + q * q / (2 * effective)) / (1 + q * q / effective)
     reach = math.sqrt(value * (1 - value) / effective + (q / (2 * effective)) ** 2)
