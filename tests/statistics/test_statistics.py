@@ -139,6 +139,13 @@ def test_pass_at_k_equals_the_share_of_draws_with_a_correct_one(n):
         assert pass_at_k(n, correct, k) == pytest.approx(sum(map(max, draws)) / len(draws), abs=1e-15)
 
 
+@pytest.mark.parametrize(("n", "correct", "k"), [(200, 37, 1), (200, 37, 10), (200, 1, 100), (32, 3, 8), (5, 5, 2)])
+def test_pass_at_k_equals_the_published_product(n, correct, k):
+    """``1 - prod(1 - k / i)`` over i from n - correct + 1 to n (Chen et al. 2021, figure 3); at k=1 it is Mean@k."""
+    assert pass_at_k(n, correct, k) == pytest.approx(1 - np.prod(1 - k / np.arange(n - correct + 1, n + 1)), abs=1e-14)
+    assert mean_at_k([[1] * correct + [0] * (n - correct)]) == [pytest.approx(pass_at_k(n, correct, 1))]
+
+
 def test_pass_at_k_is_stable_for_many_attempts():
     assert pass_at_k(5000, 1, 1) == 1 / 5000
     assert pass_at_k(5000, 1, 2500) == 0.5
