@@ -22,13 +22,17 @@ from .intervals import (
     resamples_of,
     t_quantile,
     typical_size,
+    unseen_end,
     unseen_rate,
 )
 
-__all__ = ["RELIABLE_PAIRS", "Comparison", "Flip", "paired_comparison"]
+__all__ = ["FEW_DIFFERENT", "RELIABLE_PAIRS", "Comparison", "Flip", "paired_comparison"]
 
 RELIABLE_PAIRS = 30
 """Scored pairs below which a comparison is marked unreliable."""
+
+FEW_DIFFERENT = 4
+"""Pairs that differ below which the text says that the interval is rough."""
 
 _DENSE = 10  # distinct sizes of difference from which scores count as continuous
 _BOOTSTRAP = 2000  # resamples of the bootstrap-t interval
@@ -97,6 +101,8 @@ class Comparison:
             )
         text += f" over {self.n} examples: {self.wins} won, {self.ties} tied, {self.losses} lost"
         text += f", {self.unscored} unscored" if self.unscored else ""
+        if self.wins + self.losses < FEW_DIFFERENT <= self.n:
+            text += f"; with only {self.wins + self.losses} that differ the interval is rough"
         if self.detectable is not None:
             text += f"; differences from {self.detectable:.3f} can be detected"
         text += "" if self.stop_reason == "completed" else f"; partial, ended by {self.stop_reason}"
@@ -113,7 +119,12 @@ def paired_comparison(
     ends to the higher of the upper ends of Student's t and of Tango's interval for the wins and losses of one size
     that have the same mean and the same mean square; t fails where few examples differ, much and mostly one way.
     Otherwise the same with Student's t and the bootstrap-t (Efron and Tibshirani 1993, ch. 12), of which one fails
-    under skew and the other under heavy tails. All pairs tied: plus and minus the rate of differing pairs that n ties
+    under skew and the other under heavy tails. With several sizes the end away from zero also takes in that of
+    Student's t for the same pairs and ``(2 / (x + 1)) ** 2`` of one more that differs by the whole span of the scores,
+    where x pairs differ: the few differences seen need not hold the largest there are. Adding part of a pair that was
+    not seen is the adjustment of Agresti and Min (2005, Statistics in Medicine 24:729-740); the weight was found by
+    simulation. What it can't mend: frequent small gains beside rare large losses of which none was seen.
+    All pairs tied: plus and minus the rate of differing pairs that n ties
     cannot rule out, ``1 - ((1 - level) / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores,
     taken to be at least [0, 1].
 
@@ -138,7 +149,8 @@ def paired_comparison(
         span = max(1.0, float(pooled.max())) - min(0.0, float(pooled.min()))
         interval, detectable, method = _tied_interval(n, span, level)
     elif n > 1:
-        interval, detectable, method = _paired_interval(kept, level, seed)
+        span = _span(np.concatenate([left[paired], right[paired]]))
+        interval, detectable, method = _paired_interval(kept, span, level, seed)
     return Comparison(
         difference=math.fsum(kept) / n if n else None,
         interval=interval,
@@ -161,25 +173,33 @@ def _flips(left: Array, right: Array, differences: Array) -> tuple[Flip, ...]:
     return tuple(Flip(int(i), float(left[i]), float(right[i])) for i in order)
 
 
-def _paired_interval(d: Array, level: float, seed: int) -> tuple[Interval, float, str]:
+def _paired_interval(d: Array, span: float, level: float, seed: int) -> tuple[Interval, float, str]:
     """Interval, detectable difference and method for sorted differences, not all of them 0."""
     n, mean = len(d), math.fsum(d) / len(d)
     size = float(typical_size(d[:, None])[0])
     distinct = len(np.unique(np.round(np.abs(d[d != 0]) / size, 9)))
     t, error = t_quantile((1 + level) / 2, n - 1), float(d.std(ddof=1)) / math.sqrt(n)
-    if distinct >= _DENSE:
-        lower, upper = _bootstrap_t(d, mean, level, seed)
-        ends = mean + min(-t, lower) * error, mean + max(t, upper) * error
-        return Interval(*ends, level), _detectable(n, error), "wider of t and bootstrap-t"
-    low, high = _score_interval(d, level)
-    method = "Tango's score interval"
-    if distinct > 1:
-        low, high = min(low, mean - t * error), max(high, mean + t * error)
-        method = "wider of t and Tango's score interval"
     total = n + 1  # half a win and half a loss added: few differences must not look certain
     spread = max((math.fsum(d**2) + size**2) / total - (math.fsum(d) / total) ** 2, 0.0)
     detectable = _detectable(n, math.sqrt(spread / total))
-    return Interval(min(low, mean), max(high, mean), level), detectable, method
+    if distinct >= _DENSE:
+        lower, upper = _bootstrap_t(d, mean, level, seed)
+        low, high, other = mean + lower * error, mean + upper * error, "bootstrap-t"
+        detectable = _detectable(n, error)
+    else:
+        (low, high), other = _score_interval(d, level), "Tango's score interval"
+    if distinct == 1:
+        return Interval(min(low, mean), max(high, mean), level), detectable, other
+    low, high = min(low, mean - t * error), max(high, mean + t * error)
+    low = min(low, -unseen_end(-d, span, t)) if mean <= 0 else low
+    high = max(high, unseen_end(d, span, t)) if mean >= 0 else high
+    return Interval(low, high, level), detectable, f"wider of t, a larger difference unseen, and {other}"
+
+
+def _span(scores: Array) -> float:
+    """The largest difference to reckon with: 1 for scores inside [0, 1], else the largest between those seen."""
+    low, high = float(scores.min()), float(scores.max())
+    return 1.0 if low >= 0 and high <= 1 else high - low
 
 
 def _score_interval(d: Array, level: float) -> tuple[float, float]:

@@ -52,7 +52,8 @@ def select_best(
     sparse 0/1 differences from looking certain. A sign-flip test of the same maximum, which flips whole
     examples and respects discreteness, must agree: if it does not reject, the interval is widened to take in
     zero. So ``improved``, ``interval.low > 0`` and ``p_value <= 1 - level`` always say the same, and without
-    any true effect a gain is claimed in about half of ``1 - level`` of the runs.
+    any true effect a gain is claimed in about half of ``1 - level`` of the runs. No resampling foresees what the
+    sample does not hold: where small gains are frequent and whole losses too rare to be seen, more are claimed.
 
     Args:
         baseline: Scores of the program to beat, one entry per example, None = unscored.
