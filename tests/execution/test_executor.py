@@ -299,6 +299,29 @@ class TestFailures:
         with pytest.raises(FatalError, match=r"executor=ThreadPoolExecutor could not run an attempt: RuntimeError"):
             compile_with(model(), executor)
 
+    def test_a_cluster_that_is_gone_ends_the_run(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+    ) -> None:
+        """Else all that is left would be taken for unscored, and a resumed run would find it so."""
+        expected = compile_with(model(), None, group_size=12)
+        gone = compile_with(model(), Gone(threads, after=50), group_size=12, log_dir=tmp_path)
+        assert gone.detailed_results.stop_reason == "error_rate"
+        lost = [rollout for rollout in rollouts(tmp_path) if rollout["outcome"] == "infrastructure"]
+        assert 15 < len(lost) < 40
+        resumed = compile_with(model(), threads, group_size=12, log_dir=tmp_path)
+        assert resumed.detailed_results.stop_reason == expected.detailed_results.stop_reason == "completed"
+
+    @pytest.mark.parametrize("result", [None, "done"])
+    def test_an_executor_that_gives_something_else_is_named(self, result: Any, model: Callable[..., dspy.LM]) -> None:
+        class Other:
+            def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+                future: Future[Any] = Future()
+                future.set_result(result)
+                return future
+
+        with pytest.raises(FatalError, match=r"executor=Other could not run an attempt: TypeError: submit.*, gave a "):
+            compile_with(model(), Other())
+
     def test_ctrl_c_on_a_worker_ends_the_run(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
         def interrupted(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
             raise KeyboardInterrupt
@@ -443,6 +466,19 @@ class Losing:
                 future: Future[Any] = Future()
                 future.set_exception(InfrastructureError("node gone"))
                 return future
+        return self.executor.submit(fn, *args)
+
+
+class Gone:
+    """Takes so many attempts and then no more."""
+
+    def __init__(self, executor: ThreadPoolExecutor, after: int) -> None:
+        self.executor, self.left = executor, after
+
+    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionError("nobody there")
         return self.executor.submit(fn, *args)
 
 

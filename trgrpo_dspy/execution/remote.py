@@ -6,7 +6,8 @@ worker, behind a gate like any other, with the same seeds and deadlines: it come
 
 Only the driver decides, journals and writes. So caps and journal count whole attempts here: the caps are overshot by at
 most the attempts in flight, and a run that was killed makes those that were in flight again. An attempt whose worker or
-node was lost is made again elsewhere; what it had spent by then is not known.
+node was lost is made again elsewhere; what it had spent by then is not known. Where most attempts are lost the run
+ends, as it does where most LM calls are.
 """
 
 from __future__ import annotations
@@ -173,7 +174,10 @@ class AwayRunner(Runner):
         for tries in range(1, _TRIES + 1):
             self._end_if_stopped(unit)
             try:
-                return self._result(self._executor.submit(run_attempt, *job), unit)
+                report = self._result(self._executor.submit(run_attempt, *job), unit)
+                if isinstance(report, Report):
+                    return report
+                raise TypeError(f"submit(fn, *args) must give what fn(*args) returns, gave a {type(report).__name__}")
             except CancelledError:
                 why = "the executor cancelled it"
             except Exception as error:
@@ -183,7 +187,8 @@ class AwayRunner(Runner):
                 why = describe(error)
             if tries < _TRIES:
                 self.calls.waiting.rest(unit, tries)
-        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"))
+        # As a call that was lost: where most are, the cluster is gone, and the run ends with what it has.
+        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"), seen=Seen(recent=(False,)))
 
     def _result(self, future: Future[Report], unit: Unit) -> Report:
         """Wait; what has not begun is held back by others, and is taken back when nobody waits for it any more."""
