@@ -302,3 +302,19 @@ def check_sums(places: Places, tasks: dict[int, Place], errands: dict[tuple[int,
         away = [value._is_away for (owner, _), value in errands.items() if owner == number]
         assert (one._open, one._away) == (len(away), sum(away))
         assert not (one.held and away and all(away)), "it is another's while all wait"
+
+
+def test_one_waits_for_a_moment_behind_a_task_without_a_call() -> None:
+    """It may be at work itself, or wait at a lock that the other one holds."""
+    places = Places(lambda: 1)
+    place = places.take()
+    assert place is not None
+    call = place.opens()
+    call.leave()
+    idle = places.take()
+    assert idle is not None and idle.held
+    began = time.monotonic()
+    while not call.back(5.0):
+        pass
+    assert 0.3 < time.monotonic() - began < 1.5
+    assert not idle.held

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 __all__ = ["Errand", "Place", "Places"]
 
-_PATIENCE = 2.0
-"""Seconds a task waits for a free place before it takes over one that no call is using."""
+_PATIENCE = 0.5
+"""Seconds a task waits for a free place before it takes over one that no call is using. After each of its retries a
+program with a lock of its own waits as long: at 2 s a run of such took four times as long as at 0.5 s."""
 
 
 class Places:
