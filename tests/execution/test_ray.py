@@ -59,6 +59,15 @@ def wait_for(path: Path, future: Any) -> None:
         time.sleep(0.02)
 
 
+def test_it_says_so_where_no_node_can_run_an_attempt(
+    executor: RayExecutor, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    RayExecutor(cluster.address, num_cpus=1).close()
+    assert not caplog.messages
+    RayExecutor(cluster.address, num_cpus=64, resources={"browser": 1}).close()
+    assert "no node of the Ray cluster has {'CPU': 64, 'GPU': 0, 'browser': 1}" in caplog.messages[-1]
+
+
 def test_a_task_runs_in_another_process(executor: RayExecutor) -> None:
     assert executor.submit(os.getpid).result(60) != os.getpid()
     assert executor.submit(divmod, 7, 2).result(60) == (3, 1)

@@ -7,6 +7,7 @@ environment variable is handed to Ray, whose job records and dashboard would sho
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from trgrpo_dspy.errors import InfrastructureError
 from .threads import ThreadExecutor
 
 __all__ = ["RayExecutor"]
+
+logger = logging.getLogger(__name__)
 
 _LARGE = 50_000
 """Bytes from which an argument is put into Ray's object store once, rather than sent with every task."""
@@ -74,6 +77,7 @@ class RayExecutor:
             "num_gpus": num_gpus,
             "resources": dict(resources or {}) or None,
         }
+        self._warn_if_none_fits(num_cpus, num_gpus, resources or {})
         # A distant driver can't be told that a task began: there, time in the cluster's queue counts as the attempt's.
         self._tells = not ray.util.client.ray.is_connected()
         # SPREAD: else Ray fills one node first, and gives short attempts to the others late. Tries are ours to count.
@@ -131,8 +135,17 @@ class RayExecutor:
             reason = (str(error).splitlines() or [""])[0]
             raise ConnectionError(
                 f"RayExecutor(address={address!r}) can't reach the cluster: {type(error).__name__}: {reason}. Start "
-                "one with `ray start --head`, or leave the address out for one on this machine"
+                "one with `ray start --head`, or leave the address out for one on this machine. One that is running may "
+                "ask for its token: copy ~/.ray/auth_token of its first node here, or set RAY_AUTH_TOKEN"
             ) from None
+
+    def _warn_if_none_fits(self, num_cpus: float, num_gpus: float, resources: Mapping[str, float]) -> None:
+        """Say so where no node could run an attempt: it would wait, without a word, until one joins that can."""
+        wanted = {"CPU": num_cpus, "GPU": num_gpus, **resources}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+            most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+            logger.warning("no node of the Ray cluster has %s (the most: %s): attempts wait for one", wanted, most)
 
     def _by_reference(self, arg: Any) -> Any:
         """A large argument as a reference into Ray's object store, where it is put once."""
