@@ -135,7 +135,7 @@ class RayExecutor:
             reason = (str(error).splitlines() or [""])[0]
             raise ConnectionError(
                 f"RayExecutor(address={address!r}) can't reach the cluster: {type(error).__name__}: {reason}. Start "
-                "one with `ray start --head`, or leave the address out for one on this machine. One that is running may "
+                "one with `ray start --head`, or leave the address out for one on this machine. One that runs may "
                 "ask for its token: copy ~/.ray/auth_token of its first node here, or set RAY_AUTH_TOKEN"
             ) from None
 
