@@ -362,8 +362,9 @@ class TestTimeouts:
         runner, unit, future = AwayRunner(object(), Calls(), None), Unit(Stage.ROLLOUT), Future()
         if running:
             future.set_running_or_notify_cancel()
-        threading.Timer(0.6, future.set_result, ["done"]).start()
-        assert runner._result(future, unit) == "done"
+        done = remote.Report()
+        threading.Timer(0.6, future.set_result, [done]).start()
+        assert runner._result(future, unit) is done
         assert (unit.held > 0) == counted
 
 
