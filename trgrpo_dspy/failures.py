@@ -198,12 +198,14 @@ _VALUE = r"""[^\s'",;&]"""
 _RANDOM = rf"(?:(?={_VALUE}*[0-9]){_VALUE}{{8,}}|{_VALUE}{{20,}})"  # a long word, or one with digits in it
 _IS = r"""["']?\s*[:=]\s*["']?"""
 _NAMED = r"(?:api[-_ ]?key|access[-_ ]?key|private[-_ ]?key|secret|password|passwd)"
+# Keys of known make begin so.
+_MAKES = r"(?:sk|pk|rk|gsk|hf|xai|nvapi|glpat|r8|xox[a-z]|gh[a-z]|github_pat)[-_]"
 # Group 1 is what stays. Before each: texts in lower case, one of which is in all that the pattern matches.
 _SECRETS = (
     # Keys of known make, masked ones too: sk-..., ghp_..., AKIA..., and JSON web tokens.
     (
         ("-", "_"),
-        r"()\b(?:sk|pk|rk|gsk|hf|xai|nvapi|glpat|r8|xox[a-z]|gh[a-z]|github_pat)[-_]"
+        rf"()\b{_MAKES}"
         r"(?:(?=[A-Za-z_-]*[0-9*])[-\w*]{8,}|[-\w*]{20,})",
     ),
     (("aiza", "akia", "asia", "eyj", "ya29"), r"()\b(?:AIza|AKIA|ASIA|eyJ|ya29)[-._A-Za-z0-9*]{8,}"),
@@ -225,6 +227,8 @@ _SECRETS = (
     (("://",), r"((?<=://))[^/\s?#'\"]+(?=@)"),
 )
 _SECRET_PATTERNS = tuple((needed, re.compile(pattern)) for needed, pattern in _SECRETS)
+_ANY_SECRET = re.compile("|".join([_MAKES, *(re.escape(part) for needed, _ in _SECRETS[1:] for part in needed)]))
+"""A look, in lower case, for all that one of these would need: most texts hold none of it."""
 
 
 def redact(text: str) -> str:
@@ -232,6 +236,8 @@ def redact(text: str) -> str:
     text = blank(text)
     # Letters outside ASCII may match one inside it without regard to case: then every pattern is tried.
     lower = text.lower() if text.isascii() else None
+    if lower is not None and not _ANY_SECRET.search(lower):
+        return text
     for needed, pattern in _SECRET_PATTERNS:
         if lower is None or any(part in lower for part in needed):
             text = pattern.sub(r"\1***", text)

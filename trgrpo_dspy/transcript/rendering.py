@@ -55,6 +55,8 @@ _DELIMITERS = (
     (("<|", "INST]"), re.compile(r"(<)(?=\|\w{1,40}\|>)|(\[)(?=/?INST\])")),  # roles in chat templates
     (("==",), re.compile(r"(=)(?==[ \t]{0,9}(?:step|final|failure|tool)\b)", re.IGNORECASE)),  # our own headers
 )
+_ANY_DELIMITER = re.compile("|".join(re.escape(part) for needed, _ in _DELIMITERS for part in needed))
+"""A look for all of these texts at once."""
 
 
 def clean(text: str) -> str:
@@ -66,8 +68,8 @@ def clean(text: str) -> str:
         text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
     if "data:" in text:
         text = _DATA_URI.sub(lambda m: f"<data: {m[1] or 'text/plain'}, {_size(len(m[2]) * 3 // 4)}>", text)
-    for needed, pattern in _DELIMITERS:
-        if any(part in text for part in needed):
+    if _ANY_DELIMITER.search(text):
+        for _, pattern in _DELIMITERS:
             text = pattern.sub(r"\g<0> ", text)
     return text
 
