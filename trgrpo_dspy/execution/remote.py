@@ -174,10 +174,7 @@ class AwayRunner(Runner):
         for tries in range(1, _TRIES + 1):
             self._end_if_stopped(unit)
             try:
-                report = self._result(self._executor.submit(run_attempt, *job), unit)
-                if isinstance(report, Report):
-                    return report
-                raise TypeError(f"submit(fn, *args) must give what fn(*args) returns, gave a {type(report).__name__}")
+                return self._result(self._executor.submit(run_attempt, *job), unit)
             except CancelledError:
                 why = "the executor cancelled it"
             except Exception as error:
