@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections import Counter
@@ -220,6 +221,20 @@ class TestLater:
         assert compiled.experiences == {m.step: m.library for m in results.measured}[results.verdict.step]
         # 21 of 40 calls, tried twice, and what was under way.
         assert 95 + 2 * 21 <= len(lm.engine.calls) <= 95 + 2 * (21 + 16)
+
+    def test_a_fatal_error_of_the_metric_is_not_told_as_an_interruption(self) -> None:
+        scored = itertools.count()
+
+        def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+            if next(scored) >= 10:  # the input's 6 examples are measured by then
+                raise FatalError("the judge's key was refused")
+            return exact(example, prediction)
+
+        with pytest.raises(FatalError, match="the judge's key was refused") as caught:
+            compile_with(scripted_lm(), metric=metric)
+        results = caught.value.program.detailed_results
+        assert results.stop_reason == "fatal" and results.baseline.mean.n == 6
+        assert "interrupted" not in results.verdict.text
 
     def test_lost_calls_below_the_limit_are_left_out_and_counted(self) -> None:
         lm = scripted_lm(lambda call: ServerError("busy") if call.chance("lost") % 4 == 0 else learner(call))

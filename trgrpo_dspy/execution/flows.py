@@ -214,7 +214,9 @@ class Execution:
     def _result(self, future: Future[Any]) -> Any:
         try:
             return future.result()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, FatalError):  # of the program, a tool or the metric: no call of the gate's met it
+                self.calls.stop("fatal", error)
             self._drain(_GRACE)  # also for a KeyboardInterrupt: it was the task's, not the driver's
             raise
 
