@@ -38,7 +38,7 @@ from dspy.teleprompt import Teleprompter
 from .calls.health import TOO_MANY_LOST
 from .errors import FatalError, InfrastructureError, RunStopped
 from .evaluation.evaluate import check_examples
-from .execution.threads import Executor
+from .execution.threads import Executor, check_executor
 from .instructions import teachable_predictors
 from .library import ExperienceLibrary
 from .meter import Budget, Estimate
@@ -194,7 +194,7 @@ class TrainingFreeGRPO(Teleprompter):
                     plan = run.consolidate(step, groups, library)
                     library = run.update(step, groups, plan, library)
                 run.settle()
-            except RunStopped:  # a budget, Ctrl-C or too many errors: what was learned until then counts
+            except RunStopped:  # a budget, Ctrl-C, too many errors, no score: what was learned until then counts
                 pass
             except FatalError as error:
                 error.program = run.finish() if run.record.steps or run.record.baseline else None
@@ -324,11 +324,8 @@ def _check_settings(temperature: Any, failure_score: Any, seed: Any, lm: Any, re
 
 
 def _check_executor(executor: Any, requests_per_minute: Any) -> None:
-    if executor is None:
-        return
-    if not isinstance(executor, Executor) or isinstance(executor, type):
-        raise TypeError(f"executor={executor!r} must have submit(fn, *args) -> Future, e.g. trgrpo_dspy.RayExecutor()")
-    if requests_per_minute is not None:
+    check_executor(executor)
+    if executor is not None and requests_per_minute is not None:
         raise ValueError(
             f"requests_per_minute={requests_per_minute} can't be kept to with executor=: its workers don't know of "
             "each other's requests. Leave one of them out; num_threads= bounds the attempts at a time"

@@ -373,6 +373,8 @@ class TestArguments:
     def test_what_has_no_submit_is_refused(self, executor: Any) -> None:
         with pytest.raises(TypeError, match=r"executor=.* must have submit"):
             TrainingFreeGRPO(metric=exact, executor=executor)
+        with pytest.raises(TypeError, match=r"executor=.* must have submit"):
+            evaluate(dspy.Predict(Triage), examples(1), exact, executor=executor)
 
     def test_a_rate_is_refused(self, threads: ThreadPoolExecutor) -> None:
         with pytest.raises(ValueError, match=r"requests_per_minute=60 can't be kept to with executor="):
@@ -514,5 +516,3 @@ def test_an_evaluation_and_a_comparison_on_an_executor(model: Callable[..., dspy
         paired = compare(dspy.Predict(Triage), dspy.Predict(Triage), examples(6), exact, executor=pool)
     assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
     assert paired.ties == 6
-    with pytest.raises(TypeError, match=r"executor=4 must have submit\(fn, \*args\)"):
-        evaluate(dspy.Predict(Triage), examples(1), exact, executor=4)

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from trgrpo_dspy.execution.threads import Executor, check_executor
 from trgrpo_dspy.meter import Budget
 
 __all__ = ["Plan"]
@@ -24,7 +25,7 @@ class Plan:
     log_dir: str | os.PathLike[str] | None
     budget: Budget | None
     rollout_timeout: float | None
-    executor: Any = None
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         """Check them."""
@@ -48,9 +49,7 @@ class Plan:
             raise TypeError(f"log_dir={self.log_dir!r} must be a path")
         if self.log_dir == "":
             raise ValueError("log_dir='' names no directory; leave it out to keep nothing")
-
-        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
-            raise TypeError(f"executor={self.executor!r} must have submit(fn, *args), as RayExecutor() has")
+        check_executor(self.executor)
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["Executor", "ThreadExecutor"]
+__all__ = ["Executor", "ThreadExecutor", "check_executor"]
 
 T = TypeVar("T")
 
@@ -19,6 +19,12 @@ class Executor(Protocol):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Run `fn(*args)` somewhere."""
+
+
+def check_executor(executor: Any) -> None:
+    """Refuse what can't run work, a class too; None is this process's threads."""
+    if executor is not None and (not isinstance(executor, Executor) or isinstance(executor, type)):
+        raise TypeError(f"executor={executor!r} must have submit(fn, *args) -> Future, e.g. trgrpo_dspy.RayExecutor()")
 
 
 class ThreadExecutor:
