@@ -192,18 +192,18 @@ class Runner:
         if error is not None and classify(error) is Failure.FATAL:
             raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
 
-    def _judge(self, example: dspy.Example, unit: Unit, result: _Try, blank: Rollout) -> Rollout:
+    def _judge(self, example: dspy.Example, unit: Unit, result: _Try, bare: Rollout) -> Rollout:
         """Score an answer, or say why there is nothing to score."""
         if unit.outage is not None:
-            return replace(blank, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(unit.outage)))
+            return replace(bare, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(unit.outage)))
         if result.error is not None:
             score = self._failure_score if self._score is not None else None
-            return replace(blank, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
+            return replace(bare, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
         try:
             fields = _outputs(result.prediction)
         except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
             fields = {}
-        rollout = replace(blank, answer=redact(render_fields(fields, 300)))
+        rollout = replace(bare, answer=redact(render_fields(fields, 300)))
         if self._score is None:
             return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
         verdict = self._measure(example, unit, result.prediction)

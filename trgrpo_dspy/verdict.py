@@ -79,7 +79,7 @@ def decide(
     unscored = f", {size - found.n} unscored" if found.n < size else ""
     facts = (
         f"{found.gain:+.3f} on {found.n} validation examples{unscored} ({100 * interval.level:.0f}% interval "
-        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried" + ")"
+        f"{interval.low:+.3f} to {interval.high:+.3f}, accounting for {_libraries(len(measured))} tried)"
     )
     if found.n < FEW_EXAMPLES:
         facts += f", by an interval that is only a rough guide below {FEW_EXAMPLES} examples"

@@ -85,8 +85,8 @@ def evaluate(
         executor: Where attempts run in place of this process's threads, as for `TrainingFreeGRPO`.
 
     Returns:
-        Attempts, scores, outcomes and spend. After Ctrl-C or a budget those of the examples that were finished; the
-        others are unscored, and `stop_reason` says why.
+        Attempts, scores, outcomes and spend. After Ctrl-C or a budget, or where the first 20 attempts had no score,
+        those of the examples that were finished; the others are unscored, and `stop_reason` says why.
 
     Raises:
         TypeError: An argument is of the wrong type.

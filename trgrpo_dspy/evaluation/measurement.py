@@ -70,7 +70,8 @@ class Evaluation(Saved):
     k: int = 1
     """Attempts at each example."""
     stop_reason: str = "completed"
-    """Why it ended: 'completed', 'interrupted', or the cap that was reached, such as 'max_cost'."""
+    """Why it ended: 'completed', 'interrupted', 'unscored' (nothing could be scored), or the cap that was reached, such
+    as 'max_cost'."""
     data: str = ""
     """The number of examples and a hash of them, so that others are not taken for the same; empty is unknown."""
     schema_version: int = SCHEMA_VERSION
