@@ -120,6 +120,12 @@ def test_outcomes_that_are_the_programs_own_failure() -> None:
     }
 
 
+def test_outcomes_in_which_a_score_is_missing() -> None:
+    """All but what was scored, what counts as a failure, and what no score was asked for."""
+    rest = {Outcome.COMPLETED, Outcome.LABEL_FREE, *(outcome for outcome in Outcome if outcome.failed)}
+    assert {outcome for outcome in Outcome if outcome.scoreless} == set(Outcome) - rest
+
+
 @pytest.mark.parametrize(
     ("compared", "informative", "usable"),
     [("ab", True, 2), ("aa", False, 2), ("a-", False, 1), ("a-b", True, 2), ("--", False, 0), ("-", False, 0)],

@@ -37,6 +37,11 @@ class Outcome(str, enum.Enum):
         """Whether the program itself failed (a verdict: the attempt gets the failure score)."""
         return self in (Outcome.PROGRAM_ERROR, Outcome.PARSE_ERROR, Outcome.CONTEXT_WINDOW)
 
+    @property
+    def scoreless(self) -> bool:
+        """Whether a score was wanted and there is none."""
+        return self in (Outcome.INFRASTRUCTURE, Outcome.METRIC_ERROR)
+
 
 @dataclass(frozen=True)
 class Rollout:

@@ -19,7 +19,6 @@ __all__ = ["Outcomes"]
 
 _HOPELESS = 20
 """Attempts that ended without a score, and none with one, after which the run ends."""
-_SCORELESS = (Outcome.INFRASTRUCTURE, Outcome.METRIC_ERROR)
 
 
 class Outcomes:
@@ -34,7 +33,7 @@ class Outcomes:
 
     def keep(self, unit: Unit, rollout: Rollout) -> Rollout:
         """Take in how an attempt ended; the result that counts, which another try of the same may have left first."""
-        journal, scored = self._run.journal, rollout.outcome not in _SCORELESS
+        journal, scored = self._run.journal, not rollout.outcome.scoreless
 
         def keep() -> Rollout:
             return journal.finish(unit.id, rollout) if journal is not None else rollout

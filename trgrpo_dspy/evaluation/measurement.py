@@ -20,15 +20,13 @@ from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 __all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
 
 SCHEMA_VERSION = 1
-
-
 MANY_UNSCORED = 0.2
 """Share of unscored attempts from which the user is told."""
 MANY_FAILED = 0.5
 """Share of attempts in which the program itself failed from which the user is told."""
-UNSCORED = (Outcome.INFRASTRUCTURE.value, Outcome.METRIC_ERROR.value)
+UNSCORED = tuple(outcome.value for outcome in Outcome if outcome.scoreless)
 """Outcomes without a score."""
-FAILED = (Outcome.PROGRAM_ERROR.value, Outcome.PARSE_ERROR.value, Outcome.CONTEXT_WINDOW.value)
+FAILED = tuple(outcome.value for outcome in Outcome if outcome.failed)
 """Outcomes in which the program itself failed."""
 
 
