@@ -229,7 +229,7 @@ def print_tokens(task: Task, found: dict[str, Seen]) -> None:
             print(f"  {name if title == 'rollout' else '':<15} {title:<14} {told}   {of_calls:>14} {of_tokens:>7}")
 
 
-def print_shared(task: Task, seen: Seen) -> None:
+def print_shared(seen: Seen) -> None:
     """Print how much of a stage's prompts other prompts of its step begin with."""
     shares = [f"{stage} {100 * a:.0f}% / {100 * b:.0f}%" for stage in STAGES for a, b in [seen.shared(stage)]]
     print(f"  shared prefix with the call before / with any before: {', '.join(shares)}")
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for task in tasks:
         found = {label(*w): learn(task, *w, seed=0, threads=1)[1] for w in WAYS}  # one thread: one order of calls
         print_tokens(task, found)
-        print_shared(task, found[label("always", True)])
+        print_shared(found[label("always", True)])
     if recorded is None:
         print("\ngsm8k: left out, there is no gsm8k_attempts.jsonl in TRGRPO_DATA or beside the project")
     print_learned(first, [0] if options.quick else options.seeds, options.threads)

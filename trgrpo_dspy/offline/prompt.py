@@ -99,7 +99,7 @@ def read_layout(system: str) -> Layout:
     if not found_outputs:
         return Layout("free", outputs={"text": {"type": "string"}}, instructions=system)
     found_inputs = _FIELDS.findall(inputs_part)
-    style = _style(head, structure, found_outputs[0][0])
+    style = _style(structure, found_outputs[0][0])
     return Layout(
         style,
         tuple(name for name, _, _ in found_inputs),
@@ -124,8 +124,8 @@ def _cut(text: str, heads: Iterable[str]) -> tuple[str, str]:
     return text, ""
 
 
-def _style(head: str, structure: str, output: str) -> str:
-    if "Outputs will be a JSON object" in structure or "JSON object" in structure:
+def _style(structure: str, output: str) -> str:
+    if "JSON object" in structure:
         return "json"
     if f"<{output}>" in structure:
         return "xml"
