@@ -42,7 +42,8 @@ class FatalError(TrainingFreeGRPOError):
     """The run cannot go on: wrong key, no credit, unknown model or a configuration no retry will mend."""
 
     program: object = None
-    """The best program so far, as `compile` would have returned it; None if no step was completed."""
+    """The best program so far, as `compile` would have returned it; None if there is none:
+    neither was the input measured nor a step completed."""
 
 
 class JournalError(TrainingFreeGRPOError):

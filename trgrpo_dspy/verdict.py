@@ -137,7 +137,7 @@ _CAPS = ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
 _ENDINGS = {
     "interrupted": "The run was interrupted.",
     "unscored": "The run ended early: no attempt could be scored.",
-    "fatal": "The run ended early: no further LM call could succeed.",
+    "fatal": "The run ended early: nothing further could succeed.",
     "error_rate": f"The run ended early because {TOO_MANY_LOST}.",
     **{cap: f"The run ended early: {cap} was reached." for cap in _CAPS},
 }

@@ -5,7 +5,8 @@ verdict (an outage, a metric that fails) is left out of every mean and counted; 
 examples scored for both.
 
 Attempts run through the same gate as the optimizer's: retries, budget, journal. With a `log_dir` what was paid for is
-not paid again; ended by Ctrl-C or a budget, the examples that were finished are returned as what they are, a part.
+not paid again; where it ends early, as by Ctrl-C or a budget, the examples that were finished are returned as what they
+are, a part.
 """
 
 from __future__ import annotations

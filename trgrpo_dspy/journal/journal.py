@@ -49,8 +49,6 @@ CREATE TABLE IF NOT EXISTS lost (unit TEXT PRIMARY KEY, reason TEXT NOT NULL);
 """
 """`calls`: replies that can be replayed. `other_calls`: what was spent beside them (calls that failed, replies that are
 no plain data). `attempts` and `lost`: what rollouts and reflection steps came to."""
-
-
 _MAY_GROW = ("num_epochs", "k")
 """Settings of which more may be asked for: what there is stays valid."""
 
