@@ -112,7 +112,8 @@ class DetailedResults(Saved):
     steps: tuple[StepResult, ...]
     """In order."""
     stop_reason: str
-    """Why the run ended: 'completed', 'interrupted', 'error_rate', or the cap that was reached, such as 'max_cost'."""
+    """Why the run ended: 'completed', 'interrupted', 'error_rate', 'fatal', 'unscored' (no attempt could be scored), or
+    the cap that was reached, such as 'max_cost'."""
     warnings: tuple[str, ...]
     """What the user should know about data or settings, a sentence each."""
     spend: tuple[Spend, ...]

@@ -14,7 +14,7 @@ from typing import Any
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.rollout import Outcome, Rollout
 from trgrpo_dspy.saved import Saved
-from trgrpo_dspy.statistics.comparison import Comparison, paired_comparison
+from trgrpo_dspy.statistics.comparison import Comparison, ending, paired_comparison
 from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 
 __all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
@@ -70,7 +70,8 @@ class Evaluation(Saved):
     k: int = 1
     """Attempts at each example."""
     stop_reason: str = "completed"
-    """Why it ended: 'completed', 'interrupted', or the cap that was reached, such as 'max_cost'."""
+    """Why it ended: 'completed', 'interrupted', 'unscored' where no attempt could be scored, or the cap that was
+    reached, such as 'max_cost'."""
     data: str = ""
     """The number of examples and a hash of them, so that others are not taken for the same; empty is unknown."""
     schema_version: int = SCHEMA_VERSION
@@ -202,7 +203,7 @@ class Evaluation(Saved):
             )
         if self.partial:
             done = sum(bool(attempts) for attempts in self.rollouts)
-            parts.append(f"partial, ended by {self.stop_reason}: {done} of {len(self.rollouts)} examples done")
+            parts.append(f"partial, {ending(self.stop_reason)}: {done} of {len(self.rollouts)} examples done")
         return ". ".join(["; ".join(parts), *self.warnings])
 
     def _told_scores(self) -> str:
