@@ -9,7 +9,7 @@ import dspy
 import pytest
 from scripted import Triage, exact, examples, scripted_lm
 
-from trgrpo_dspy import FatalError, TrainingFreeGRPO, compare, evaluate
+from trgrpo_dspy import FatalError, JournalError, TrainingFreeGRPO, compare, evaluate
 from trgrpo_dspy.calls.outcomes import Outcomes
 from trgrpo_dspy.calls.state import RunState
 from trgrpo_dspy.calls.units import Unit
@@ -112,6 +112,20 @@ class TestARun:
         assert step.outcomes == {"completed": 40}
         rollouts = [call for call in lm.engine.calls if call.kind == "program"]
         assert len(rollouts) == 40
+
+    def test_a_metric_that_was_broken_may_be_mended(self, tmp_path: Path) -> None:
+        """What the LM said to the attempts it could not score is there."""
+        lm = scripted_lm()
+        options: dict[str, Any] = {"num_epochs": 1, "num_threads": 1, "log_dir": tmp_path}
+        data = {"trainset": examples(8)}
+        with dspy.context(lm=lm):
+            TrainingFreeGRPO(metric=typo, **options).compile(dspy.Predict(Triage), **data)
+            assert len(lm.engine.calls) == 20
+            compiled = TrainingFreeGRPO(metric=exact, **options).compile(dspy.Predict(Triage), **data)
+            with pytest.raises(JournalError, match="metric function"):
+                TrainingFreeGRPO(metric=typo, **options).compile(dspy.Predict(Triage), **data)
+        assert compiled.detailed_results.steps[0].outcomes == {"completed": 40}
+        assert sum(call.kind == "program" for call in lm.engine.calls) == 40
 
     def test_the_label_free_mode_scores_nothing_and_goes_on(self) -> None:
         with dspy.context(lm=scripted_lm()):
