@@ -235,7 +235,9 @@ class TrainingFreeGRPO(Teleprompter):
             try:
                 return run.trial(sample) if sample else run.estimate()
             except RunStopped as stopped:
-                if (reason := run.calls.stop_reason) != "error_rate":
+                if (reason := run.calls.stop_reason) == "unscored":
+                    raise ValueError(f"sample={sample}: no attempt could be scored ({run.calls.problem})") from stopped
+                if reason != "error_rate":
                     raise ValueError(
                         f"sample={sample}: its calls were ended by {reason}; take a smaller sample or a larger budget"
                     ) from stopped

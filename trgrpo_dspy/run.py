@@ -98,6 +98,7 @@ class Run:
         self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
         self.execution = Execution(self.calls, threads)
         self._measuring: tuple[int, Batch[tuple[Rollout, ...]]] | None = None
+        self._made_before = 0
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
@@ -135,8 +136,7 @@ class Run:
                 reflection_lm=self.reflection_lm,
             )
         )
-        if known := self.calls.resume(journal):
-            logger.info("going on in %s: %d LM calls were made before", journal.directory, known)
+        self._made_before = self.calls.resume(journal)
         self.journal, self.files = journal, LogDir(journal.directory)
         self.files.config(settings_record(s))
 
@@ -235,11 +235,11 @@ class Run:
         rollouts = self.execution.run(self._measuring_flows(0, self.start))
         self.record.baseline = baseline = _measurement(0, self.start, rollouts)
         self.record.note(r for attempts in rollouts for r in attempts)
-        logger.info("input program: validation %s", summarize_evaluation(rollouts, ()))
         if baseline.mean.n == 0 and not self.calls.silent:  # a broken metric or tool: all else would be in vain
             self.record.outcomes.update(baseline.outcomes)
             self.calls.stop("unscored")
             raise RunStopped("no validation example could be scored")
+        logger.info("input program: validation %s", summarize_evaluation(rollouts, ()))
 
     def _measuring_flows(self, step: int, library: ExperienceLibrary) -> list[Flow[tuple[Rollout, ...]]]:
         """The attempts that measure a library on the valset, at the program's own temperature."""
@@ -260,6 +260,8 @@ class Run:
         """The result of a run that is over already; None if there is anything left to do."""
         known = self.journal.get("result") if self.journal is not None else None
         if known is None or known["num_epochs"] != self.settings.num_epochs:
+            if self._made_before:
+                logger.info("going on in %s: %d LM calls were made before", self.log_dir, self._made_before)
             return None
         logger.info("the run in %s was completed before: its result is returned, nothing is asked for", self.log_dir)
         results = DetailedResults.from_json(known["results"])

@@ -312,10 +312,10 @@ def test_what_is_out_beside_a_call_that_is_refused_is_not_lost(tmp_path: Path, a
     def run(engine: Slow, log_dir: Path) -> Any:
         lm = dspy.LM("scripted/model", engine=ScriptedEngine(), async_engine=engine, seed=7, cache=False)
         with dspy.context(lm=lm):
-            return evaluate(Side(), examples(4), exact, num_threads=2, log_dir=log_dir)
+            return evaluate(Side(), examples(6), exact, num_threads=2, log_dir=log_dir)
 
     first, second = Slow(at), Slow()
     assert run(first, tmp_path).stop_reason == "interrupted"
-    assert first.answered == first.asked < 24
-    assert run(second, tmp_path).mean.n == 4
-    assert first.asked + second.asked == 24
+    assert first.answered == first.asked < 36
+    assert run(second, tmp_path).mean.n == 6
+    assert first.asked + second.asked == 36

@@ -25,7 +25,7 @@ LONG = "Read the ticket with care, think about who has to act, and say which que
         ([A, B], [B, A], ["x: the same examples in another order"]),
         ([A, B], [A, B, C], ["x: was 2 examples, is 3, the first 2 the same"]),
         ([A, B], [C], ["x: was 2 examples, is 1"]),
-        ([A], [], ["x: was 1 examples, is 0"]),
+        ([A], [], ["x: was 1 example, is 0"]),
         ([A, B], [A, C], ["x: 1 of 2 examples differs: [1]"]),
         ([A] * 9, [A, *[B] * 8], ["x: 8 of 9 examples differ: [1], [2], [3] and 5 more"]),
         (["self"], ["other"], ["x: was ['self'], is ['other']"]),

@@ -269,6 +269,39 @@ def test_keys_headers_and_addresses_are_not_in_it(tmp_path: Path) -> None:
     )
 
 
+def test_secrets_of_tools_and_attributes_are_neither_kept_nor_shown(tmp_path: Path) -> None:
+    """A tool's server may want a header, and a secret may be a number."""
+
+    class Member(dspy.Module):
+        def __init__(self, secret: int) -> None:
+            super().__init__()
+            self.access_token, self.password = f"t{secret}", secret
+            self.inner = dspy.Predict(Triage, tools=server(secret))
+
+        def forward(self, ticket: str) -> Any:
+            return dspy.Prediction(queue="legal")
+
+    def server(secret: int) -> list[dict[str, Any]]:
+        return [{"type": "mcp", "headers": {"Authorization": f"Bearer m{secret}"}}]
+
+    one, other = 4711471147, 8150815081
+    lms = {secret: scripted_lm(tools=server(secret)) for secret in (one, other)}
+    Arguments({}, student=lambda: Member(one), lm=lms[one]).run(tmp_path)
+    with pytest.raises(JournalError) as caught:
+        Arguments({}, student=lambda: Member(other), lm=lms[other]).run(tmp_path)
+    message = str(caught.value)
+    for part in (
+        ' lm (scripted/model {"seed": 7, "tools": "..."}) was changed;',
+        "program self.inner settings tools was changed",
+        "program modules self access_token was changed",
+        "program modules self password was changed",
+    ):
+        assert part in message
+    kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    for secret in (one, other):
+        assert str(secret) not in message and str(secret).encode() not in kept
+
+
 def test_an_edited_metric_is_another_metric(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
 

@@ -103,6 +103,17 @@ def test_results_are_committed_before_anything_is_asked_that_rests_on_them(tmp_p
     assert found and set(found) == {6}
 
 
+def test_a_run_that_goes_on_says_so_and_one_that_is_over_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trgrpo_dspy")
+    for calls, said in ((20, []), (10**6, ["going on in"]), (10**6, ["was completed before"])):
+        caplog.clear()
+        compile_with(scripted_lm(), tmp_path, budget=Budget(max_lm_calls=calls))
+        looked_for = ("going on in", "was completed before")
+        assert [part for message in caplog.messages for part in looked_for if part in message] == said
+
+
 def test_a_finished_run_returns_at_once(tmp_path: Path, whole: Any) -> None:
     compile_with(scripted_lm(), tmp_path)
     lm = scripted_lm(lambda call: LMAuthError("no call is to be made"))

@@ -19,6 +19,8 @@ __all__ = ["Outcomes"]
 
 _HOPELESS = 20
 """Attempts that ended without a score, and none with one, after which the run ends."""
+_PLACES = 3
+"""Examples they must be at: of one, made many times, only the label may be missing."""
 
 
 class Outcomes:
@@ -30,6 +32,8 @@ class Outcomes:
         self._lock = threading.Lock()
         self._scored = False
         self._unkept: list[Callable[[], object]] = []
+        self._places: set[int] = set()
+        self._problem = ""
 
     def keep(self, unit: Unit, rollout: Rollout) -> Rollout:
         """Take in how an attempt ended; the result that counts, which another try of the same may have left first."""
@@ -42,10 +46,13 @@ class Outcomes:
             self._scored = self._scored or scored
             held = [] if self._scored else [*self._unkept, keep]
             due, self._unkept = ([], held) if held else (self._unkept, [])
+            self._places.add(rollout.example)
+            self._problem = self._problem or f"{rollout.outcome.value}: {rollout.error}"
+            hopeless = len(held) >= _HOPELESS and len(self._places) >= _PLACES
         for write in due:
             write()
-        if len(held) >= _HOPELESS and not self._run.silent:
-            self._run.problem = self._run.problem or f"{rollout.outcome.value}: {rollout.error}"
+        if hopeless and not self._run.silent:
+            self._run.problem = self._run.problem or self._problem
             self._run.stop("unscored")
         if held:
             return rollout

@@ -183,13 +183,14 @@ def _measure(
 
 def _warn(found: Mapping[str, Evaluation], problem: str, *, journaled: bool) -> None:
     """Say what kept attempts from being scored and why it ended early."""
-    for name, evaluation in found.items():
-        for warning in evaluation.warnings:
-            logger.warning("%s: %s", name, warning)
     ended = next(iter(found.values())).stop_reason
     if ended == "unscored":
         logger.warning("the evaluation ended early: no attempt could be scored (%s)", problem)
-    elif ended != "completed":
+        return
+    for name, evaluation in found.items():
+        for warning in evaluation.warnings:
+            logger.warning("%s: %s", name, warning)
+    if ended != "completed":
         more = "" if ended in ("interrupted", "max_seconds") else f" and a larger {ended}"
         again = f"run it again with the same log_dir{more} to go on" if journaled else "with a log_dir= it could go on"
         logger.warning("the evaluation ended early (%s); %s", ended, again)
@@ -214,7 +215,8 @@ def _resume(
             lm=dspy.settings.lm,
         )
     )
-    calls.resume(journal)
+    if known := calls.resume(journal):
+        logger.info("going on in %s: %d LM calls were made before", journal.directory, known)
     LogDir(journal.directory).config(plain(plan.decisive))
     return journal.directory
 

@@ -14,7 +14,7 @@ from typing import Any
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.rollout import Outcome, Rollout
 from trgrpo_dspy.saved import Saved
-from trgrpo_dspy.statistics.comparison import Comparison, paired_comparison
+from trgrpo_dspy.statistics.comparison import Comparison, ending, paired_comparison
 from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 
 __all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
@@ -201,7 +201,7 @@ class Evaluation(Saved):
             )
         if self.partial:
             done = sum(bool(attempts) for attempts in self.rollouts)
-            parts.append(f"partial, ended by {self.stop_reason}: {done} of {len(self.rollouts)} examples done")
+            parts.append(f"partial, {ending(self.stop_reason)}: {done} of {len(self.rollouts)} examples done")
         return ". ".join(["; ".join(parts), *self.warnings])
 
     def _told_scores(self) -> str:

@@ -188,6 +188,7 @@ class Execution:
             while batch.unfinished:
                 self._turn()
         except BaseException as error:  # Ctrl-C too: whatever is in flight pays for nothing more
+            self._stop(error)
             self._close_flows(_GRACE if isinstance(error, (Exception, RunStopped)) else 0.0)
             failure = self.calls.fatal if isinstance(error, RunStopped) else error
             if not isinstance(failure, TrainingFreeGRPOError):
@@ -215,8 +216,7 @@ class Execution:
         try:
             return future.result()
         except BaseException as error:
-            if isinstance(error, FatalError):  # of the program, a tool or the metric: no call of the gate's met it
-                self.calls.stop("fatal", error)
+            self._stop(error)
             self._drain(_GRACE)  # also for a KeyboardInterrupt: it was the task's, not the driver's
             raise
 
@@ -308,8 +308,13 @@ class Execution:
         self._new.clear()
         self._running.clear()
 
-    def _drain(self, grace: float) -> None:
+    def _stop(self, error: BaseException) -> None:
+        """Shut the gate; what a program or metric found fatal itself has not shut it yet."""
+        if isinstance(error, FatalError):
+            self.calls.stop("fatal", error)
         self.calls.stop("interrupted")
+
+    def _drain(self, grace: float) -> None:
         end = time.monotonic() + grace
         while self._in_flight and (left := end - time.monotonic()) > 0:
             item = self._wait(left)

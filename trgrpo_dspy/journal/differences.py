@@ -85,7 +85,7 @@ def _told_of_examples(was: Sequence[str], now: Sequence[str]) -> str:
     if len(was) != len(now):
         common = min(len(was), len(now))
         same = f", the first {common} the same" if common and was[:common] == now[:common] else ""
-        return f"was {len(was)} examples, is {len(now)}{same}"
+        return f"was {len(was)} example{'s' * (len(was) != 1)}, is {len(now)}{same}"
     if sorted(was) == sorted(now):
         return "the same examples in another order"
     places = [index for index, (one, other) in enumerate(zip(was, now, strict=True)) if one != other]

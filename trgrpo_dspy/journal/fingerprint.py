@@ -20,6 +20,7 @@ from typing import Any
 import dspy
 from pydantic import BaseModel, TypeAdapter
 
+from trgrpo_dspy.confidential import names_secret
 from trgrpo_dspy.library import ExperienceLibrary
 
 from .differences import HASH_MARK
@@ -29,12 +30,12 @@ __all__ = ["evaluation_fingerprint", "examples_digest", "fingerprint", "plain", 
 _SAMPLING = (
     "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "min_p", "n", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "reasoning_effort", "reasoning",
-    "thinking", "verbosity", "logprobs", "top_logprobs", "response_format", "modalities", "tools", "tool_choice",
+    "thinking", "verbosity", "logprobs", "top_logprobs", "response_format", "modalities", "tool_choice",
     "parallel_tool_calls", "rollout_id",
 )  # fmt: skip
 """The keyword arguments of an LM that change what it says; all others may hold secrets and stay out."""
-_HASHED = ("extra_body",)
-"""The same, where a value may hold anything: told by their hash."""
+_HASHED = ("extra_body", "tools")
+"""The same, where a value may hold anything, such as the headers of a tool's server: told by their hash."""
 _PIECE = 2000
 """Bytes hashed at a time: for 2,048 the interpreter lock is given up, and busy threads are slow to return it."""
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
@@ -85,6 +86,11 @@ def request_hash(lm: dspy.BaseLM, prompt: Any, messages: Any, kwargs: Mapping[st
 def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
     return found | {name: _hash(settings[name]) for name in _HASHED if settings.get(name)}
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as a fingerprint tells it."""
+    return {n: HASH_MARK + v if n in _HASHED else plain(v) for n, v in _sampling(settings).items()}
 
 
 def _hash(value: Any) -> str:
@@ -190,7 +196,10 @@ def _settings(module: Any) -> dict[str, Any]:
         return {}
     own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     plain_ones = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str))}
-    return {name: _mark(value) if isinstance(value, str) else value for name, value in plain_ones.items()}
+    return {
+        name: _mark(value) if isinstance(value, str) or names_secret(name) else value
+        for name, value in plain_ones.items()
+    }
 
 
 def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
@@ -200,7 +209,7 @@ def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
         "fields": {name: _field(name, field) for name, field in signature.fields.items()},
         "order of fields": ", ".join(signature.fields),
         "demos": f"{len(predictor.demos)} {_mark(predictor.demos)}",
-        "settings": plain(_sampling(predictor.config)),
+        "settings": _told(predictor.config),
         "LM": _lm(predictor.lm),
     }
 
@@ -232,8 +241,12 @@ def _tools(module: Any) -> dict[str, str]:
 def _lm(lm: Any) -> str:
     if lm is None:
         return "the configured LM"
-    settings = _sampling(getattr(lm, "kwargs", {}))
-    return f"{lm.model} {json.dumps(plain(settings), sort_keys=True)}" if settings else str(lm.model)
+    settings = _told(getattr(lm, "kwargs", {}))
+    if not settings:
+        return str(lm.model)
+    hidden = {name: settings[name] for name in _HASHED if name in settings}
+    told = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True)
+    return f"{lm.model} {told} {_mark(hidden)}" if hidden else f"{lm.model} {told}"
 
 
 def _metric(metric: Any) -> Any:

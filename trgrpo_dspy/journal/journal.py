@@ -244,6 +244,8 @@ class Journal:
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Keep what the run is, or refuse one that differs; `num_epochs` of a run and `k` of an evaluation may grow.
 
+        Until an attempt is kept the metric may be another: it may have to be mended.
+
         Raises:
             JournalError: The directory holds another run; the message lists the differences.
         """
@@ -255,7 +257,10 @@ class Journal:
                     f"log_dir={str(self.directory)!r} holds the journal of another kind of work: it was made by "
                     f"{held}, this is {wanted}. Pass another directory"
                 )
-            if found := differences(known, json.loads(_dump(dict(fingerprint))), _MAY_GROW):
+            told = json.loads(_dump(dict(fingerprint)))
+            if "metric" in told and not self._finished:  # nothing rests on the one before: it may have been broken
+                known["metric"] = told["metric"]
+            if found := differences(known, told, _MAY_GROW):
                 raise JournalError(
                     f"log_dir={str(self.directory)!r} holds another run. Pass another directory, or undo: "
                     + "; ".join(found)

@@ -26,7 +26,7 @@ from .intervals import (
     unseen_rate,
 )
 
-__all__ = ["FEW_DIFFERENT", "RELIABLE_PAIRS", "Comparison", "Flip", "paired_comparison"]
+__all__ = ["FEW_DIFFERENT", "RELIABLE_PAIRS", "Comparison", "Flip", "ending", "paired_comparison"]
 
 RELIABLE_PAIRS = 30
 """Scored pairs below which a comparison is marked unreliable."""
@@ -105,8 +105,13 @@ class Comparison:
             text += f"; with only {self.wins + self.losses} that differ the interval is rough"
         if self.detectable is not None:
             text += f"; differences from {self.detectable:.3f} can be detected"
-        text += "" if self.stop_reason == "completed" else f"; partial, ended by {self.stop_reason}"
+        text += "" if self.stop_reason == "completed" else f"; partial, {ending(self.stop_reason)}"
         return text if self.reliable else f"{text}; too few examples to rely on the interval"
+
+
+def ending(stop_reason: str) -> str:
+    """How it is told that measuring ended early."""
+    return "no attempt could be scored" if stop_reason == "unscored" else f"ended by {stop_reason}"
 
 
 def paired_comparison(
