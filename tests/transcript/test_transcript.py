@@ -365,6 +365,15 @@ def test_repl_history_is_told_piece_by_piece() -> None:
         assert text.count(f"run({i})") == text.count(f"printed {i}") == 1
 
 
+def test_what_looks_like_a_secret_in_an_error_is_not_told() -> None:
+    """A client's error may quote the request: the transcript goes to the journal and to the reflection LM."""
+    error = PermissionError("401 for https://x.test/?key=zz7712plainxx, Authorization: Bearer zz7713plainxx")
+    recorder = Recorder({}, {})
+    recorder.tool_call("look", {"word": "refund"}, error=error)
+    text = recorder.text(error=error)
+    assert "zz771" not in text and text.count("PermissionError: 401 for https://x.test/?key=***") == 2
+
+
 def test_failures_tell_the_type_and_the_last_line() -> None:
     class Failing(Pipeline):
         def forward(self, question: str) -> dspy.Prediction:

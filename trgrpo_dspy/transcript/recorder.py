@@ -25,6 +25,8 @@ import dspy
 from dspy.primitives.repl_types import REPLHistory
 from dspy.utils.exceptions import AdapterParseError
 
+from trgrpo_dspy.failures import redact
+
 from .rendering import DEPTH, field_lines, fit_blocks, named_parts, one_line, text_of, turn_text
 
 __all__ = ["Recorder"]
@@ -326,7 +328,7 @@ def _log(name: str, value: Any) -> tuple[str, list[dict[str, Any]]] | None:
 
 def _error(error: BaseException) -> str:
     """Type of an exception and the last line of its message, which never is a traceback or a prompt."""
-    lines = [line for line in text_of(error).splitlines() if line.strip()]
+    lines = [line for line in redact(text_of(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
 
 
