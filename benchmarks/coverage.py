@@ -34,7 +34,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from trgrpo_dspy.statistics.comparison import paired_comparison
+from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
 
 Array = NDArray[np.float64]
 BAND = (0.93, 0.97)

@@ -42,9 +42,11 @@ from dspy.utils.callback import BaseCallback
 
 from programs import tickets
 from trgrpo_dspy import DetailedResults, TrainingFreeGRPO
-from trgrpo_dspy.calls import state
+from trgrpo_dspy.engine.calls import state
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.learning.group import RolloutGroup, mean
 from trgrpo_dspy.offline.server import OfflineServer, ServedRequest
-from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup, mean
+from trgrpo_dspy.program.rollout import Rollout
 
 REFLECTION = ("summary", "comparison", "proposals", "consolidation")
 SCORED = ("completed", "program_error", "parse_error", "context_window")

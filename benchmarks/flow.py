@@ -45,11 +45,11 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.calls import call
-from trgrpo_dspy.calls.units import Unit
-from trgrpo_dspy.groups import single
-from trgrpo_dspy.run import Run
-from trgrpo_dspy.schedule import Step
+from trgrpo_dspy.engine.calls import call
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.learning.groups import single
+from trgrpo_dspy.learning.loop import Run
+from trgrpo_dspy.learning.schedule import Step
 
 FIXED, LOGNORMAL = "fixed:0.2", "lognormal:0.2,1,5"
 GROUP_SIZE = 5

@@ -39,10 +39,11 @@ from dspy.lm15 import Message, Request, Response, Usage
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.journal.fingerprint import request_hash
-from trgrpo_dspy.journal.journal import Journal
+from trgrpo_dspy.engine.journal.fingerprint import request_hash
+from trgrpo_dspy.engine.journal.journal import Journal
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import LMCall
-from trgrpo_dspy.rollout import Outcome, Rollout
+from trgrpo_dspy.program.rollout import Rollout
 
 MOST_WALL, MOST_CPU = 0.03, 0.5
 """Goals: share of the wall time, milliseconds of CPU a call."""

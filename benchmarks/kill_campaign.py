@@ -46,8 +46,8 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.calls.units import Unit
-from trgrpo_dspy.journal.fingerprint import request_hash
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.journal.fingerprint import request_hash
 from trgrpo_dspy.offline.server import OfflineServer
 
 THREADS = 16

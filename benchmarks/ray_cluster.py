@@ -48,15 +48,15 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import RayExecutor, TrainingFreeGRPO
-from trgrpo_dspy.calls.gate import Calls
-from trgrpo_dspy.calls.units import Unit
-from trgrpo_dspy.copies import own_copy
-from trgrpo_dspy.execution.attempts import attempt_task
-from trgrpo_dspy.execution.flows import Execution
-from trgrpo_dspy.execution.remote import make_runner
-from trgrpo_dspy.groups import single
+from trgrpo_dspy.engine.attempts import attempt_task
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.executors.remote import make_runner
+from trgrpo_dspy.engine.flows import Execution
+from trgrpo_dspy.learning.groups import single
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
+from trgrpo_dspy.program.copies import own_copy
 
 NODES = 2
 """Nodes, each with one CPU."""

@@ -48,8 +48,8 @@ from dspy.lm15 import Message, Request, Response, Usage
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
-from trgrpo_dspy import groups as groups_module
-from trgrpo_dspy.calls.call import current_unit
+from trgrpo_dspy.engine.calls.call import current_unit
+from trgrpo_dspy.learning import groups as groups_module
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.offline import NOTICE, OfflineEngine
 

@@ -16,7 +16,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import dspy
 import pytest
-from scripted import scripted_lm
+from support.scripted import scripted_lm
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,11 +7,13 @@ from typing import Any
 
 import dspy
 import pytest
-from scripted import Call, Triage, exact, examples, learner, scripted_lm, told, write
+from support.scripted import Call, Triage, exact, examples, learner, scripted_lm, told, write
 
 from trgrpo_dspy import ExperienceLibrary, Reflector, TrainingFreeGRPO, evaluate
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.learning.group import RolloutGroup
 from trgrpo_dspy.library import Edit
-from trgrpo_dspy.rollout import Outcome, Rollout, RolloutGroup
+from trgrpo_dspy.program.rollout import Rollout
 
 ADAPTERS = ["chat", "json", "xml", "two-step"]
 

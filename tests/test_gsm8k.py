@@ -6,28 +6,26 @@ works on the same questions over HTTP.
 """
 
 import json
-import os
 import re
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import dspy
 import pytest
+from support import DATA
 
 from programs import math_reasoning
 from programs.sandbox import MontyInterpreter
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
-from trgrpo_dspy.calls.gate import Calls
-from trgrpo_dspy.calls.units import Unit
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.server import OfflineServer
-from trgrpo_dspy.runner import Runner
 
-DATA = Path(os.environ.get("TRGRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 FILE = DATA / "gsm8k_attempts.jsonl"
 
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE.name} is not in TRGRPO_DATA or beside the project")

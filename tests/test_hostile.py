@@ -8,11 +8,11 @@ from typing import Any
 
 import dspy
 import pytest
-from scripted import QUEUES, Call, Reply, Triage, answer, exact, examples, learner, scripted_lm, told, write
+from support.scripted import QUEUES, Call, Reply, Triage, answer, exact, examples, learner, scripted_lm, told, write
 
 from trgrpo_dspy import ExperienceLibrary, FatalError, TrainingFreeGRPO, evaluate, read_library
-from trgrpo_dspy.instructions import original_instructions
 from trgrpo_dspy.library.entries import clean_entry
+from trgrpo_dspy.program.instructions import original_instructions
 
 ATTEMPTS = 18
 

@@ -4,6 +4,7 @@
 library from one program to another.
 """
 
+from .engine.executors.ray_executor import RayExecutor
 from .errors import (
     FatalError,
     InfrastructureError,
@@ -14,13 +15,12 @@ from .errors import (
 )
 from .evaluation.evaluate import compare, evaluate
 from .evaluation.measurement import Evaluation
-from .execution.ray_executor import RayExecutor
-from .instructions import attach, read_library
+from .evaluation.result import DetailedResults
+from .learning.reflector import Reflector
 from .library import Experience, ExperienceLibrary
 from .meter import Budget, Estimate
 from .optimizer import TrainingFreeGRPO
-from .reflector import Reflector
-from .result import DetailedResults
+from .program.instructions import attach, read_library
 
 __all__ = [
     "Budget",

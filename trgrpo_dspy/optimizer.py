@@ -35,17 +35,17 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from .calls.health import TOO_MANY_LOST
+from .engine.calls.health import TOO_MANY_LOST
+from .engine.executors.threads import Executor, check_executor
 from .errors import FatalError, InfrastructureError, RunStopped
 from .evaluation.evaluate import check_examples
-from .execution.threads import Executor, check_executor
-from .instructions import teachable_predictors
+from .evaluation.result import DetailedResults
+from .learning.loop import Run
+from .learning.reflector import Reflector
 from .library import ExperienceLibrary
 from .meter import Budget, Estimate
-from .reflector import Reflector
-from .result import DetailedResults
-from .run import Run
-from .scoring import Metric, adapt_metric
+from .program.instructions import teachable_predictors
+from .program.scoring import Metric, adapt_metric
 
 __all__ = ["TrainingFreeGRPO"]
 

@@ -15,16 +15,16 @@ from typing import Any
 import dspy
 
 from trgrpo_dspy import Budget, ExperienceLibrary, Reflector, TrainingFreeGRPO
+from trgrpo_dspy.engine.runner import task_text
 from trgrpo_dspy.errors import RunStopped
-from trgrpo_dspy.groups import Groups, single
+from trgrpo_dspy.evaluation.result import DetailedResults, StepResult
+from trgrpo_dspy.learning.group import RolloutGroup
+from trgrpo_dspy.learning.groups import Groups, single
+from trgrpo_dspy.learning.loop import Run
+from trgrpo_dspy.learning.prompts import CompareAttempts, LessonReplies
+from trgrpo_dspy.learning.schedule import Step
 from trgrpo_dspy.library import Edit, apply_edits
 from trgrpo_dspy.meter import Spend, Stage
-from trgrpo_dspy.result import DetailedResults, StepResult
-from trgrpo_dspy.rollout import RolloutGroup
-from trgrpo_dspy.run import Run
-from trgrpo_dspy.runner import task_text
-from trgrpo_dspy.schedule import Step
-from trgrpo_dspy.signatures import CompareAttempts, LessonReplies
 
 from .plan import ROLLOUT_TEMPERATURE, Limits, Plan
 from .tasks import Task

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trgrpo_dspy import Evaluation, ExperienceLibrary
+from trgrpo_dspy.evaluation.result import StepResult
+from trgrpo_dspy.evaluation.statistics.intervals import Interval
 from trgrpo_dspy.meter import Spend
-from trgrpo_dspy.result import StepResult
-from trgrpo_dspy.statistics.intervals import Interval
 
 from . import paper
 from .plan import Plan

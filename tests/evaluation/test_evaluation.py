@@ -10,11 +10,11 @@ import pytest
 from dspy.lm15 import ContextLengthError, ServerError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted import RIGHT, Triage, exact, examples, lm_state, program_state, scripted_lm, told, word_of
+from support.scripted import RIGHT, Triage, exact, examples, lm_state, program_state, scripted_lm, told, word_of
 
 from trgrpo_dspy import Evaluation, compare, evaluate
-from trgrpo_dspy.copies import own_copy
 from trgrpo_dspy.evaluation.evaluate import check_examples
+from trgrpo_dspy.program.copies import own_copy
 
 
 def dspy_score(program: dspy.Module, devset: list[dspy.Example], metric: Any, failure_score: float = 0.0) -> float:

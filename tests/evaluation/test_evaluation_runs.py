@@ -19,7 +19,8 @@ import dspy
 import pytest
 from dspy.lm15 import ServerError
 from dspy.utils.exceptions import LMAuthError
-from scripted import QUEUES, RIGHT, Call, Triage, exact, examples, learner, scripted_lm, told, word_of
+from support import ROOT
+from support.scripted import QUEUES, RIGHT, Call, Triage, exact, examples, learner, scripted_lm, told, word_of
 
 from benchmarks.kill_campaign import examples as tickets_of
 from programs import tickets
@@ -33,10 +34,9 @@ from trgrpo_dspy import (
     compare,
     evaluate,
 )
-from trgrpo_dspy.journal.journal import Journal
+from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.offline.server import OfflineServer
 
-ROOT = Path(__file__).parents[2]
 DEV = examples(10)
 
 
@@ -199,7 +199,7 @@ def test_k_may_grow_and_not_shrink(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"program": dspy.ChainOfThought(Triage)}, "program modules self class: was 'Predict', is 'ChainOfThought'"),
-        ({"metric": told}, "metric function: was 'scripted.exact', is 'scripted.told'"),
+        ({"metric": told}, "metric function: was 'support.scripted.exact', is 'support.scripted.told'"),
         ({"devset": examples(10, start=1)}, r"devset: 10 of 10 examples differ: \[0\], \[1\], \[2\] and 7 more"),
         ({"devset": examples(9)}, "devset: was 10 examples, is 9, the first 9 the same"),
         ({"seed": 1}, "seed: was 0, is 1"),

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from trgrpo_dspy import Evaluation, SchemaVersionError
 from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
+from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval, pass_at_k
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend
-from trgrpo_dspy.rollout import Outcome, Rollout
-from trgrpo_dspy.statistics.intervals import mean_with_interval, pass_at_k
+from trgrpo_dspy.program.rollout import Rollout
 
 SPEND = (Spend("evaluation", "m", calls=6, prompt_tokens=1200, completion_tokens=34, cost=0.5),)
 

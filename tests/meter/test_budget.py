@@ -13,12 +13,12 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import RateLimitError, Usage
-from scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scripted_lm, told
+from support.scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
-from trgrpo_dspy.calls import state
-from trgrpo_dspy.calls.gate import Calls
-from trgrpo_dspy.calls.units import Unit
+from trgrpo_dspy.engine.calls import state
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.meter import Budget, LMCall, Meter, Spend, Stage, total_spend
 from trgrpo_dspy.offline.server import OfflineServer

@@ -9,11 +9,11 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import ServerError
-from scripted import QUEUES, TOKENS, Call, Triage, exact, examples, learner, scripted_lm
+from support.scripted import QUEUES, TOKENS, Call, Triage, exact, examples, learner, scripted_lm
 
 from programs import tickets
 from trgrpo_dspy import InfrastructureError, TrainingFreeGRPO
-from trgrpo_dspy.calls import state
+from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.meter import Budget, Estimate, total_spend
 from trgrpo_dspy.offline import offline_lm
 

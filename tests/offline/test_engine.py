@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-import os
 import random
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ import dspy
 import pytest
 from dspy.lm15 import Config, Message, Request
 from pydantic import BaseModel
+from support import DATA, ROOT
 
 import trgrpo_dspy.offline as offline
 from trgrpo_dspy.offline import NOTICE, AsyncOfflineEngine, OfflineEngine, offline_lm
@@ -407,7 +407,7 @@ def source() -> str:
 
 def test_no_label_of_any_task_is_built_in() -> None:
     text = source()
-    tickets = Path(__file__).parents[2] / "programs" / "data" / "tickets.jsonl"
+    tickets = ROOT / "programs" / "data" / "tickets.jsonl"
     labels = {json.loads(line)["queue"] for line in tickets.read_text().splitlines()}
     assert labels
     for label in labels | {"urgency", "this_week"}:
@@ -415,7 +415,7 @@ def test_no_label_of_any_task_is_built_in() -> None:
 
 
 def test_no_intent_is_built_in() -> None:
-    root = Path(os.environ.get("TRGRPO_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    root = DATA
     if not (root / "banking77_train.csv").exists():
         pytest.skip("the Banking77 data are not there; set TRGRPO_DATA")
     with (root / "banking77_train.csv").open() as file:

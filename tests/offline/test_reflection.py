@@ -7,9 +7,15 @@ from typing import Any
 import dspy
 import pytest
 
+from trgrpo_dspy.learning.prompts import (
+    CompareAnswers,
+    CompareAttempts,
+    ConsolidateEdits,
+    ProposeEdits,
+    SummarizeAttempt,
+)
 from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.signatures import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
 
 TASK = "note: The pipe behind the barn is frozen, please send somebody."
 ATTEMPTS = (

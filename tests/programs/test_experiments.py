@@ -18,6 +18,7 @@ from typing import Any
 import dspy
 import filelock
 import pytest
+from support import ROOT
 
 from programs.experiments import models, paper, records, tables
 from programs.experiments.__main__ import main
@@ -28,13 +29,13 @@ from programs.experiments.tasks import DataSet, Task, open_task
 from trgrpo_dspy import Evaluation, FatalError
 from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend
 from trgrpo_dspy.meter.estimate import estimate_calls
 from trgrpo_dspy.offline.server import OfflineServer
-from trgrpo_dspy.rollout import Outcome, Rollout
+from trgrpo_dspy.program.rollout import Rollout
 
 pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgrpo-dspy[math]'")
-ROOT = Path(__file__).parents[2]
 TINY = ["--offline", "--k", "1", "--train", "2", "--epochs", "1", "--group-size", "2", "--threads", "4"]
 LONGER = [*TINY, "--k", "6", "--mode", "direct"]
 

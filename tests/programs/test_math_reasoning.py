@@ -16,12 +16,12 @@ import pytest
 from programs import hub, math_checker, math_reasoning
 from programs.math_checker import Checker, CheckerError, Verdict, final_answer
 from trgrpo_dspy import FatalError
-from trgrpo_dspy.calls.gate import Calls
-from trgrpo_dspy.calls.units import Unit
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.runner import Runner
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.rollout import Outcome
-from trgrpo_dspy.runner import Runner
 
 # Expected answer, what a program answers, whether that is right.
 PAIRS = [

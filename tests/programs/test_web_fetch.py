@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
 import httpcore
-from loopback import Behaviour, drip, redirect, reset, response, serve
+from support.loopback import Behaviour, drip, redirect, reset, response, serve
 
 from programs.web_fetch import Fetched, Fetcher, Limits, Refused
 from trgrpo_dspy import InfrastructureError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
-from loopback import Behaviour, drip, redirect, reset, response, serve
+from support.loopback import Behaviour, drip, redirect, reset, response, serve
 
 from programs import web_pages
 from programs.web_fetch import Fetcher, Limits

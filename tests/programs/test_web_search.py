@@ -12,24 +12,26 @@ from typing import Any
 
 import dspy
 import pytest
+from support import ROOT
 
 pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
 from dspy.lm15 import ServerError
-from loopback import response, serve
-from scripted import Call, Reply, scripted_lm
+from support.loopback import response, serve
+from support.scripted import Call, Reply, scripted_lm
 
 from programs import web_search, web_site
 from programs.web_fetch import Fetcher
 from programs.web_search_engines import LocalIndex, Result, Serper
 from trgrpo_dspy import Budget, FatalError, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.calls.gate import Calls
-from trgrpo_dspy.calls.units import Unit
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.runner import Runner
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.server import OfflineServer
-from trgrpo_dspy.rollout import Outcome, Rollout
-from trgrpo_dspy.runner import Runner
+from trgrpo_dspy.program.rollout import Rollout
 
 EXAMPLE = dspy.Example(question="Who kept the light?", answer="Colm Yarrow").with_inputs("question")
 
@@ -259,7 +261,7 @@ class TestSettings:
 
 def test_a_missing_package_names_the_extra() -> None:
     code = "import sys; sys.modules['httpcore'] = None; import programs.web_search"
-    root = Path(__file__).parents[2]
+    root = ROOT
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True, text=True, check=False, timeout=60,

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
-from loopback import Behaviour, reset, response, serve
+from support.loopback import Behaviour, reset, response, serve
 
 from programs import web_site
 from programs.web_pages import Page, visit_tool

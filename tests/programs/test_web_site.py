@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
@@ -109,7 +110,7 @@ def test_the_folder_of_its_pages_can_be_indexed(tmp_path: Path) -> None:
 
 
 def test_the_command() -> None:
-    root = Path(__file__).parents[2]
+    root = ROOT
     with subprocess.Popen(
         [sys.executable, "-m", "programs.web_site", "0"],
         cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True,

@@ -22,28 +22,28 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.calls.gate import Calls
-from trgrpo_dspy.calls.health import TOO_MANY_LOST
-from trgrpo_dspy.calls.units import Unit
-from trgrpo_dspy.copies import own_copy
+from trgrpo_dspy.engine.attempts import attempt_task
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.health import TOO_MANY_LOST
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.executors.remote import make_runner
+from trgrpo_dspy.engine.executors.threads import Executor
+from trgrpo_dspy.engine.flows import Execution, Flow
+from trgrpo_dspy.engine.interrupts import graceful_interrupt
+from trgrpo_dspy.engine.journal.fingerprint import evaluation_fingerprint, examples_digest, plain
+from trgrpo_dspy.engine.journal.journal import Journal
+from trgrpo_dspy.engine.journal.logdir import LogDir
+from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
-from trgrpo_dspy.execution.attempts import attempt_task
-from trgrpo_dspy.execution.flows import Execution, Flow
-from trgrpo_dspy.execution.interrupts import graceful_interrupt
-from trgrpo_dspy.execution.remote import make_runner
-from trgrpo_dspy.execution.threads import Executor
-from trgrpo_dspy.journal.fingerprint import evaluation_fingerprint, examples_digest, plain
-from trgrpo_dspy.journal.journal import Journal
-from trgrpo_dspy.journal.logdir import LogDir
+from trgrpo_dspy.evaluation.statistics.comparison import Comparison
+from trgrpo_dspy.evaluation.statistics.intervals import mean_at_k, mean_with_interval
 from trgrpo_dspy.meter import Budget, Meter, Spend, Stage
-from trgrpo_dspy.rollout import Rollout
-from trgrpo_dspy.runner import Runner
-from trgrpo_dspy.scoring import Metric
-from trgrpo_dspy.statistics.comparison import Comparison
-from trgrpo_dspy.statistics.intervals import mean_at_k, mean_with_interval
+from trgrpo_dspy.program.copies import own_copy
+from trgrpo_dspy.program.rollout import Rollout
+from trgrpo_dspy.program.scoring import Metric
 
 from .measurement import Evaluation
-from .plan import Plan
+from .options import Plan
 
 __all__ = ["check_examples", "compare", "default_threads", "evaluate", "evaluation_flows"]
 

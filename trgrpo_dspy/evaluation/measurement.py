@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trgrpo_dspy.evaluation.statistics.comparison import Comparison, ending, paired_comparison
+from trgrpo_dspy.evaluation.statistics.intervals import Mean, mean_with_interval, pass_at_k
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend, total_spend
-from trgrpo_dspy.rollout import Outcome, Rollout
+from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.saved import Saved
-from trgrpo_dspy.statistics.comparison import Comparison, ending, paired_comparison
-from trgrpo_dspy.statistics.intervals import Mean, mean_with_interval, pass_at_k
 
 __all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
 

@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import dspy
 from dspy.lm15 import LM15Error, Request, request_from_openai_chat
 
-from . import OfflineEngine, offline_lm
+from trgrpo_dspy.offline import OfflineEngine, offline_lm
+
 from .exchange import Exchange, Refusal, ServedRequest, spoil
 from .faults import ERROR_KINDS, FaultPlan, Faults, Latency
 

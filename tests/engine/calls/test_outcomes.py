@@ -1,0 +1,199 @@
+"""Runs in which nothing can be scored end before they have cost much, and lose nothing when they go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from support.scripted import Triage, exact, examples, scripted_lm
+
+from trgrpo_dspy import FatalError, JournalError, TrainingFreeGRPO, compare, evaluate
+from trgrpo_dspy.engine.calls.outcomes import Outcomes
+from trgrpo_dspy.engine.calls.state import RunState
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.program.rollout import Rollout
+
+TYPO = r"metric_error: the metric raised AttributeError: .*quueue"
+
+
+def typo(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+    return float(prediction.quueue == example.queue)
+
+
+class Looks(dspy.Module):
+    """A program with a tool that may be down."""
+
+    down = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict(Triage)
+
+    def forward(self, ticket: str) -> Any:
+        found = self.answer(ticket=ticket)
+        if Looks.down:
+            raise ConnectionError("the rule book cannot be reached")
+        return found
+
+
+@pytest.fixture
+def down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Looks, "down", True)
+
+
+def ended(number: int, outcome: Outcome, score: float | None = None) -> Rollout:
+    return Rollout(number, 0, outcome, score, error="down" if score is None else "")
+
+
+class TestARun:
+    @pytest.mark.parametrize("threads", [1, 16])
+    def test_without_a_valset_a_broken_metric_costs_twenty_attempts(self, threads: int) -> None:
+        lm = scripted_lm()
+        with dspy.context(lm=lm):
+            compiled = TrainingFreeGRPO(metric=typo, num_threads=threads).compile(
+                dspy.Predict(Triage), trainset=examples(40)
+            )
+        results = compiled.detailed_results
+        assert results.stop_reason == "unscored" and results.steps == () and len(compiled.experiences) == 0
+        assert 20 <= len(lm.engine.calls) < 20 + threads
+        assert "The run ended early: no attempt could be scored (metric_error: the metric raised" in str(results)
+
+    def test_a_broken_metric_on_a_small_valset_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "trgrpo_dspy")
+        with dspy.context(lm=scripted_lm()):
+            TrainingFreeGRPO(metric=typo).compile(
+                dspy.Predict(Triage), trainset=examples(40), valset=examples(10, start=100)
+            )
+        assert sum("quueue" in message for message in caplog.messages) == 1
+
+    def test_what_a_program_finds_fatal_is_no_interruption(self) -> None:
+        class Refused(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.answer = dspy.Predict(Triage)
+
+            def forward(self, ticket: str) -> Any:
+                if "case 1" not in ticket:
+                    raise FatalError("the badge was refused")
+                return self.answer(ticket=ticket)
+
+        with dspy.context(lm=scripted_lm()), pytest.raises(FatalError, match="the badge was refused") as caught:
+            TrainingFreeGRPO(metric=exact, num_threads=2).compile(
+                Refused(), trainset=examples(6, start=200), valset=examples(10, start=100)
+            )
+        results = caught.value.program.detailed_results
+        assert results.stop_reason == "fatal" and results.baseline.mean.n == 10
+        assert "interrupted" not in str(results)
+
+    def test_one_score_is_enough_to_go_on(self) -> None:
+        def rarely(example: dspy.Example, prediction: Any, trace: Any = None) -> float | None:
+            return 1.0 if example.ticket.endswith("case 0") else None
+
+        with dspy.context(lm=scripted_lm()):
+            compiled = TrainingFreeGRPO(metric=rarely, num_epochs=1, num_threads=1).compile(
+                dspy.Predict(Triage), trainset=examples(12)
+            )
+        (step,) = compiled.detailed_results.steps
+        assert compiled.detailed_results.stop_reason == "completed" and step.outcomes["metric_error"] == 55
+
+    def test_the_same_run_goes_on_when_the_tool_is_back(self, down: None, tmp_path: Path) -> None:
+        """What met the outage is made again; what the LM said is not asked for again."""
+        lm = scripted_lm()
+        options: dict[str, Any] = {"metric": exact, "num_epochs": 1, "num_threads": 1, "log_dir": tmp_path}
+        with dspy.context(lm=lm):
+            first = TrainingFreeGRPO(**options).compile(Looks(), trainset=examples(8)).detailed_results
+            asked = len(lm.engine.calls)
+            Looks.down = False
+            (step,) = TrainingFreeGRPO(**options).compile(Looks(), trainset=examples(8)).detailed_results.steps
+        assert first.stop_reason == "unscored" and asked == 20
+        assert step.outcomes == {"completed": 40}
+        rollouts = [call for call in lm.engine.calls if call.kind == "program"]
+        assert len(rollouts) == 40
+
+    def test_a_metric_that_was_broken_may_be_mended(self, tmp_path: Path) -> None:
+        """What the LM said to the attempts it could not score is there."""
+        lm = scripted_lm()
+        options: dict[str, Any] = {"num_epochs": 1, "num_threads": 1, "log_dir": tmp_path}
+        data = {"trainset": examples(8)}
+        with dspy.context(lm=lm):
+            TrainingFreeGRPO(metric=typo, **options).compile(dspy.Predict(Triage), **data)
+            assert len(lm.engine.calls) == 20
+            compiled = TrainingFreeGRPO(metric=exact, **options).compile(dspy.Predict(Triage), **data)
+            with pytest.raises(JournalError, match="metric function"):
+                TrainingFreeGRPO(metric=typo, **options).compile(dspy.Predict(Triage), **data)
+        assert compiled.detailed_results.steps[0].outcomes == {"completed": 40}
+        assert sum(call.kind == "program" for call in lm.engine.calls) == 40
+
+    def test_the_label_free_mode_scores_nothing_and_goes_on(self) -> None:
+        with dspy.context(lm=scripted_lm()):
+            compiled = TrainingFreeGRPO(metric=None, num_epochs=1).compile(dspy.Predict(Triage), trainset=examples(8))
+        assert compiled.detailed_results.stop_reason == "completed"
+
+
+class TestAnEvaluation:
+    def test_a_broken_metric_ends_it_and_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        lm = scripted_lm()
+        with dspy.context(lm=lm):
+            found = evaluate(dspy.Predict(Triage), examples(400), typo, num_threads=4)
+        assert found.partial and found.stop_reason == "unscored" and len(lm.engine.calls) < 30
+        assert "no attempt could be scored (metric_error: the metric raised" in "".join(caplog.messages)
+        assert sum("quueue" in message for message in caplog.messages) == 1
+        assert "partial, no attempt could be scored: " in str(found)
+        assert "attempts have no score" in str(found) and "quueue" in str(found)
+
+    def test_one_example_without_a_label_ends_nothing(self) -> None:
+        def labelled(example: dspy.Example, prediction: Any, trace: Any = None) -> float | None:
+            return None if example.ticket.endswith("case 0") else exact(example, prediction)
+
+        with dspy.context(lm=scripted_lm()):
+            found = evaluate(dspy.Predict(Triage), examples(4), labelled, k=32, num_threads=4)
+        assert found.stop_reason == "completed" and found.mean.n == 3 and found.mean.unscored == 1
+
+    def test_an_estimate_names_it(self) -> None:
+        optimizer = TrainingFreeGRPO(metric=typo, num_threads=4)
+        with dspy.context(lm=scripted_lm()), pytest.raises(ValueError, match=f"no attempt could be scored .{TYPO}"):
+            optimizer.estimate(dspy.Predict(Triage), trainset=examples(40), sample=30)
+
+    def test_a_broken_program_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Broken(dspy.Module):
+            def forward(self, ticket: str) -> Any:
+                raise TypeError("no such field")
+
+        with dspy.context(lm=scripted_lm()):
+            found = evaluate(Broken(), examples(30), exact)
+            compare(Broken(), dspy.Predict(Triage), examples(30), exact)
+        told = "In 30 of 30 attempts the program itself failed (30 program_error, the first: TypeError: no such field)."
+        assert found.stop_reason == "completed" and str(found).endswith(told)
+        assert caplog.messages.count(f"program: {told}") == caplog.messages.count(f"a: {told}") == 1
+
+
+class TestKeeping:
+    def test_the_first_error_is_the_one_named(self) -> None:
+        outcomes = Outcomes(state := RunState())
+        for number in range(20):
+            error = "the tool is down" if number == 0 else "no score"
+            outcomes.keep(Unit(Stage.ROLLOUT), Rollout(number, 0, Outcome.INFRASTRUCTURE, None, error=error))
+        assert state.stop_reason == "unscored" and state.problem == "infrastructure: the tool is down"
+
+    def test_all_is_kept_once_there_is_a_score(self) -> None:
+        kept: list[int] = []
+
+        class Journal:
+            def finish(self, unit: str, rollout: Rollout) -> Rollout:
+                kept.append(rollout.example)
+                return rollout
+
+        state = RunState(journal=Journal())  # type: ignore[arg-type]
+        outcomes = Outcomes(state)
+        unit = Unit(Stage.ROLLOUT)
+        outcomes.keep(unit, ended(0, Outcome.INFRASTRUCTURE))
+        outcomes.keep(unit, ended(1, Outcome.METRIC_ERROR))
+        assert kept == []
+        outcomes.keep(unit, ended(2, Outcome.COMPLETED, 0.0))
+        outcomes.keep(unit, ended(3, Outcome.INFRASTRUCTURE))
+        assert kept == [0, 1, 2, 3]
+        assert not state.stopped

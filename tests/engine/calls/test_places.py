@@ -1,0 +1,320 @@
+"""A task that waits gives its place to another, gets one back before new work does, and nothing waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import RateLimitError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.scripted import Call, scripted_lm
+
+from trgrpo_dspy import Budget, RunStopped
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.places import Errand, Place, Places
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.flows import Execution, Flow, Task
+from trgrpo_dspy.meter import Meter, Stage
+
+
+class Busy:
+    """A script that keeps the order of its calls, how many were out at a time, and fails where it is told."""
+
+    def __init__(self, fails: dict[str, float] | None = None, takes: dict[str, float] | None = None) -> None:
+        self.fails, self.takes = fails or {}, takes or {}
+        """What is asked: seconds to wait after its first try, which fails; seconds its reply takes."""
+        self.order: list[str] = []
+        self.open = self.most = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, call: Call) -> Any:
+        name = call.user
+        with self.lock:
+            first, self.open = name not in self.order, self.open + 1
+            self.order.append(name)
+            self.most = max(self.most, self.open)
+        if not (first and name in self.fails):
+            time.sleep(self.takes.get(name, 0.0))
+        with self.lock:
+            self.open -= 1
+        return RateLimitError("busy", retry_after=self.fails[name]) if first and name in self.fails else "done"
+
+
+def ask(name: str) -> Any:
+    return dspy.settings.lm(name)
+
+
+def ask_async(name: str) -> Any:
+    return asyncio.run(dspy.settings.lm.acall(name))
+
+
+def parallel(*names: str) -> Any:
+    pairs = [(dspy.Predict("text -> answer"), {"text": name}) for name in names]
+    return dspy.Parallel(num_threads=len(names), disable_progress_bar=True)(pairs)
+
+
+def flow(
+    calls: Calls, lm: Any, key: int | str, work: Callable[[], Any], timeout: float | None = None, remaining: int = 0
+) -> Flow[Any]:
+    unit = Unit(Stage.ROLLOUT, key=(key,))
+
+    def run() -> Any:
+        with calls.context(unit, lm=lm):
+            return work()
+
+    def late() -> str:
+        calls.abandon(unit)
+        return "late"
+
+    (result,) = yield [Task(Stage.ROLLOUT, run, remaining, unit, timeout, late if timeout else None)]
+    return result
+
+
+def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Calls | None = None, **lm: Any) -> list[Any]:
+    """Run work side by side, after a first call that proves that the backend answers."""
+    calls, lm_ = calls or Calls(backoff=0.001), scripted_lm(busy, num_retries=8, **lm)
+    with Execution(calls, places) as execution:
+        execution._most = 4 * places  # also with one, where a user's run begins nothing beside what waits
+        first = flow(calls, lm_, "first", functools.partial(ask, "first"), remaining=9)
+        found = execution.run([first, *(flow(calls, lm_, name, one) for name, one in work.items())])
+        assert execution._places.taken == execution._places._wanted == 0
+    return found[1:]
+
+
+WAYS = pytest.mark.parametrize("way", [ask, ask_async], ids=["sync", "async"])
+
+
+class TestWaiting:
+    @WAYS
+    def test_another_task_runs_meanwhile(self, way: Callable[[str], Any]) -> None:
+        busy = Busy(fails={"a": 0.1})
+        run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c")}, places=1)
+        assert busy.order == ["first", "a", "b", "c", "a"]
+        assert busy.most == 1
+
+    def test_one_thread_begins_nothing_beside_a_task_that_waits(self) -> None:
+        """Who asks for one thread may have a program that bears no second attempt beside it."""
+        busy, calls = Busy(fails={"a": 0.1}), Calls(backoff=0.001)
+        lm = scripted_lm(busy, num_retries=8)
+        with Execution(calls, 1) as execution:
+            execution.run([flow(calls, lm, name, functools.partial(ask, name)) for name in ("first", "a", "b")])
+        assert busy.order == ["first", "a", "a", "b"]
+
+    @WAYS
+    def test_what_comes_back_goes_before_what_has_not_begun(self, way: Callable[[str], Any]) -> None:
+        busy = Busy(fails={"a": 0.05}, takes={"b": 0.3, "c": 0.1, "d": 0.1})
+        run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c", "d")}, places=1)
+        assert busy.order == ["first", "a", "b", "a", "c", "d"]
+
+    @pytest.mark.parametrize("places", [1, 3, 8])
+    def test_never_more_at_work_than_places(self, places: int) -> None:
+        class Fails(Busy):
+            """A fifth of the calls fail at first, as their names decide."""
+
+            def __call__(self, call: Call) -> Any:
+                if (chance := hashlib.blake2b(call.user.encode()).digest()[0]) < 50:
+                    self.fails = {**self.fails, call.user: chance / 10_000}
+                self.takes = {**self.takes, call.user: 0.002 * places}
+                return super().__call__(call)
+
+        busy = Fails()
+        work = {f"{i}": functools.partial(ask_async if i % 7 == 0 else ask, f"{i}") for i in range(200)}
+        assert len(run(busy, work, places)) == 200
+        assert len(busy.order) > 225, "many were tried again"
+        assert busy.most == places
+
+    def test_a_program_with_calls_side_by_side_keeps_its_place_until_all_of_them_wait(self) -> None:
+        done: list[str] = []
+        out, failed = threading.Event(), threading.Event()
+
+        def script(call: Call) -> Any:
+            name = call.input("text") or call.user
+            if name == "fails" and not failed.is_set():
+                assert out.wait(10)
+                failed.set()
+                return RateLimitError("busy", retry_after=0.6)
+            if name == "slow":
+                out.set()
+                assert failed.wait(10)
+                time.sleep(0.2)
+            done.append(name)
+            return {"answer": name} if call.outputs else "done"
+
+        run(script, {"a": functools.partial(parallel, "fails", "slow"), "b": functools.partial(ask, "b")}, places=1)
+        assert done == ["first", "slow", "b", "fails"]
+
+    def test_no_call_of_a_program_goes_out_without_a_place(self) -> None:
+        """The place is given up while one call waits; the next call of the same program has to wait for one too."""
+        busy = Busy(fails={"a": 0.3}, takes={"b": 0.2})
+
+        async def two() -> None:
+            first = asyncio.create_task(dspy.settings.lm.acall("a"))
+            await asyncio.sleep(0.1)  # the place is another's by now
+            await dspy.settings.lm.acall("a2")
+            await first
+
+        run(busy, {"a": lambda: asyncio.run(two()), "b": functools.partial(ask, "b")}, places=1)
+        assert busy.order == ["first", "a", "b", "a2", "a"]
+        assert busy.most == 1
+
+
+class TestTheEnd:
+    def test_an_abandoned_task_gives_its_place_back(self) -> None:
+        released = threading.Event()
+        calls, busy = Calls(backoff=0.001), Busy(fails={"waits": 30.0})
+        lm = scripted_lm(busy, num_retries=3)
+        work = {"waits": lambda: ask("waits"), "hangs": lambda: released.wait(30), "b": lambda: ask("b")}
+        with Execution(calls, 1) as execution:
+            flows = [flow(calls, lm, name, one, None if name == "b" else 0.2) for name, one in work.items()]
+            execution.run([flow(calls, lm, "first", lambda: ask("first"))])
+            began = time.monotonic()
+            assert execution.run(flows) == ["late", "late", ["done"]]
+            assert time.monotonic() - began < 5
+            assert execution._places.taken == 0
+            released.set()
+            assert execution.run([flow(calls, lm, "c", lambda: ask("c"))]) == [["done"]]
+            assert execution._places.taken == execution._places._wanted == 0
+        calls.stop()
+
+    def test_a_stopped_run_ends_while_calls_wait(self) -> None:
+        calls = Calls(backoff=0.001)
+        busy = Busy(fails={"a": 30.0, "b": 30.0})
+        threading.Timer(0.3, calls.stop, ["interrupted"]).start()
+        began = time.monotonic()
+        with pytest.raises(RunStopped):
+            run(busy, {"a": lambda: ask("a"), "b": lambda: ask_async("b")}, 1, calls)
+        assert time.monotonic() - began < 5
+        assert busy.order == ["first", "a", "b"]
+
+    def test_a_call_that_its_program_gives_up_while_it_waits(self) -> None:
+        busy = Busy(fails={"a": 30.0})
+
+        async def gives_up() -> Any:
+            with pytest.raises(TimeoutError if hasattr(asyncio, "timeout") else asyncio.TimeoutError):
+                await asyncio.wait_for(dspy.settings.lm.acall("a"), 0.1)
+            return await dspy.settings.lm.acall("instead")
+
+        assert run(busy, {"a": lambda: asyncio.run(gives_up()), "b": lambda: ask("b")}, places=1) == [["done"]] * 2
+        assert busy.order == ["first", "a", "b", "instead"] and busy.most == 1
+
+
+class TestNothingWaitsForEver:
+    def test_for_the_first_answer_of_another_lm(self) -> None:
+        """All but one call of an LM that never answered wait for that one, and hold no place as long."""
+        calls, started = Calls(Meter(Budget(max_seconds=30)), backoff=0.001), threading.Event()
+
+        def slow(call: Call) -> Any:
+            if call.memory["calls"]:
+                return "done"
+            call.memory["calls"] += 1
+            assert started.wait(10), "the other LM's calls never got a place"
+            return RateLimitError("busy", retry_after=0.01)
+
+        other = scripted_lm(slow, name="scripted/other", num_retries=3)
+        others = {f"other {i}": functools.partial(other_lm, calls, other, f"{i}") for i in range(5)}
+        found = run(Busy(), {**others, "a": lambda: started.set() or ask("a")}, 2, calls)
+        assert found == [["done"]] * 6
+
+    def test_for_a_reservation_that_a_waiting_call_holds(self) -> None:
+        """One place: who waits to come back holds the budget's last place, who has the place waits for that."""
+        calls = Calls(Meter(Budget(max_lm_calls=3, max_seconds=10)), backoff=0.001)
+
+        def script(call: Call) -> Any:
+            if call.user == "holds" and not call.memory["holds"]:
+                call.memory["holds"] += 1
+                return RateLimitError("busy", retry_after=0.3)
+            time.sleep(0.1)
+            return {"answer": "yes"} if call.outputs else "done"
+
+        with pytest.raises(RunStopped):
+            run(script, {"x": lambda: ask("holds"), "a": lambda: parallel("one", "two")}, 1, calls)
+        assert calls.stop_reason == "max_lm_calls", "not because time was up"
+
+    @pytest.mark.parametrize("places", [1, 4])
+    def test_for_a_budget_with_many_retries_under_way(self, places: int) -> None:
+        calls = Calls(Meter(Budget(max_lm_calls=12, max_seconds=20)), backoff=0.001)
+        names = [f"{i}" for i in range(20)]
+        busy = Busy(fails=dict.fromkeys(names, 0.02))
+        with pytest.raises(RunStopped):
+            run(busy, {name: functools.partial(ask, name) for name in names}, places, calls)
+        assert calls.stop_reason == "max_lm_calls"
+        assert len(busy.order) - len(set(busy.order)) == 11, "the first, and 11 that were tried twice"
+
+
+def other_lm(calls: Calls, lm: Any, text: str) -> Any:
+    return calls.observe(lm)(text)
+
+
+# -- places alone ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 5)), max_size=60))
+def test_places_add_up(width: int, moves: list[tuple[int, int, int]]) -> None:
+    """Whatever tasks and their calls do: places in use are those held, and never more than there are."""
+    freed: list[int] = []
+    places = Places(lambda: width, lambda: freed.append(1))
+    tasks: dict[int, Place] = {}
+    errands: dict[tuple[int, int], Errand] = {}
+    for task, call, move in moves:
+        place, errand = tasks.get(task), errands.get((task, call))
+        if place is None:
+            if (new := places.take()) is not None:
+                tasks[task] = new
+        elif errand is None:
+            if move == 0:
+                new_one = place.opens()
+                if new_one.back(0):
+                    errands[task, call] = new_one
+                else:
+                    new_one.end()
+        elif move == 1:
+            errand.leave()
+        elif move == 2:
+            errand.back(0)
+        elif move in (3, 4):
+            errand.end()
+            del errands[task, call]
+        elif move == 5:
+            place.end()
+            del tasks[task]
+            errands = {key: value for key, value in errands.items() if key[0] != task}
+        check_sums(places, tasks, errands)
+        assert places.taken <= width
+    for place in tasks.values():
+        place.end()
+    assert places.taken == places._wanted == 0
+
+
+def check_sums(places: Places, tasks: dict[int, Place], errands: dict[tuple[int, int], Errand]) -> None:
+    held = [one for one in tasks.values() if one.held]
+    assert places.taken == len(held)
+    assert places._wanted == sum(one._wanted_since is not None for one in tasks.values())
+    for number, one in tasks.items():
+        away = [value._is_away for (owner, _), value in errands.items() if owner == number]
+        assert (one._open, one._away) == (len(away), sum(away))
+        assert not (one.held and away and all(away)), "it is another's while all wait"
+
+
+def test_one_waits_for_a_moment_behind_a_task_without_a_call() -> None:
+    """It may be at work itself, or wait at a lock that the other one holds."""
+    places = Places(lambda: 1)
+    place = places.take()
+    assert place is not None
+    call = place.opens()
+    call.leave()
+    idle = places.take()
+    assert idle is not None and idle.held
+    began = time.monotonic()
+    while not call.back(5.0):
+        pass
+    assert 0.3 < time.monotonic() - began < 1.5
+    assert not idle.held

@@ -1,0 +1,326 @@
+"""Attempts that take too long are given up, and the run goes on at its pace; the rate limit holds for all threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import dspy
+import pytest
+from aiohttp import web
+from dspy.lm15 import RateLimitError
+from support import ROOT
+from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
+
+from trgrpo_dspy import FatalError, TrainingFreeGRPO
+from trgrpo_dspy.engine.calls import state
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.executors.threads import ThreadExecutor
+from trgrpo_dspy.engine.flows import Execution, Task
+from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.offline.server import OfflineServer
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Ends what hangs when the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class Hangs(dspy.Module):
+    """Some attempts never end: what decides is the reply, so that it is the same ones every time."""
+
+    def __init__(self, released: threading.Event, queues: tuple[str, ...] = ("legal",)) -> None:
+        super().__init__()
+        self.answer, self.after = dspy.Predict(Triage), dspy.Predict(Triage)
+        self.released, self.queues = released, queues
+        self.hung, self.refused = [], []
+
+    def __deepcopy__(self, memo: Any) -> Hangs:
+        other = Hangs(self.released, self.queues)
+        other.hung, other.refused = self.hung, self.refused
+        other.answer.signature = self.answer.signature
+        return other
+
+    def forward(self, ticket: str) -> Any:
+        found = self.answer(ticket=ticket)
+        if found.queue in self.queues:
+            self.hung.append(ticket)
+            self.released.wait(30)
+            try:
+                self.after(ticket=f"{ticket} afterwards")
+            except BaseException as error:
+                self.refused.append(type(error).__name__)
+                raise
+        return found
+
+
+def compile_with(lm: dspy.LM, program: dspy.Module, **options: Any) -> dspy.Module:
+    optimizer = TrainingFreeGRPO(**{"metric": exact, "num_epochs": 1, "group_size": 4, "num_threads": 4, **options})
+    with dspy.context(lm=lm):
+        return optimizer.compile(program, trainset=examples(8))
+
+
+class TestRolloutTimeout:
+    def test_a_hung_attempt_is_given_up_and_its_place_filled(self, released: threading.Event) -> None:
+        lm, program = scripted_lm(), Hangs(released)
+        began = time.monotonic()
+        compiled = compile_with(lm, program, rollout_timeout=0.8)
+        seconds = time.monotonic() - began
+        (step,) = compiled.detailed_results.steps
+        assert len(program.hung) > 4  # more than there are threads
+        assert step.outcomes == {"completed": 32 - len(program.hung), "infrastructure": len(program.hung)}
+        # One after the other they would take this long.
+        assert seconds < 0.8 * len(program.hung)
+        assert compiled.detailed_results.stop_reason == "completed"
+
+    def test_its_result_is_dropped_and_its_further_calls_are_refused(self, released: threading.Event) -> None:
+        lm, program = scripted_lm(), Hangs(released)
+        compiled = compile_with(lm, program, rollout_timeout=0.2)
+        calls = len(lm.engine.calls)
+        released.set()
+        deadline = time.monotonic() + 5
+        while len(program.refused) < len(program.hung) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert program.refused == ["RunStopped"] * len(program.hung)
+        assert len(lm.engine.calls) == calls == compiled.detailed_results.total.calls
+        assert not [c for c in lm.engine.calls if "afterwards" in c.user]
+
+    def test_calls_are_refused_while_the_run_goes_on(self) -> None:
+        lm, calls = scripted_lm(), Calls()
+        slow, quick = Unit(Stage.ROLLOUT, key=(1,)), Unit(Stage.ROLLOUT, key=(2,))
+        calls.abandon(slow)
+        with calls.context(slow, lm=lm), pytest.raises(BaseException, match="abandoned"):
+            dspy.Predict(Triage)(ticket="refund")
+        with calls.context(slow.as_judge(), lm=lm), pytest.raises(BaseException, match="abandoned"):
+            dspy.Predict(Triage)(ticket="refund")
+        with calls.context(quick, lm=lm):
+            assert dspy.Predict(Triage)(ticket="refund").queue
+        assert len(lm.engine.calls) == 1
+
+    def test_a_group_that_lost_all_but_one_attempt_teaches_nothing(self, released: threading.Event) -> None:
+        lm, program = scripted_lm(), Hangs(released, ("legal", "billing", "access", "hardware"))
+        with dspy.context(lm=lm):
+            compiled = TrainingFreeGRPO(
+                metric=exact, num_epochs=1, group_size=4, num_threads=16, rollout_timeout=0.05
+            ).compile(program, trainset=examples(4))
+        (step,) = compiled.detailed_results.steps
+        assert step.outcomes == {"infrastructure": 16}
+        assert step.train_mean is None
+        assert len(compiled.experiences) == 0
+
+    def test_validation_too(self, released: threading.Event) -> None:
+        lm, program = scripted_lm(), Hangs(released, ("legal", "billing"))
+        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, num_threads=4, group_size=2, rollout_timeout=0.2)
+        with dspy.context(lm=lm):
+            compiled = optimizer.compile(program, trainset=examples(2), valset=examples(8, start=8))
+        baseline = compiled.detailed_results.baseline
+        assert baseline.mean.unscored == baseline.outcomes["infrastructure"] > 0
+        assert baseline.mean.n == 8 - baseline.mean.unscored
+
+    @pytest.mark.parametrize("engine", ["auto", "litellm"])
+    def test_a_hanging_lm_call(self, engine: str) -> None:
+        """The client would wait for 30 s; the run gives the attempt up, and the server's silence up in the end."""
+        with OfflineServer(error_rate=0.15, errors=("hang",), hang_seconds=30) as server:
+            lm = server.lm(engine, timeout=30)
+            with suppress(Exception):  # LiteLLM takes seconds to import
+                server.lm(engine, timeout=1, num_retries=0)("hello")
+            began = time.monotonic()
+            compiled = compile_with(lm, dspy.Predict(Triage), rollout_timeout=1.0, num_threads=8,
+                                    reflection_lm=scripted_lm())  # fmt: skip
+            seconds = time.monotonic() - began
+            hung = [r for r in server.requests if r.fault == "hang"]
+            assert not hung  # they still hang
+        (step,) = compiled.detailed_results.steps
+        assert 1 <= step.outcomes["infrastructure"] <= 12
+        assert step.outcomes["infrastructure"] + step.outcomes["completed"] == 32
+        assert seconds < 20
+
+    def test_a_server_that_never_answers_is_given_up(self) -> None:
+        with (
+            OfflineServer(error_rate=1.0, errors=("hang",), hang_seconds=30) as server,
+            pytest.raises(FatalError, match=r"none of 8 requests got a reply.*rollout_timeout"),
+        ):
+            compile_with(server.lm(timeout=30), dspy.Predict(Triage), rollout_timeout=0.1, num_threads=16)
+        assert len(server.requests) <= 8
+
+    def test_time_in_the_queue_of_the_rate_limit_is_no_time_of_the_attempt(self) -> None:
+        lm = scripted_lm()
+        optimizer = TrainingFreeGRPO(
+            metric=lambda example, prediction, trace=None: 1.0, num_epochs=1, group_size=16, num_threads=16,
+            rollout_timeout=1.0, requests_per_minute=480,
+        )  # fmt: skip
+        with dspy.context(lm=lm):
+            compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(1))
+        (step,) = compiled.detailed_results.steps  # the last in line waits for almost two seconds
+        assert step.outcomes == {"completed": 16}
+
+    def test_calls_side_by_side_are_held_back_once(self) -> None:
+        calls, lm, unit = Calls(requests_per_minute=1200), scripted_lm(), Unit(Stage.ROLLOUT)
+        began = time.monotonic()
+        with calls.context(unit, lm=lm):
+            pairs = [(dspy.Predict(Triage), {"ticket": f"refund {i}"}) for i in range(12)]
+            dspy.Parallel(num_threads=12, disable_progress_bar=True)(pairs)
+        assert len(lm.engine.calls) == 12
+        assert 0.3 < unit.held <= time.monotonic() - began + 0.1  # one by one they would come to 3.3 s
+
+
+class TestThePool:
+    def test_a_stuck_thread_is_replaced(self, released: threading.Event) -> None:
+        """Also where work was handed in at the very moment a thread became free: it is not counted as idle twice."""
+        pool, later, start = ThreadExecutor(), [], threading.Event()
+        first = pool.submit(start.wait, 5)
+        first.add_done_callback(lambda _: later.append(pool.submit(lambda: "second")))
+        start.set()
+        assert first.result(5)
+        while not later:
+            time.sleep(0.001)
+        assert later[0].result(5) == "second"
+        stuck = pool.submit(released.wait, 30)
+        assert pool.submit(lambda: "went on").result(5) == "went on"
+        assert not stuck.done()
+        pool.close()
+
+    def test_throughput_goes_on_beside_stuck_work(self, released: threading.Event) -> None:
+        calls = Calls()
+        calls.health.answer("any")
+
+        def flow(hangs: bool) -> Any:
+            work = (lambda: released.wait(30)) if hangs else (lambda: time.sleep(0.01))
+            (result,) = yield [Task(Stage.ROLLOUT, work, timeout=0.1 if hangs else None, on_timeout=lambda: "late")]
+            return result
+
+        with Execution(calls, 2) as execution:
+            began = time.monotonic()
+            found = execution.run([flow(number in (3, 5)) for number in range(60)])
+        assert found.count("late") == 2
+        assert time.monotonic() - began < 2
+
+    def test_the_process_ends_while_a_worker_sleeps(self) -> None:
+        code = textwrap.dedent(
+            """
+            import sys, time
+            sys.path.insert(0, "tests")
+            import conftest, dspy
+            from support.scripted import *
+            from trgrpo_dspy import TrainingFreeGRPO
+            from trgrpo_dspy.offline.server import OfflineServer
+
+            class Sleeps(dspy.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.answer = dspy.Predict(Triage)
+
+                def forward(self, ticket):
+                    found = self.answer(ticket=ticket)
+                    if found.queue == "legal":
+                        time.sleep(60)
+                    return found
+
+            dspy.configure(lm=scripted_lm())
+            optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, group_size=4, num_threads=4, rollout_timeout=0.3)
+            compiled = optimizer.compile(Sleeps(), trainset=examples(8))
+            print(compiled.detailed_results.steps[0].outcomes["infrastructure"])
+            """
+        )
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=45, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) > 0
+        assert time.monotonic() - began < 40
+
+
+class TestRequestsPerMinute:
+    def test_across_threads(self) -> None:
+        stamps: list[float] = []
+        lm = scripted_lm(lambda call: stamps.append(time.monotonic()) or learner(call))
+        began = time.monotonic()
+        compile_with(lm, dspy.Predict(Triage), requests_per_minute=3000, num_threads=16)
+        assert_paced(stamps, began, 0.02)
+
+    def test_retries_included(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(state, "BACKOFF", 0.001)
+        stamps: list[float] = []
+
+        def flaky(call: Call) -> Any:
+            stamps.append(time.monotonic())
+            key = repr((call.text, call.seed))
+            call.memory[key] += 1
+            return RateLimitError("busy") if call.memory[key] < 3 else learner(call)
+
+        lm = scripted_lm(flaky, num_retries=3)
+        began = time.monotonic()
+        compiled = compile_with(lm, dspy.Predict(Triage), requests_per_minute=6000, num_threads=16)
+        assert compiled.detailed_results.total.retries == 2 * compiled.detailed_results.total.calls
+        assert_paced(stamps, began, 0.01)
+
+    def test_a_turn_is_taken_once(self) -> None:
+        calls = Calls(requests_per_minute=1)
+        assert calls.waiting.pace() <= time.monotonic()
+        assert calls.waiting.pace() >= time.monotonic() + 59
+
+
+def assert_paced(stamps: list[float], began: float, interval: float) -> None:
+    """The n-th request goes out no earlier than n intervals after the first could."""
+    stamps.sort()
+    assert len(stamps) > 30
+    assert all(stamp >= began + number * interval - 0.001 for number, stamp in enumerate(stamps))
+
+
+class Trickles(OfflineServer):
+    """Never ends its reply to a prompt with this text, and sends a byte of it now and then."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.begun = text, 0
+
+    async def _answer(self, http: web.Request, exchange: Any) -> web.StreamResponse:
+        if self.text not in str(exchange.body["messages"]):
+            return await super()._answer(http, exchange)
+        self.begun += 1
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(http)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+
+
+class TestARequestThatNeverEnds:
+    """A client's own timeout is for the wait between two bytes: it never ends a reply that trickles."""
+
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trgrpo_dspy.engine.flows._CALL_DEADLINE", 1.0)
+        monkeypatch.setattr("trgrpo_dspy.engine.flows._LOOK", 0.1)
+
+    def test_of_an_attempt(self) -> None:
+        with Trickles("printer case") as server:
+            compiled = compile_with(server.lm(timeout=30), dspy.Predict(Triage), reflection_lm=scripted_lm())
+        (step,) = compiled.detailed_results.steps
+        assert server.begun == 4
+        assert step.outcomes == {"completed": 28, "infrastructure": 4}
+        assert compiled.detailed_results.stop_reason == "completed"
+
+    def test_of_a_reflection_step(self) -> None:
+        with Trickles("Say why some attempts at a task beat the others") as server:
+            compiled = compile_with(
+                scripted_lm(), dspy.Predict(Triage), reflection_lm=server.lm(timeout=30), num_threads=16
+            )
+        (step,) = compiled.detailed_results.steps
+        assert step.outcomes == {"completed": 32} and server.begun >= 2
+        assert step.lost == {"comparison: infrastructure": server.begun}
+        assert len(compiled.experiences) == 0 and compiled.detailed_results.stop_reason == "completed"

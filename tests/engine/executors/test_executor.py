@@ -1,0 +1,518 @@
+"""Attempts on an executor: the same library as in threads, and only the driver decides, journals and writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import AuthError, Request, Response, ServerError
+from support.scripted import Call, ScriptedEngine, Triage, exact, examples, learner, lm_state, program_state, told
+
+from trgrpo_dspy import (
+    Budget,
+    FatalError,
+    InfrastructureError,
+    TrainingFreeGRPO,
+    compare,
+    evaluate,
+)  # fmt: skip
+from trgrpo_dspy.engine.calls import state
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.health import Health, Seen
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.executors import remote
+from trgrpo_dspy.engine.executors.remote import AwayRunner, run_attempt
+from trgrpo_dspy.meter import Stage
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "BACKOFF", 0.005)
+
+
+class Noted:
+    """The scripted model, fit for sending: it keeps nothing but a line a request, in a file."""
+
+    def __init__(self, log: Path, script: Callable[[Call], Any] = learner) -> None:
+        self.log, self.script = log, script
+
+    def complete(self, request: Request) -> Response:
+        with self.log.open("a") as file:
+            file.write("request\n")
+        return ScriptedEngine(self.script).complete(request)
+
+    @property
+    def requests(self) -> int:
+        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., dspy.LM]:
+    """Makes LMs; `lm.engine.requests` counts over all processes."""
+    made = []
+
+    def make(script: Callable[[Call], Any] = learner, name: str = "scripted/model", **settings: Any) -> dspy.LM:
+        engine = Noted(tmp_path / f"requests-{len(made)}", script)
+        made.append(engine)
+        return dspy.LM(name, engine=engine, **{"seed": 7, "cache": False, "num_retries": 0, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Two worker processes."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["trgrpo_dspy.engine.executors.remote", "support.scripted"])
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        yield executor
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+
+
+def compile_with(lm: dspy.LM | None, executor: Any, program: dspy.Module | None = None, **options: Any) -> dspy.Module:
+    settings = {"metric": told, "num_epochs": 1, "group_size": 3, "num_threads": 4, "executor": executor, **options}
+    valset = None if settings["metric"] is None else examples(4, start=8)
+    with dspy.context(lm=lm):
+        return TrainingFreeGRPO(**settings).compile(
+            program or dspy.Predict(Triage), trainset=examples(8), valset=valset
+        )
+
+
+def rollouts(directory: Path) -> list[dict[str, Any]]:
+    """The attempts in a journal, without the time they took."""
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as database:
+        rows = database.execute("SELECT unit, rollout FROM attempts ORDER BY unit").fetchall()
+    return [{**json.loads(rollout), "seconds": unit} for unit, rollout in rows]
+
+
+def told_by(compiled: dspy.Module) -> Any:
+    """All that must not depend on where attempts were made."""
+    results = compiled.detailed_results
+    record = json.loads(results.to_json())
+    for changing in ("seconds", "settings"):
+        record.pop(changing)
+    return str(compiled.experiences), record
+
+
+class TestSameAsThreads:
+    @pytest.mark.parametrize("metric", [told, None], ids=["scored", "label-free"])
+    def test_a_process_pool_gives_the_same(
+        self, metric: Any, model: Callable[..., dspy.LM], processes: ProcessPoolExecutor, tmp_path: Path
+    ) -> None:
+        here, there = model(), model()
+        expected = compile_with(here, None, metric=metric, log_dir=tmp_path / "here")
+        found = compile_with(there, processes, metric=metric, log_dir=tmp_path / "there")
+        assert told_by(found) == told_by(expected)
+        assert rollouts(tmp_path / "there") == rollouts(tmp_path / "here")
+        assert len(found.experiences) > 0
+        assert there.engine.requests == here.engine.requests
+
+    def test_nothing_handed_in_is_changed(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        lm, own, program = model(), model(), dspy.ChainOfThought(Triage)
+        program.predict.lm = own
+        before = lm_state(lm), lm_state(own), program_state(program)
+        compile_with(lm, threads, program)
+        assert (lm_state(lm), lm_state(own), program_state(program)) == before
+
+    def test_lms_of_program_and_metric_are_metered_too(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        own, judge = model(name="own/model"), model(name="judge/model")
+
+        def judged(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+            with dspy.context(lm=judge):
+                dspy.Predict("queue -> fair")(queue=prediction.queue)
+            return exact(example, prediction)
+
+        def compiled(executor: Any) -> dspy.Module:
+            program = dspy.Predict(Triage)
+            program.lm = own
+            return compile_with(None, executor, program, metric=judged, reflection_lm=model())
+
+        found = told_by(compiled(threads))
+        assert found == told_by(compiled(None))
+        assert {row["model"] for row in found[1]["spend"]} == {"own/model", "judge/model", "scripted/model"}
+
+    def test_the_caller_s_settings_hold_there(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        class Reads(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.answer = dspy.Predict(Triage)
+
+            def forward(self, ticket: str) -> Any:
+                assert dspy.settings.my_own == ["kept"]
+                return self.answer(ticket=ticket)
+
+        def in_json(call: Call) -> Any:
+            assert call.kind != "program" or call.style == "json"
+            return learner(call)
+
+        with dspy.context(adapter=dspy.JSONAdapter(), my_own=["kept"]):
+            compiled = compile_with(model(in_json), threads, Reads())
+        assert compiled.detailed_results.steps[0].outcomes == {"completed": 24}
+
+    def test_the_record_names_the_executor_only(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+    ) -> None:
+        compiled = compile_with(model(), threads, log_dir=tmp_path / "run")
+        assert compiled.detailed_results.settings["executor"] == "ThreadPoolExecutor"
+
+
+class TestJournalAndBudget:
+    def test_finished_attempts_are_not_made_again(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+    ) -> None:
+        whole, first, second = model(), model(), model()
+        expected = compile_with(whole, None, num_epochs=2)
+        compile_with(first, threads, log_dir=tmp_path / "run")
+        found = compile_with(second, threads, log_dir=tmp_path / "run", num_epochs=2)
+        assert told_by(found) == told_by(expected)  # spend too: what was paid before counts
+        assert first.engine.requests + second.engine.requests == whole.engine.requests
+
+    def test_a_run_of_threads_goes_on_with_an_executor(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+    ) -> None:
+        stopped = compile_with(model(), None, log_dir=tmp_path / "run", budget=Budget(max_lm_calls=20))
+        assert stopped.detailed_results.stop_reason == "max_lm_calls"
+        found = compile_with(model(), threads, log_dir=tmp_path / "run")
+        assert found.experiences == compile_with(model(), None).experiences
+
+    def test_caps_count_whole_attempts(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        class Twice(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = dspy.Predict(Triage), dspy.Predict(Triage)
+
+            def forward(self, ticket: str) -> Any:
+                self.first(ticket=f"{ticket}, read once")
+                return self.second(ticket=ticket)
+
+        lm = model()
+        compiled = compile_with(lm, threads, Twice(), budget=Budget(max_lm_calls=15))
+        assert compiled.detailed_results.stop_reason == "max_lm_calls"
+        assert 15 <= lm.engine.requests <= 15 + 4 - 1  # one of each attempt in flight was reserved
+        assert sum(row.calls for row in compiled.detailed_results.spend) == lm.engine.requests
+
+    def test_prices_are_the_drivers(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        budget = Budget(max_cost=100.0, prices={"scripted/model": (1.0, 1.0)})
+        spend = compile_with(model(), threads, budget=budget).detailed_results.spend
+        assert all(row.cost == pytest.approx(row.calls * 18e-6) for row in spend)
+
+    def test_an_unknown_price_ends_a_run_with_max_cost(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        lm = model()
+        with pytest.raises(FatalError, match=r"max_cost is set, but the price of LM 'scripted/model' is unknown"):
+            compile_with(lm, threads, budget=Budget(max_cost=1.0))
+        assert lm.engine.requests == 1
+
+    def test_what_is_queued_when_the_run_ends_is_taken_back(self, model: Callable[..., dspy.LM]) -> None:
+        made: list[Future[Any]] = []
+
+        class Never:
+            def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+                made.append(Future())
+                return made[-1]
+
+        compiled = compile_with(model(), Never(), budget=Budget(max_seconds=0.2))
+        assert compiled.detailed_results.stop_reason == "max_seconds"
+        assert [future.cancelled() for future in made] == [True]
+
+    def test_the_trial_of_an_estimate_is_made_there_too(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        found = []
+        for executor in (threads, None):
+            with dspy.context(lm=model()):
+                optimizer = TrainingFreeGRPO(metric=told, executor=executor)
+                found.append(optimizer.estimate(dspy.Predict(Triage), trainset=examples(8), sample=3))
+        assert str(found[0]) == str(found[1])
+
+
+class TestFailures:
+    def test_a_wrong_key_costs_one_attempt(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        lm = model(refuse)
+        with pytest.raises(FatalError, match=r"LM 'scripted/model': the key was refused"):
+            compile_with(lm, threads)
+        assert lm.engine.requests == 1
+
+    @pytest.mark.parametrize("retries", [0, 3])
+    def test_a_backend_that_never_answers_costs_a_handful(
+        self, retries: int, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        lm = model(fail, num_retries=retries)
+        with pytest.raises(FatalError, match=r"none of 8 requests got a reply"):
+            compile_with(lm, threads)
+        assert lm.engine.requests == 8
+
+    def test_a_backend_that_stops_answering_ends_the_run(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+    ) -> None:
+        lm = model(GoesDown(tmp_path / "down", after=20))
+        compiled = compile_with(lm, threads, group_size=12)
+        assert compiled.detailed_results.stop_reason == "error_rate"
+
+    def test_a_lost_worker_changes_nothing(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        executor = Losing(threads)
+        found = compile_with(model(), executor)
+        assert executor.lost > 5
+        assert told_by(found) == told_by(compile_with(model(), None))
+
+    def test_an_attempt_that_loses_every_worker_is_unscored(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        compiled = compile_with(model(), Losing(threads, times=3, after=6))
+        results = compiled.detailed_results
+        assert results.steps[0].outcomes["infrastructure"] > 0
+        assert "lost with 3 workers: InfrastructureError: node gone" in " ".join(results.warnings)
+
+    def test_an_executor_that_is_broken_ends_the_run(self, model: Callable[..., dspy.LM], tmp_path: Path) -> None:
+        lm = model()
+        with (
+            ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as executor,
+            pytest.raises(FatalError, match=r"executor=ProcessPoolExecutor is broken .* RayExecutor goes on") as caught,
+        ):
+            compile_with(lm, executor, batch_size=4, metric=Deadly(tmp_path / "scored", after=4 + 12 + 4))
+        assert isinstance(caught.value.program, dspy.Predict)  # a step was completed
+
+    def test_an_executor_that_was_shut_down_is_named(self, model: Callable[..., dspy.LM]) -> None:
+        executor = ThreadPoolExecutor(1)
+        executor.shutdown()
+        with pytest.raises(FatalError, match=r"executor=ThreadPoolExecutor could not run an attempt: RuntimeError"):
+            compile_with(model(), executor)
+
+    def test_a_cluster_that_is_gone_ends_the_run(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+    ) -> None:
+        """Else all that is left would be taken for unscored, and a resumed run would find it so."""
+        expected = compile_with(model(), None, group_size=12)
+        gone = compile_with(model(), Gone(threads, after=50), group_size=12, log_dir=tmp_path)
+        assert gone.detailed_results.stop_reason == "error_rate"
+        lost = [rollout for rollout in rollouts(tmp_path) if rollout["outcome"] == "infrastructure"]
+        assert 15 < len(lost) < 40
+        resumed = compile_with(model(), threads, group_size=12, log_dir=tmp_path)
+        assert resumed.detailed_results.stop_reason == expected.detailed_results.stop_reason == "completed"
+
+    @pytest.mark.parametrize("result", [None, "done"])
+    def test_an_executor_that_gives_something_else_is_named(self, result: Any, model: Callable[..., dspy.LM]) -> None:
+        class Other:
+            def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+                future: Future[Any] = Future()
+                future.set_result(result)
+                return future
+
+        with pytest.raises(FatalError, match=r"executor=Other could not run an attempt: TypeError: submit.*, gave a "):
+            compile_with(model(), Other())
+
+    def test_ctrl_c_on_a_worker_ends_the_run(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        def interrupted(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+            raise KeyboardInterrupt
+
+        compiled = compile_with(model(), threads, metric=interrupted)
+        assert compiled.detailed_results.stop_reason == "interrupted"
+
+    def test_what_a_worker_can_t_load_is_named(self) -> None:
+        report = run_attempt("unknown digest", b"no pickle", b"")
+        assert "can't load the program: UnpicklingError" in report.fatal
+        assert "Install what it needs on every node" in report.fatal
+
+
+class TestTimeouts:
+    def test_the_worker_gives_up_as_a_thread_does(
+        self, model: Callable[..., dspy.LM], processes: ProcessPoolExecutor, tmp_path: Path
+    ) -> None:
+        found = [
+            compile_with(model(), executor, Hangs(), rollout_timeout=1.5, num_threads=3, log_dir=tmp_path / name)
+            for executor, name in ((processes, "there"), (None, "here"))
+        ]
+        assert rollouts(tmp_path / "there") == rollouts(tmp_path / "here")
+        outcomes = [compiled.detailed_results.steps[0].outcomes for compiled in found]
+        assert outcomes[0] == outcomes[1] == {"completed": 21, "infrastructure": 3}
+        assert found[0].experiences == found[1].experiences
+
+    def test_a_worker_that_says_nothing_is_given_up_and_cancelled(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "_SLACK", 0.1)
+        executor = Stuck(threads, at=15)
+        compiled = compile_with(model(), executor, rollout_timeout=2.5)
+        assert compiled.detailed_results.steps[0].outcomes == {"completed": 23, "infrastructure": 1}
+        assert executor.stuck.cancel_asked.wait(5)
+
+    @pytest.mark.parametrize(("running", "counted"), [(False, True), (True, False)])
+    def test_time_in_the_executor_s_queue_is_not_the_attempt_s(self, running: bool, counted: bool) -> None:
+        runner, unit, future = AwayRunner(object(), Calls(), None), Unit(Stage.ROLLOUT), Future()
+        if running:
+            future.set_running_or_notify_cancel()
+        done = remote.Report()
+        threading.Timer(0.6, future.set_result, [done]).start()
+        assert runner._result(future, unit) is done
+        assert (unit.held > 0) == counted
+
+
+class TestArguments:
+    @pytest.mark.parametrize("executor", [object(), ThreadPoolExecutor, "ray"])
+    def test_what_has_no_submit_is_refused(self, executor: Any) -> None:
+        with pytest.raises(TypeError, match=r"executor=.* must have submit"):
+            TrainingFreeGRPO(metric=exact, executor=executor)
+        with pytest.raises(TypeError, match=r"executor=.* must have submit"):
+            evaluate(dspy.Predict(Triage), examples(1), exact, executor=executor)
+
+    def test_a_rate_is_refused(self, threads: ThreadPoolExecutor) -> None:
+        with pytest.raises(ValueError, match=r"requests_per_minute=60 can't be kept to with executor="):
+            TrainingFreeGRPO(metric=exact, executor=threads, requests_per_minute=60)
+
+
+def test_what_two_workers_saw_adds_up() -> None:
+    health = Health()
+    for _ in range(3):
+        assert health.failure("silent") == 0
+    before = health.seen
+    for _ in range(2):  # two attempts at a time, each with two more failures
+        worker = Health(before)
+        worker.failure("silent")
+        worker.failure("silent")
+        assert not health.learn(worker.seen, before)
+    assert health.seen.failed == (("silent", 7),)
+    assert health.failure("silent") == 8
+    health.learn(Seen(frozenset({"silent"})), health.seen)
+    assert not health.silent
+
+
+# -- what goes wrong; at the top of the module, so that worker processes find it ---------------------------------------
+
+
+def refuse(call: Call) -> Any:
+    return AuthError("wrong key")
+
+
+def fail(call: Call) -> Any:
+    return ServerError("down")
+
+
+class GoesDown:
+    """A backend that is gone for good after some calls, in whichever process."""
+
+    def __init__(self, log: Path, after: int) -> None:
+        self.log, self.after = log, after
+
+    def __call__(self, call: Call) -> Any:
+        with self.log.open("a") as file:
+            file.write("call\n")
+        return learner(call) if len(self.log.read_text().splitlines()) <= self.after else fail(call)
+
+
+class Deadly:
+    """A metric whose process dies when it is asked the n-th time."""
+
+    def __init__(self, log: Path, after: int) -> None:
+        self.log, self.after = log, after
+
+    def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        with self.log.open("a") as file:
+            file.write("scored\n")
+        if len(self.log.read_text().splitlines()) > self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return exact(example, prediction)
+
+
+class Hangs(dspy.Module):
+    """Hangs at one ticket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict(Triage)
+
+    def forward(self, ticket: str) -> Any:
+        found = self.answer(ticket=ticket)
+        if ticket.endswith("case 5"):
+            time.sleep(4)
+        return found
+
+
+class Losing:
+    """Loses the first workers of every second attempt."""
+
+    def __init__(self, executor: ThreadPoolExecutor, times: int = 2, after: int = 0) -> None:
+        self.executor, self.times, self.after = executor, times, after
+        self.seen: list[bytes] = []
+        self.tries: Counter[bytes] = Counter()
+        self.lost = 0
+        self.lock = threading.Lock()
+
+    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+        with self.lock:
+            job = args[-1]
+            self.seen += [] if job in self.seen else [job]
+            self.tries[job] += 1
+            number = self.seen.index(job)
+            if number >= self.after and number % 2 and self.tries[job] <= self.times:
+                self.lost += 1
+                future: Future[Any] = Future()
+                future.set_exception(InfrastructureError("node gone"))
+                return future
+        return self.executor.submit(fn, *args)
+
+
+class Gone:
+    """Takes so many attempts and then no more."""
+
+    def __init__(self, executor: ThreadPoolExecutor, after: int) -> None:
+        self.executor, self.left = executor, after
+
+    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionError("nobody there")
+        return self.executor.submit(fn, *args)
+
+
+class _Stuck(Future[Any]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancel_asked = threading.Event()
+        self.set_running_or_notify_cancel()
+
+    def cancel(self) -> bool:
+        self.cancel_asked.set()
+        return False
+
+
+class Stuck:
+    """One of its workers says nothing any more."""
+
+    def __init__(self, executor: ThreadPoolExecutor, at: int) -> None:
+        self.executor, self.at, self.sent = executor, at, 0
+        self.stuck = _Stuck()
+
+    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+        self.sent += 1
+        return self.stuck if self.sent == self.at else self.executor.submit(fn, *args)
+
+
+def test_an_evaluation_and_a_comparison_on_an_executor(model: Callable[..., dspy.LM]) -> None:
+    lm = model()
+    with dspy.context(lm=lm), ThreadPoolExecutor(4) as pool:
+        here = evaluate(dspy.Predict(Triage), examples(6), exact, 2)
+        away = evaluate(dspy.Predict(Triage), examples(6), exact, 2, executor=pool)
+        paired = compare(dspy.Predict(Triage), dspy.Predict(Triage), examples(6), exact, executor=pool)
+    assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
+    assert paired.ties == 6

@@ -1,0 +1,419 @@
+"""The journal: what is in it comes back, what can't be used is refused with what to do, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspy.lm15 import Message, Response, TextPart, ThinkingPart, ToolCallPart, Usage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import ROOT
+
+from trgrpo_dspy import JournalError, SchemaVersionError
+from trgrpo_dspy.engine.calls.replies import decode_reply, encode_reply
+from trgrpo_dspy.engine.journal.journal import SCHEMA_VERSION, Journal, write_atomically
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.program.rollout import Rollout
+
+CALL = LMCall("m", prompt_tokens=3, completion_tokens=2, cost=0.25, retries=1, truncated=True)
+TEXT = st.text(st.characters(codec=None), max_size=30)  # lone surrogates too: models send them
+
+
+def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """A Python process that runs the code; `journal` is imported for it."""
+    code = "from trgrpo_dspy.engine.journal.journal import Journal\nimport sys\n" + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options,
+    )  # fmt: skip
+
+
+def snapshot(directory: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(directory.iterdir()) if p.suffix == ".sqlite"}
+
+
+# -- what is in it ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reply_comes_back_for_its_unit_and_request_alone(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.record("rollout/1/a", "hash", 0, {"outputs": ["hello"]}, CALL)
+        found = journal.reply("rollout/1/a", "hash", 0)
+        assert found is not None
+        assert (found.reply, found.call, found.occurrence) == ({"outputs": ["hello"]}, CALL, 0)
+        assert journal.reply("rollout/1/b", "hash", 0) is None
+        assert journal.reply("rollout/1/a", "other", 0) is None
+        assert journal.reply("rollout/1/a", "hash", 1) is None
+    with Journal(tmp_path) as journal:
+        assert journal.reply("rollout/1/a", "hash", 0) == found
+
+
+def test_equal_requests_take_the_replies_that_are_left(tmp_path: Path) -> None:
+    """The first of three was in flight when the process was killed: the others' replies are not lost."""
+    with Journal(tmp_path) as journal:
+        for number in (1, 2):
+            journal.record("u", "hash", number, {"outputs": [f"reply {number}"]}, CALL)
+        first = journal.reply("u", "hash", 0)
+        assert first is not None and first.occurrence == 1
+        second = journal.reply("u", "hash", first.occurrence + 1)
+        assert second is not None and second.reply == {"outputs": ["reply 2"]}
+        assert journal.reply("u", "hash", second.occurrence + 1) is None
+
+
+def test_what_can_not_be_replayed_is_counted_and_never_overwritten(tmp_path: Path) -> None:
+    failed = LMCall("m", failed=True)
+    with Journal(tmp_path) as journal:
+        journal.record("rollout/1/a", "hash", 0, None, failed)
+        journal.record("rollout/1/a", "hash", 0, None, failed)
+        journal.record("rollout/1/a", "hash", 0, {"outputs": [object()]}, CALL)
+        assert journal.reply("rollout/1/a", "hash", 0) is None
+        journal.record("rollout/1/a", "hash", 0, {"outputs": ["x"]}, CALL)
+        paid = [call for unit, call in journal.paid() if unit == "rollout/1/a"]
+        assert (len(paid), paid.count(failed), paid.count(CALL)) == (4, 2, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_any_plain_reply_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, reply: Any) -> None:
+    with Journal(tmp_path_factory.mktemp("journal")) as journal:
+        journal.record("u", "h", 0, {"outputs": reply}, CALL)
+        found = journal.reply("u", "h", 0)
+        assert found is not None and found.reply == {"outputs": reply}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(Outcome), st.none() | st.floats(allow_nan=False), TEXT, TEXT, st.none() | st.floats(0, 10))
+def test_an_attempt_comes_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, outcome: Outcome, score: Any, told: str, transcript: str, cost: Any
+) -> None:
+    rollout = Rollout(3, 1, outcome, score, told, "answer", "compared", transcript, "error", 2, 1, 10, 5, cost, 0.5)
+    with Journal(tmp_path_factory.mktemp("journal")) as journal:
+        assert journal.attempt("u") is None
+        assert journal.finish("u", rollout) == rollout
+        found = journal.attempt("u")
+        assert found == rollout and found is not None and isinstance(found.outcome, Outcome)
+
+
+def test_the_first_result_of_a_unit_stays(tmp_path: Path) -> None:
+    first, second = Rollout(0, 0, Outcome.INFRASTRUCTURE, None), Rollout(0, 0, Outcome.COMPLETED, 1.0)
+    with Journal(tmp_path) as journal:
+        assert journal.finish("u", first) == first
+        assert journal.finish("u", second) == first
+        assert journal.attempt("u") == first
+        assert journal.lost("r") == ""
+        journal.lose("r", "summary: infrastructure")
+        journal.lose("r", "something else")
+        assert journal.lost("r") == "summary: infrastructure"
+
+
+def test_attempts_of_a_later_patch_with_more_fields_can_be_read(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.finish("u", Rollout(0, 0, Outcome.COMPLETED, 1.0))
+        journal._db.connection.execute("UPDATE attempts SET rollout = json_set(rollout, '$.novel', 1)")
+        assert journal.attempt("u") == Rollout(0, 0, Outcome.COMPLETED, 1.0)
+
+
+def test_typed_replies_come_back_as_they_were() -> None:
+    parts = [ThinkingPart(text="hm"), TextPart(text="yes"), ToolCallPart(id="c", name="look", input={"x": [1, None]})]
+    typed = Response(
+        id="r", model="m", message=Message.assistant(parts), finish_reason="tool_call",
+        usage=Usage(input_tokens=5, output_tokens=3), provider_data={"deep": {"er": [1.5]}},
+    )  # fmt: skip
+    assert decode_reply(encode_reply(typed) or {}) == typed
+    legacy = [{"text": None, "reasoning_content": "hm", "tool_calls": [{"id": "c", "function": {"name": "look"}}]}]
+    again = decode_reply(encode_reply(legacy) or {})
+    assert again == legacy
+    assert again[0].tool_calls[0].function.name == "look"
+    assert encode_reply(None) is None
+
+
+def test_tool_calls_that_are_a_clients_own_objects_become_plain() -> None:
+    """`engine="litellm"` hands over pydantic objects; they are read as DSPy's own cache reads them."""
+    from litellm.types.utils import ChatCompletionMessageToolCall, Function
+
+    call = ChatCompletionMessageToolCall(id="c", type="function", function=Function(name="look", arguments='{"x": 1}'))
+    again = decode_reply(encode_reply([{"text": "", "tool_calls": [call]}]) or {})
+    assert again[0]["tool_calls"][0].function.arguments == '{"x": 1}'
+
+
+def test_many_threads_commit_together_and_each_its_own(tmp_path: Path) -> None:
+    """What a thread has recorded is there when it goes on, whoever wrote it."""
+
+    def work(thread: int) -> None:
+        for number in range(40):
+            unit = f"rollout/1/{thread}/{number}"
+            journal.record(unit, "hash", 0, {"outputs": [f"{thread} {number}"]}, CALL)
+            found = journal.reply(unit, "hash", 0)
+            assert found is not None and found.reply == {"outputs": [f"{thread} {number}"]}
+            journal.record(unit, "hash", 1, None, CALL)
+            mine = Rollout(thread, number, Outcome.COMPLETED, 1.0)
+            assert journal.finish(unit, mine) == mine == journal.attempt(unit)
+
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(24) as pool:
+        list(pool.map(work, range(24)))
+    with Journal(tmp_path) as journal:
+        assert len(journal.paid()) == 2 * 24 * 40
+        assert all(journal.attempt(f"rollout/1/{t}/{n}") for t in range(24) for n in range(40))
+
+
+def test_two_threads_that_finish_one_unit_agree(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(2) as pool:
+        for number in range(200):
+            offers = [Rollout(0, 0, Outcome.COMPLETED, float(score)) for score in range(2)]
+            found = list(pool.map(lambda offer: journal.finish(f"u{number}", offer), offers))  # noqa: B023
+            assert found[0] == found[1] == journal.attempt(f"u{number}")
+
+
+def test_an_error_reaches_every_thread_whose_row_it_took(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
+        pages = journal._db.one("PRAGMA page_count")
+        assert pages is not None
+        journal._db.connection.execute(f"PRAGMA max_page_count={pages[0] + 3}")
+
+        def work(number: int) -> bool:
+            try:
+                journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 5000]}, CALL)
+            except JournalError:
+                return False
+            return True
+
+        told = list(pool.map(work, range(32)))
+    with Journal(tmp_path) as journal:
+        kept = [journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in range(32)]
+    assert kept == told
+    assert not all(told)
+
+
+# -- one process at a time -------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    holder = child("with Journal(sys.argv[1]): print('open', flush=True); sys.stdin.read()", str(tmp_path))
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+        before = snapshot(tmp_path)
+        with pytest.raises(JournalError, match=rf"in use by process {holder.pid}; wait for it, stop it"):
+            Journal(tmp_path)
+        assert snapshot(tmp_path) == before
+    finally:
+        holder.communicate("")
+    with Journal(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
+    holder = child("journal = Journal(sys.argv[1]); print('open', flush=True); sys.stdin.read()", str(tmp_path))
+    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    assert (tmp_path / "run.pid").read_text() == f"{holder.pid}\n"
+    with Journal(tmp_path) as journal:
+        assert (tmp_path / "run.pid").read_text() == f"{os.getpid()}\n"
+        assert journal.paid() == []
+    assert not (tmp_path / "run.pid").exists()
+
+
+def test_the_same_process_is_refused_twice_and_may_come_back(tmp_path: Path) -> None:
+    with Journal(tmp_path), pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
+        Journal(tmp_path)
+    with Journal(tmp_path):
+        pass
+
+
+def test_a_reply_is_safe_the_moment_it_is_recorded(tmp_path: Path) -> None:
+    writer = child(
+        """
+        from trgrpo_dspy.meter.meter import LMCall
+        journal = Journal(sys.argv[1])
+        for number in range(10**6):
+            journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 3000]}, LMCall("m"))
+            print(number, flush=True)
+        """,
+        str(tmp_path),
+    )
+    assert writer.stdout is not None and writer.stdout.readline() == "0\n"
+    time.sleep(0.3)
+    writer.send_signal(signal.SIGKILL)
+    told = [0, *(int(line) for line in writer.stdout.read().split("\n")[:-1])]
+    writer.communicate()
+    assert len(told) > 20
+    with Journal(tmp_path) as journal:
+        assert all(journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in told)
+        assert len(journal.paid()) - len(told) in (0, 1)
+
+
+# -- what can't be used ----------------------------------------------------------------------------------------------
+
+
+def filled(directory: Path, entries: int = 50) -> Path:
+    with Journal(directory) as journal:
+        for number in range(entries):
+            journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 2000]}, CALL)
+    return directory / "journal.sqlite"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:1000],
+        lambda data: b"this is no database at all" * 100,
+        lambda data: data[:4096] + os.urandom(8192) + data[12288:],
+        lambda data: data[:16] + b"\x00" * 84 + data[100:],
+    ],
+    ids=["half", "header", "text", "pages", "zeroed"],
+)
+def test_a_damaged_database_is_refused_and_not_touched(tmp_path: Path, damage: Any) -> None:
+    path = filled(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    before = snapshot(tmp_path)
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"is damaged \(.*\). It was not touched: pass another log_dir"):
+            Journal(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_damaged_entry_is_no_failure_of_the_program(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.record("rollout/1/u", "hash", 0, {"outputs": ["x"]}, CALL)
+        journal._db.connection.execute("UPDATE calls SET reply = substr(reply, 3)")
+        with pytest.raises(JournalError, match="is damaged: an entry can't be read"):
+            journal.reply("rollout/1/u", "hash", 0)
+
+
+def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    before = snapshot(tmp_path)
+    with pytest.raises(SchemaVersionError, match=rf"of schema {SCHEMA_VERSION + 1}; .* upgrade trgrpo-dspy"):
+        Journal(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_newer_schema_with_a_killed_writers_log_is_not_touched_either(tmp_path: Path) -> None:
+    writer = child(
+        f"""
+        import sqlite3
+        db = sqlite3.connect(sys.argv[1] + "/journal.sqlite")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE novel (x)")
+        db.execute("PRAGMA user_version={SCHEMA_VERSION + 1}")
+        db.commit()
+        print("written", flush=True)
+        sys.stdin.read()
+        """,
+        str(tmp_path),
+    )
+    assert writer.stdout is not None and writer.stdout.readline() == "written\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    assert (tmp_path / "journal.sqlite-wal").stat().st_size > 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("journal.sqlite", "journal.sqlite-wal")}
+    with pytest.raises(SchemaVersionError):
+        Journal(tmp_path)
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_an_empty_file_is_a_journal_that_was_killed_at_birth(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").touch()
+    with Journal(tmp_path) as journal:
+        assert journal.paid() == []
+
+
+def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(JournalError, match=r"log_dir='.*file' can't be used: .*; pass another directory"):
+        Journal(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["run.lock", "run.pid", "journal.sqlite"])
+def test_a_directory_that_can_not_be_written(tmp_path: Path, name: str) -> None:
+    """Tests run as root, whom no permission stops: a folder stands where the file must go."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(JournalError, match=r"can't be (opened or )?written"):
+        Journal(tmp_path)
+    (tmp_path / name).rmdir()
+    with Journal(tmp_path):
+        pass
+
+
+def test_a_full_disk_is_told_and_what_was_committed_stays(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.record("rollout/1/u", "before", 0, {"outputs": ["x"]}, CALL)
+        pages = journal._db.connection.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.connection.execute(f"PRAGMA max_page_count={pages + 2}")
+        with pytest.raises(JournalError, match=r"full. What was committed is safe; make room or mend the directory"):
+            journal.record("rollout/1/u", "big", 0, {"outputs": ["x" * 10**6]}, CALL)
+        assert journal.reply("rollout/1/u", "before", 0) is not None
+    with Journal(tmp_path) as journal:
+        assert journal.reply("rollout/1/u", "before", 0) is not None
+        assert journal.reply("rollout/1/u", "big", 0) is None
+
+
+def test_a_run_on_a_full_disk_ends_with_the_error_and_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+        import resource, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        sys.path.insert(0, "tests")
+        import dspy
+        from support.scripted import *
+        from trgrpo_dspy import JournalError, TrainingFreeGRPO
+        limit = int(sys.argv[2])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)) if limit else None
+        dspy.configure(lm=scripted_lm())
+        optimizer = TrainingFreeGRPO(metric=told, group_size=3, num_epochs=1, num_threads=8, log_dir=sys.argv[1])
+        try:
+            compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
+        except JournalError as error:
+            print(error)
+        else:
+            print(compiled.detailed_results.total.calls, len(dspy.settings.lm.engine.calls))
+    """
+    monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "cache"))
+    full, _ = child(code, str(tmp_path / "run"), "120000").communicate(timeout=60)
+    assert "can't be written" in full and "run again with the same log_dir" in full
+    done, errors = child(code, str(tmp_path / "run"), "0").communicate(timeout=60)
+    total, paid = map(int, done.split())
+    assert 0 < paid < total, errors
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_whole_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(JournalError, match=r"results.json .* can't be written: No space left on device; make room"):
+        write_atomically(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    write_atomically(path, "new \ud800")
+    assert path.read_text() == "new \\ud800"  # in JSON that is the same character
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -1,0 +1,205 @@
+"""The plain files of a run: for people, whole at any moment, without secrets, and the program loads in plain DSPy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from support.scripted import Triage, exact, examples, learner, scripted_lm, told
+
+from trgrpo_dspy import Budget, DetailedResults, ExperienceLibrary, JournalError, TrainingFreeGRPO
+from trgrpo_dspy.program.instructions import original_instructions
+
+TRAIN, VAL = examples(4), examples(3, start=4)
+
+
+def run(log_dir: Path | None, program: dspy.Module | None = None, lm: Any = None, **settings: Any) -> dspy.Module:
+    arguments = {"metric": told, "group_size": 3, "num_epochs": 2, "num_threads": 4, "log_dir": log_dir, **settings}
+    with dspy.context(lm=lm or scripted_lm()):
+        return TrainingFreeGRPO(**arguments).compile(program or dspy.Predict(Triage), trainset=TRAIN, valset=VAL)
+
+
+class Staged(dspy.Module):
+    """Two predictors, one with an LM of its own that carries secrets, and demos."""
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.draft = dspy.ChainOfThought(Triage)
+        self.final = dspy.Predict(Triage)
+        self.final.lm = lm
+        self.final.demos = [dspy.Example(ticket="refund case", queue="billing")]
+
+    def forward(self, ticket: str) -> Any:
+        self.draft(ticket=ticket)
+        return self.final(ticket=ticket)
+
+
+def test_the_files_of_a_run(tmp_path: Path) -> None:
+    compiled = run(tmp_path)
+    results = compiled.detailed_results
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert names == [
+        "config.json", "journal.sqlite", "libraries/step_001.json", "libraries/step_002.json", "program.json",
+        "results.json", "run.lock",
+    ]  # fmt: skip
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["group_size"], config["metric"], config["log_dir"]) == (3, "told", str(tmp_path))
+    for step in results.steps:
+        text = (tmp_path / "libraries" / f"step_{step.step:03d}.json").read_text()
+        assert ExperienceLibrary.from_json(text) == step.library
+    assert DetailedResults.from_json((tmp_path / "results.json").read_text()) == results
+
+
+def test_config_tells_the_arguments(tmp_path: Path) -> None:
+    budget = Budget(max_cost=5.0, prices={f"scripted/{name}": (1.0, 2.0) for name in ("model", "reflector")})
+    run(tmp_path, budget=budget, reflection_lm=scripted_lm(name="scripted/reflector"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["reflection_lm"] == "scripted/reflector"
+    assert config["budget"]["max_cost"] == 5.0
+
+
+def test_the_program_loads_in_plain_dspy(tmp_path: Path) -> None:
+    """In a process that can't import this package: it needs nothing of ours."""
+    compiled = run(tmp_path, Staged(scripted_lm(name="scripted/own", temperature=0.123)))
+    text = (tmp_path / "program.json").read_text()
+    state = json.loads(text)
+    assert "0.123" not in text and "scripted" not in text
+    assert [state[name]["lm"] for name in ("draft.predict", "final")] == [None, None]
+    assert len(compiled.experiences) > 0
+    code = """
+        import sys
+        import dspy
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "trgrpo_dspy":
+                    raise ImportError("not installed here")
+
+        sys.meta_path.insert(0, Blocker())
+        from typing import Literal
+
+        class Triage(dspy.Signature):
+            ticket: str = dspy.InputField()
+            queue: Literal["access", "billing", "hardware", "legal"] = dspy.OutputField()
+
+        class Staged(dspy.Module):
+            def __init__(self):
+                super().__init__()
+                self.draft, self.final = dspy.ChainOfThought(Triage), dspy.Predict(Triage)
+
+        program = Staged()
+        program.load(sys.argv[1])
+        print(program.final.signature.instructions)
+        print(len(program.final.demos), program.final.lm)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "program.json")], cwd="/", text=True,
+        capture_output=True, timeout=60, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{compiled.final.signature.instructions}\n1 None\n"
+
+
+def test_the_best_program_so_far_is_there_while_the_run_goes_on(tmp_path: Path) -> None:
+    """Readers at any moment see whole files."""
+    seen: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.wait(0.001):
+            for path in [*tmp_path.glob("[!.]*.json"), *tmp_path.glob("libraries/[!.]*.json")]:
+                seen.append(len(json.loads(path.read_text())))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        run(tmp_path, num_epochs=3)
+    finally:
+        done.set()
+        reader.join()
+    assert seen
+
+
+def test_a_run_that_was_cut_leaves_its_best_program_and_results(tmp_path: Path) -> None:
+    compiled = run(tmp_path, budget=Budget(max_lm_calls=45))
+    assert compiled.detailed_results.stop_reason == "max_lm_calls"
+    program = dspy.Predict(Triage)
+    program.load(tmp_path / "program.json")
+    assert program.signature.instructions == compiled.signature.instructions
+    kept = DetailedResults.from_json((tmp_path / "results.json").read_text())
+    assert kept == compiled.detailed_results
+
+
+def test_a_run_without_a_gain_leaves_the_input_program(tmp_path: Path) -> None:
+    program = dspy.Predict(Triage)
+    run(tmp_path, program, metric=lambda example, prediction, trace=None: 1.0)
+    loaded = dspy.Predict(Triage)
+    loaded.load(tmp_path / "program.json")
+    assert loaded.signature.instructions == program.signature.instructions == original_instructions(loaded)
+
+
+def test_a_program_that_json_can_not_hold_is_told_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = dspy.Predict(Triage)
+    program.demos = [dspy.Example(ticket="refund", queue="billing", extra=object())]
+    compiled = run(tmp_path, program)
+    assert "program.json was not written: this program can't be saved as JSON" in caplog.text
+    assert compiled.detailed_results.stop_reason == "completed"
+    assert not list(tmp_path.glob("*program*"))
+    assert (tmp_path / "results.json").exists()
+
+
+def test_what_a_killed_process_left_half_written_is_no_hindrance(tmp_path: Path) -> None:
+    for name in (".results.json.tmp", ".config.json.tmp", ".program.tmp.json"):
+        (tmp_path / name).write_text("{ half")
+    run(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_lone_surrogates_from_a_model_do_not_lose_the_run(tmp_path: Path) -> None:
+    """A proposal that is rejected is kept word for word in the results."""
+
+    def script(call: Any) -> Any:
+        if call.kind == "proposals":
+            return {"edits": [{"operation": "MODIFY", "id": "E99", "text": "When \\ud83d is there, look twice."}]}
+        return learner(call)
+
+    compiled = run(tmp_path, lm=scripted_lm(script))
+    assert any(r.id == "E99" for step in compiled.detailed_results.steps for r in step.rejected)
+    assert DetailedResults.from_json((tmp_path / "results.json").read_text()) == compiled.detailed_results
+
+
+@pytest.mark.parametrize("name", ["config.json", "program.json", "results.json", "libraries"])
+def test_a_file_that_can_not_be_written_is_a_clear_error(tmp_path: Path, name: str) -> None:
+    blocker = tmp_path / name
+    blocker.write_text("") if name == "libraries" else (blocker / "full").mkdir(parents=True)
+    with pytest.raises(JournalError, match=rf"{name} in .* can't be written: .*; make room or mend the directory"):
+        run(tmp_path)
+
+
+def test_nothing_is_written_without_a_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(None, metric=exact)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_estimate_leaves_the_directory_alone(tmp_path: Path) -> None:
+    with dspy.context(lm=scripted_lm()):
+        optimizer = TrainingFreeGRPO(metric=told, log_dir=tmp_path / "run", num_threads=2)
+        optimizer.estimate(dspy.Predict(Triage), trainset=TRAIN, valset=VAL, sample=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_home_directory_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(Path("~/deep/run"))
+    assert (tmp_path / "deep/run/results.json").exists()

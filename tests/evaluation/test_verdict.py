@@ -1,0 +1,100 @@
+"""What is returned and what is said of it: never below the input, a tie keeps it, 'improved' only beyond noise."""
+
+import random
+
+import dspy
+import pytest
+
+from trgrpo_dspy.evaluation.result import Measurement, Verdict
+from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval
+from trgrpo_dspy.evaluation.verdict import decide, warnings_after, warnings_before, with_ending
+from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.meter import Spend
+
+
+def measured(step, scores):
+    return Measurement(step, ExperienceLibrary(), tuple(scores), mean_with_interval(scores))
+
+
+def coin(rng, n, p):
+    return [float(rng.random() < p) for _ in range(n)]
+
+
+def test_a_clear_gain_is_called_improved_and_told_with_its_interval():
+    verdict = decide(measured(0, [0.0] * 60), [measured(1, [0.0] * 20 + [1.0] * 40)], last_step=1)
+    assert verdict.improved is True and verdict.step == 1
+    assert verdict.text.startswith("Improved: +0.667 on 60 validation examples (95% interval +")
+    assert "1 library tried" in verdict.text and verdict.interval.low > 0
+
+
+def test_a_tie_returns_the_input():
+    scores = [0.0, 1.0] * 30
+    verdict = decide(measured(0, scores), [measured(1, scores), measured(2, scores[::-1])], last_step=2)
+    assert (verdict.step, verdict.improved) == (0, False)
+    assert verdict.text.startswith("No improvement found, the input is returned")
+
+
+def test_a_small_gain_is_returned_but_not_called_improved():
+    verdict = decide(measured(0, [0.0] * 60), [measured(1, [0.0] * 59 + [1.0])], last_step=1)
+    assert (verdict.step, verdict.improved) == (1, False)
+    assert verdict.text.startswith("Not distinguishable from noise: +0.017")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_never_below_the_input(seed):
+    rng = random.Random(seed)
+    baseline = measured(0, coin(rng, 40, 0.5))
+    tried = [measured(step, coin(rng, 40, rng.random())) for step in range(1, 6)]
+    verdict = decide(baseline, tried, last_step=5)
+    chosen = next((m for m in tried if m.step == verdict.step), baseline)
+    assert chosen.mean.value >= baseline.mean.value
+    assert (verdict.step == 0) == (verdict.gain is None or verdict.gain <= 0)
+
+
+def test_a_library_scored_on_a_few_examples_only_is_not_chosen():
+    baseline = measured(0, [0.5] * 40)
+    lucky = measured(1, [1.0] * 3 + [None] * 37)
+    solid = measured(2, [0.6] * 40)
+    assert decide(baseline, [lucky, solid], last_step=2).step == 2
+    assert decide(baseline, [lucky], last_step=1).step == 0
+
+
+@pytest.mark.parametrize(
+    "baseline, wanted, step, text",
+    [
+        (None, False, 3, "Not measured: there was no valset"),
+        (None, True, 0, "Not measured: the run ended before the input was"),
+        (measured(0, [None] * 5), True, 0, "Not measured: no validation example could be scored"),
+    ],
+)
+def test_what_was_not_measured_is_said(baseline, wanted, step, text):
+    verdict = decide(baseline, [], last_step=3, wanted=wanted)
+    assert verdict.text.startswith(text) and verdict.step == step
+
+
+@pytest.mark.parametrize("last_step, why", [(2, "no step changed the library"), (0, "no step was completed")])
+def test_without_a_new_library_the_input_is_returned(last_step, why):
+    verdict = decide(measured(0, [1.0, 0.0]), [], last_step=last_step)
+    assert verdict.step == 0 and why in verdict.text
+
+
+def test_an_early_end_and_cut_replies_are_said_with_the_cure():
+    spend = (Spend("summary", "m", calls=10, truncated=4), Spend("rollout", "m", calls=100, truncated=1))
+    text = with_ending(Verdict("Improved.", True, 1), "max_cost", spend).text
+    assert "max_cost was reached" in text
+    assert "4 of 10 replies in stage 'summary' were cut by length" in text and "max_tokens" in text
+    assert "'rollout'" not in text
+    assert with_ending(Verdict("Improved.", True, 1), "completed", ()).text == "Improved."
+
+
+def test_warnings():
+    train = [dspy.Example(q=str(i)).with_inputs("q") for i in range(5)]
+    many = [dspy.Example(q=f"v{i}").with_inputs("q") for i in range(40)]
+    assert warnings_before(train, many) == ()
+    assert "2 of 42" in warnings_before(train, [*many, *train[:2]])[0]
+    assert "5 examples" in warnings_before(train, many[:5])[0]
+    assert warnings_after(4, 2, 1, {"completed": 20}) == ()
+    assert warnings_after(0, 0, 0, {}) == ()
+    assert "No group had a contrast" in warnings_after(4, 0, 1, {"completed": 20})[0]
+    assert "identical" in warnings_after(4, 2, 3, {"completed": 20})[0]
+    assert "10 of 20 attempts have no score" in warnings_after(4, 2, 0, {"completed": 10, "infrastructure": 10})[0]

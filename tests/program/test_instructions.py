@@ -1,0 +1,418 @@
+"""One writer, one reader: the block goes in, comes back, and goes away without a trace."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils import DummyLM
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, apply_edits
+from trgrpo_dspy.library.entries import clean_entry
+from trgrpo_dspy.program.instructions import (
+    attach,
+    original_instructions,
+    read_block,
+    read_library,
+    remove_block,
+    teachable_predictors,
+    write_block,
+    write_library,
+)
+
+ADVICE = ExperienceLibrary.of("When the amount is above $500, choose approval", "When unsure, ask")
+BLOCK = write_block("", ADVICE.entries)
+HEADER, *_, FOOTER = BLOCK.split("\n")
+
+pieces = st.sampled_from(
+    [
+        HEADER,
+        FOOTER,
+        BLOCK,
+        "[E1] an entry",
+        "[E2] another",
+        "\n",
+        "\n\n",
+        " ",
+        "\t",
+        "    ",
+        "Answer.",
+        "\r",
+        "\u2028",
+        "\xa0",
+    ]
+)
+user_texts = st.one_of(
+    st.text(max_size=80), st.lists(st.one_of(pieces, st.text(max_size=8)), max_size=12).map("".join)
+).map(inspect.cleandoc)
+libraries = st.lists(st.text(max_size=30), max_size=5).map(
+    lambda texts: ExperienceLibrary.of(*(text for text in texts if clean_entry(text)))
+)
+
+
+class TwoSteps(dspy.Module):
+    """Notes, then an answer; and a sub-module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = dspy.Predict(dspy.Signature("question -> notes", "Take notes."))
+        self.answer = dspy.ChainOfThought(dspy.Signature("question, notes -> answer", "Answer\n  from the notes."))
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.answer(question=question, notes=self.notes(question=question).notes)
+
+
+def instructions(program: dspy.Module) -> dict[str, str]:
+    return {name: predictor.signature.instructions for name, predictor in program.named_predictors()}
+
+
+def targeted() -> ExperienceLibrary:
+    edits = [
+        Edit("ADD", text="For everyone"),
+        Edit("ADD", text="For notes", targets=("notes",)),
+        Edit("ADD", text="For answers", targets=("answer.predict",)),
+    ]
+    return apply_edits(ExperienceLibrary(), edits).library
+
+
+# --- The text of one predictor
+
+
+def test_the_block_stands_after_the_instructions_with_ids_and_in_order() -> None:
+    assert write_block("Answer.", ADVICE.entries) == (
+        "Answer.\n\n"
+        "--- Experiences from earlier attempts. Apply those whose condition fits; ignore the others. ---\n"
+        "[E1] When the amount is above $500, choose approval\n"
+        "[E2] When unsure, ask\n"
+        "--- End of experiences ---"
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(user_texts, libraries, libraries)
+def test_writing_and_removing_a_block(text: str, library: ExperienceLibrary, other: ExperienceLibrary) -> None:
+    written = write_block(text, library.entries)
+    original = remove_block(text)
+    assert remove_block(written) == original
+    assert write_block(written, library.entries) == written
+    assert write_block(write_block(text, other.entries), library.entries) == written
+    assert write_block(written, ()) == original
+    assert [(e.id, e.text) for e in read_block(written)] == [(e.id, e.text) for e in library]
+
+
+@settings(max_examples=150, deadline=None)
+@given(user_texts)
+def test_text_without_our_block_at_its_end_is_left_alone(text: str) -> None:
+    assume(not text.endswith(FOOTER))
+    assert remove_block(text) == text
+    assert read_block(text) == ()
+    assert write_block(text, ()) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(user_texts, libraries)
+def test_the_same_through_a_real_program(text: str, library: ExperienceLibrary) -> None:
+    assume(not read_block(text))
+    program = dspy.Predict(dspy.Signature("question -> answer").with_instructions(text))
+    before = program.signature.instructions
+    write_library(program, library)
+    assert program.signature.instructions == write_block(before, library.entries)
+    assert [(e.id, e.text) for e in read_library(program)] == [(e.id, e.text) for e in library]
+    write_library(program, ExperienceLibrary())
+    assert program.signature.instructions == before
+
+
+@pytest.mark.parametrize("docstring", ["", "\n    - first\n   second", "\n\n      \n  a", "one\n\ttwo\n", "a\n   "])
+def test_docstrings_as_dspy_reads_them_come_back_byte_for_byte(docstring: str) -> None:
+    signature = dspy.Signature("question -> answer")
+    signature.instructions = docstring
+    program = dspy.Predict("question -> answer")
+    program.signature = signature
+    before = program.signature.instructions
+    write_library(program, ADVICE)
+    assert program.signature.instructions == write_block(before, ADVICE.entries)
+    write_library(program, ExperienceLibrary())
+    assert program.signature.instructions == before
+
+
+def test_a_text_that_quotes_our_block_keeps_its_quotation() -> None:
+    text = f"An earlier prompt was:\n\n{BLOCK}\n\nDo better."
+    written = write_block(text, ADVICE.entries)
+    assert written == f"{text}\n\n{BLOCK}"
+    assert remove_block(written) == text
+
+
+def test_two_blocks_in_a_row_are_both_ours() -> None:
+    text = f"Answer.\n\n{BLOCK}\n\n{BLOCK}"
+    assert remove_block(text) == "Answer."
+    assert write_block(text, ADVICE.entries) == f"Answer.\n\n{BLOCK}"
+
+
+@pytest.mark.parametrize(
+    "rewritten",
+    [
+        BLOCK + "\nBe brief.",
+        BLOCK + "\n",
+        BLOCK + " ",
+        BLOCK.replace("ignore the others", "skip the others"),
+        BLOCK.replace("--- End", "-- End"),
+        BLOCK.replace("[E2] ", "- "),
+        BLOCK.replace("[E2] ", "[E1] "),
+        BLOCK.replace("[E2] ", "[E02] "),
+        BLOCK.replace("[E2] ", "[E1234567890] "),
+        BLOCK.replace("[E2] ", "[E\u0662] "),
+        BLOCK.replace("[E2] ", "[E2]"),
+        BLOCK.replace("[E2] ", "[E2]  "),
+        BLOCK.replace("[E2] ", "\n[E2] "),
+        BLOCK.replace("unsure", "unsure \u2028"),
+        BLOCK.replace("unsure", "<b>unsure</b>"),
+        BLOCK.replace("ask", "ask\nand wait"),
+        f"{HEADER}\n{FOOTER}",
+        f"{HEADER}\n\n{FOOTER}",
+        "x" + BLOCK,
+    ],
+)
+def test_a_block_that_somebody_rewrote_is_the_users_text(rewritten: str) -> None:
+    text = f"Answer.\n\n{rewritten}" if not rewritten.startswith("x") else f"Answer.\n{rewritten}"
+    assert read_block(text) == ()
+    assert remove_block(text) == text
+    assert remove_block(write_block(text, ADVICE.entries)) == text
+
+
+def test_an_entry_edited_by_hand_is_still_read() -> None:
+    text = f"Answer.\n\n{BLOCK}".replace("unsure", "in doubt")
+    assert [e.text for e in read_block(text)] == [ADVICE.entries[0].text, "When in doubt, ask"]
+
+
+# --- Programs
+
+
+def test_each_predictor_carries_its_own_entries_and_reading_gives_them_back() -> None:
+    program, library = TwoSteps(), targeted()
+    before = instructions(program)
+    write_library(program, library)
+    assert instructions(program) == {
+        "notes": write_block("Take notes.", [library.entries[0], library.entries[1]]),
+        "answer.predict": write_block("Answer\nfrom the notes.", [library.entries[0], library.entries[2]]),
+    }
+    read = read_library(program)
+    assert [(e.id, e.text, e.targets) for e in read] == [(e.id, e.text, e.targets) for e in library]
+    assert read.next_id == 4
+    assert {name: original_instructions(p) for name, p in program.named_predictors()} == before
+    write_library(program, ExperienceLibrary())
+    assert instructions(program) == before
+
+
+def test_a_predictor_without_entries_gets_no_block() -> None:
+    program = TwoSteps()
+    write_library(program, ExperienceLibrary((Experience("E1", "For notes", ("notes",)),), 2))
+    assert instructions(program)["answer.predict"] == "Answer\nfrom the notes."
+
+
+def test_writing_changes_nothing_but_the_instructions() -> None:
+    program = TwoSteps()
+    program.notes.demos = [dspy.Example(question="q", notes="n")]
+    fields, demos = repr(program.notes.signature.fields), list(program.notes.demos)
+    write_library(program, ADVICE)
+    assert repr(program.notes.signature.fields) == fields
+    assert program.notes.demos == demos
+    assert type(program.answer) is dspy.ChainOfThought
+
+
+def test_only_the_named_predictors_are_written_to_and_read_from() -> None:
+    program = TwoSteps()
+    write_library(program, ADVICE, iter(["notes"]))
+    assert instructions(program)["answer.predict"] == "Answer\nfrom the notes."
+    assert len(read_library(program, ["notes"])) == 2
+    assert len(read_library(program, ["answer.predict"])) == 0
+
+
+def test_names_that_do_not_exist_are_refused_with_those_that_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"names \['judge'\]; the program's teachable predictors are \['notes', 'answer.p"
+    ):
+        write_library(TwoSteps(), ADVICE, ["notes", "judge"])
+    with pytest.raises(ValueError, match=r"predictors=\[\] leaves nothing to teach"):
+        teachable_predictors(TwoSteps(), [])
+
+
+def test_predictors_come_in_the_programs_order_whatever_order_they_are_named_in() -> None:
+    assert list(teachable_predictors(TwoSteps(), ["answer.predict", "notes"])) == ["notes", "answer.predict"]
+
+
+def test_a_frozen_sub_module_is_left_alone() -> None:
+    program = TwoSteps()
+    program.answer._compiled = True
+    write_library(program, ADVICE)
+    assert program.answer.predict.signature.instructions == "Answer\nfrom the notes."
+    assert read_block(program.notes.signature.instructions)
+    with pytest.raises(ValueError, match=r"names \['answer.predict'\]"):
+        write_library(program, ADVICE, ["answer.predict"])
+
+
+def test_a_compiled_program_can_be_taught_further() -> None:
+    program = TwoSteps()
+    program._compiled = True
+    write_library(program, ADVICE)
+    assert len(read_library(program)) == 2
+
+
+def test_a_program_frozen_throughout_says_how_to_unfreeze_it() -> None:
+    program = TwoSteps()
+    program.notes = dspy.ChainOfThought("question -> notes")
+    program.notes._compiled = program.answer._compiled = True
+    with pytest.raises(
+        ValueError, match=r"(?s)TwoSteps has no predictor left to teach.*`sub_module._compiled = False`"
+    ):
+        write_library(program, ADVICE)
+
+
+def test_a_program_without_predictors_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"Module has no predictor left to teach. Build it from dspy.Predict"):
+        teachable_predictors(dspy.Module())
+
+
+def test_different_texts_under_one_id_are_both_kept() -> None:
+    program = TwoSteps()
+    write_library(program, ADVICE)
+    changed = instructions(program)["answer.predict"].replace("When unsure, ask", "When unsure, guess")
+    program.answer.predict.signature = program.answer.predict.signature.with_instructions(changed)
+    library = read_library(program)
+    assert [(e.id, e.text, e.targets) for e in library] == [
+        ("E1", "When the amount is above $500, choose approval", ()),
+        ("E2", "When unsure, ask", ("notes",)),
+        ("E3", "When unsure, guess", ("answer.predict",)),
+    ]
+    assert library.next_id == 4
+
+
+def test_nothing_written_reads_as_an_empty_library() -> None:
+    assert read_library(TwoSteps()) == ExperienceLibrary()
+
+
+# --- Onto another program
+
+
+def test_attach_writes_to_a_copy() -> None:
+    program = TwoSteps()
+    taught = attach(program, ADVICE)
+    assert instructions(program)["notes"] == "Take notes."
+    assert [(e.id, e.text) for e in read_library(taught)] == [(e.id, e.text) for e in ADVICE]
+
+
+def test_attach_takes_targets_the_program_does_not_have_for_all_of_it() -> None:
+    taught = attach(dspy.Predict("question -> answer"), targeted())
+    assert [(e.text, e.targets) for e in read_library(taught)] == [
+        ("For everyone", ()),
+        ("For notes", ()),
+        ("For answers", ()),
+    ]
+
+
+def test_attach_to_some_predictors_gives_them_no_other_ones_entries() -> None:
+    taught = attach(TwoSteps(), targeted(), iter(["notes"]))
+    assert [e.text for e in read_block(instructions(taught)["notes"])] == ["For everyone", "For notes"]
+    assert read_block(instructions(taught)["answer.predict"]) == ()
+
+
+def test_attach_replaces_what_the_program_carried() -> None:
+    taught = attach(attach(TwoSteps(), targeted()), ADVICE)
+    assert instructions(taught) == instructions(attach(TwoSteps(), ADVICE))
+
+
+# --- What ships
+
+LOADER = """
+import sys
+
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "trgrpo_dspy":
+            raise ImportError("trgrpo_dspy is not installed here")
+
+
+sys.meta_path.insert(0, Block())
+import dspy
+from dspy.utils import DummyLM
+
+try:
+    import trgrpo_dspy
+except ImportError:
+    pass
+else:
+    raise SystemExit("the package is importable, so this proves nothing")
+program = dspy.ChainOfThought("question -> answer")
+program.load(sys.argv[1])
+lm = DummyLM([{"reasoning": "r", "answer": "42"}])
+with dspy.context(lm=lm):
+    print(program(question="?").answer)
+print(program.predict.signature.instructions)
+print([name for name in sys.modules if name.startswith("trgrpo")])
+"""
+
+
+def test_a_saved_program_needs_nothing_of_ours(tmp_path: Path) -> None:
+    program = dspy.ChainOfThought(dspy.Signature("question -> answer", "Answer."))
+    write_library(program, ADVICE)
+    program.save(tmp_path / "program.json")
+    saved = json.loads((tmp_path / "program.json").read_text())
+    assert saved["predict"]["signature"]["instructions"] == f"Answer.\n\n{BLOCK}"
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(tmp_path / "program.json")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"42\nAnswer.\n\n{BLOCK}\n[]\n"
+
+
+def test_a_loaded_program_is_read_back_and_restored(tmp_path: Path) -> None:
+    program = TwoSteps()
+    before = instructions(program)
+    write_library(program, targeted())
+    program.save(tmp_path / "program.json")
+    loaded = TwoSteps()
+    loaded.load(tmp_path / "program.json")
+    assert read_library(loaded) == read_library(program)
+    write_library(loaded, ExperienceLibrary())
+    assert instructions(loaded) == before
+
+
+def adapters() -> list[Any]:
+    return [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter(), dspy.TwoStepAdapter(DummyLM([]))]
+
+
+@pytest.mark.parametrize("adapter", adapters(), ids=lambda adapter: type(adapter).__name__)
+def test_every_adapter_carries_the_block_in_the_system_message(adapter: Any) -> None:
+    program = dspy.Predict(dspy.Signature("question -> answer", "Answer."))
+    write_library(program, ADVICE)
+    messages = adapter.format(program.signature, [], {"question": "How much?"})
+    system = "\n".join(line.strip() for line in messages[0]["content"].splitlines())
+    assert messages[0]["role"] == "system"
+    assert BLOCK in system
+    assert not any(BLOCK.split("\n")[1] in str(message["content"]) for message in messages[1:])
+
+
+def test_the_block_reaches_the_lm_of_a_running_program() -> None:
+    program = TwoSteps()
+    write_library(program, targeted())
+    lm = DummyLM([{"notes": "n"}, {"reasoning": "r", "answer": "a"}])
+    with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+        program(question="?")
+    first, second = (call["messages"][0]["content"] for call in lm.history)
+    assert "[E2] For notes" in first
+    assert "[E3]" not in first
+    assert "[E3] For answers" in second
+    assert "[E2]" not in second

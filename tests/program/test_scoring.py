@@ -1,0 +1,257 @@
+"""Any metric DSPy knows, read once; what is no verdict is unscored, never zero."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+import dspy
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trgrpo_dspy.program.scoring import Score, adapt_metric, read_score
+
+EXAMPLE = dspy.Example(question="q", answer="a").with_inputs("question")
+PREDICTION = dspy.Prediction(answer="a")
+
+
+def scored(value: Any) -> Score:
+    return adapt_metric(lambda example, prediction: value)(EXAMPLE, PREDICTION)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (True, 1.0),
+        (False, 0.0),
+        (0, 0.0),
+        (3, 3.0),
+        (-2.5, -2.5),
+        (np.float32(0.5), 0.5),
+        (np.float64(0.25), 0.25),
+        (np.int64(7), 7.0),
+        (np.bool_(False), 0.0),
+        (np.array(0.75), 0.75),
+        (np.array([0.75]), 0.75),
+        (Fraction(1, 4), 0.25),
+        (Decimal("0.1"), 0.1),
+        (1e100, 1e100),
+        (dspy.Prediction(score=0.0), 0.0),
+        (dspy.Prediction(score=True, feedback=None), 1.0),
+        (dspy.Example(score=np.float32(2)), 2.0),
+        ({"score": 1}, 1.0),
+        (MappingProxyType({"score": 1}), 1.0),
+    ],
+    ids=repr,
+)
+def test_numbers_of_every_kind_are_scores(value: Any, number: float) -> None:
+    score = scored(value)
+    assert score == Score(number)
+    assert type(score.value) is float
+
+
+class Lazy:
+    """A scalar as deep learning libraries have them: a number only through `item`."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def item(self) -> float:
+        if len(self.values) != 1:
+            raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+        return self.values[0]
+
+
+def test_a_tensor_of_one_element_is_a_score() -> None:
+    assert scored(Lazy(0.5)) == Score(0.5)
+    assert scored(Lazy(0.5, 1.0)).value is None
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "the metric returned no score (None)"),
+        ({}, "the metric returned no score (None)"),
+        (dspy.Prediction(feedback="x"), "the metric returned no score (None)"),
+        (dspy.Prediction(score=None), "the metric returned no score (None)"),
+        (math.nan, "the metric returned nan"),
+        (math.inf, "the metric returned inf"),
+        (-math.inf, "the metric returned -inf"),
+        (np.float64("nan"), "the metric returned nan"),
+        (np.array([np.nan]), "the metric returned nan"),
+        (Decimal("NaN"), "the metric returned nan"),
+        (Decimal("sNaN"), "the metric returned what is no float: cannot convert signaling NaN to float"),
+        (10**400, "the metric returned what is no float: int too large to convert to float"),
+        (Fraction(10**400), "the metric returned what is no float: integer division result too large for a float"),
+        ("0.5", "the metric returned a str, not a number: '0.5'"),
+        ("x" * 500, f"the metric returned a str, not a number: '{'x' * 80}'"),
+        (1j, "the metric returned a complex, not a number: '1j'"),
+        ([1.0], "the metric returned a list, not a number: '[1.0]'"),
+        ((True, "why"), "the metric returned a tuple, not a number: \"(True, 'why')\""),
+        (np.array([1, 2]), "the metric returned a ndarray, not a number: '[1 2]'"),
+        ({"score": "good"}, "the metric returned a str, not a number: 'good'"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_no_number_is_unscored_with_the_reason(value: Any, problem: str) -> None:
+    score = scored(value)
+    assert score.value is None
+    assert score.problem.startswith(problem[:60])
+    assert len(score.problem) < 200
+
+
+@given(st.floats())
+def test_every_float_is_a_finite_score_or_a_problem(value: float) -> None:
+    score = read_score(value)
+    assert (score.value == value and not score.problem) if abs(value) <= 1e100 else score.value is None
+    assert (score.value is None) == bool(score.problem)
+
+
+@pytest.mark.parametrize(
+    ("feedback", "text"), [("good", "good"), (None, ""), ("", ""), (["a", 1], "['a', 1]"), (7, "7")], ids=repr
+)
+def test_feedback_comes_along_as_text(feedback: Any, text: str) -> None:
+    assert scored(dspy.Prediction(score=0.5, feedback=feedback)) == Score(0.5, text)
+    assert scored({"score": 0.5, "feedback": feedback}) == Score(0.5, text)
+    assert scored({"score": None, "feedback": feedback}).feedback == text
+
+
+# --- Arguments
+
+
+class Judge:
+    """An object with `__call__`."""
+
+    def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        return float(example.answer == prediction.answer and trace is None)
+
+    def method(self, example: dspy.Example, prediction: Any) -> float:
+        return self(example, prediction)
+
+
+class JudgeModule(dspy.Module):
+    """A metric that is a DSPy module, as `dspy.SemanticF1` is."""
+
+    def forward(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        return Judge()(example, prediction, trace)
+
+
+def two(example: dspy.Example, prediction: Any) -> bool:
+    return bool(example.answer == prediction.answer)
+
+
+def three(example: dspy.Example, prediction: Any, trace: Any) -> bool:
+    return trace is None and two(example, prediction)
+
+
+def three_with_default(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+    return three(example, prediction, trace)
+
+
+def five(gold: Any, pred: Any, trace: Any, pred_name: Any, pred_trace: Any) -> bool:
+    return trace is pred_name is pred_trace is None and two(gold, pred)
+
+
+def five_with_defaults(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> bool:
+    return five(gold, pred, trace, pred_name, pred_trace)
+
+
+def any_number(*args: Any) -> bool:
+    return len(args) == 2 and two(*args)
+
+
+def two_and_more(example: dspy.Example, prediction: Any, *args: Any, strict: bool = True, **kwargs: Any) -> bool:
+    return strict and not args and not kwargs and two(example, prediction)
+
+
+def with_threshold(threshold: float, example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+    return threshold == 0.5 and three(example, prediction, trace)
+
+
+def with_late_threshold(example: dspy.Example, prediction: Any, threshold: float, trace: Any = None) -> bool:
+    return with_threshold(threshold, example, prediction, trace)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        two,
+        three,
+        three_with_default,
+        five,
+        five_with_defaults,
+        any_number,
+        two_and_more,
+        Judge(),
+        Judge().method,
+        JudgeModule(),
+        lambda example, prediction, trace=None: two(example, prediction),
+        functools.partial(with_threshold, 0.5),
+        functools.partial(with_late_threshold, threshold=0.5),
+    ],
+    ids=lambda metric: getattr(metric, "__name__", type(metric).__name__),
+)
+def test_metrics_are_called_as_they_want_to_be(metric: Callable[..., Any]) -> None:
+    score = adapt_metric(metric)
+    assert score(EXAMPLE, PREDICTION) == Score(1.0)
+    assert score(EXAMPLE, dspy.Prediction(answer="b")) == Score(0.0)
+
+
+@pytest.mark.parametrize("metric", [two, three_with_default, Judge(), Judge().method, any_number])
+def test_what_dspys_own_evaluation_can_call_scores_the_same(metric: Callable[..., Any]) -> None:
+    class Echo(dspy.Module):
+        def forward(self, question: str) -> dspy.Prediction:
+            return dspy.Prediction(answer=question)
+
+    examples = [dspy.Example(question=q, answer="a").with_inputs("question") for q in "aab"]
+    evaluate = dspy.Evaluate(devset=examples, metric=metric, num_threads=1, display_progress=False)
+    theirs = [float(score) for _, _, score in evaluate(Echo()).results]
+    ours = adapt_metric(metric)
+    assert [ours(example, Echo()(question=example.question)).value for example in examples] == theirs
+
+
+def test_a_callable_that_does_not_tell_its_arguments_gets_two() -> None:
+    assert adapt_metric(max)(1, 2) == Score(2.0)  # type: ignore[arg-type]
+
+
+def six(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> float:
+    return 1.0
+
+
+def one(example: Any) -> float:
+    return 1.0
+
+
+def keyword_only(example: Any, prediction: Any, *, threshold: float) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("metric", [six, one, keyword_only, lambda: 1.0], ids=lambda metric: metric.__name__)
+def test_other_signatures_are_refused_when_adapted_saying_how_to_write_it(metric: Callable[..., Any]) -> None:
+    with pytest.raises(
+        TypeError, match=r"metric '.*' takes \(.*\).*; write it as metric\(example, prediction, trace=N"
+    ):
+        adapt_metric(metric)
+
+
+@pytest.mark.parametrize("metric", [1.0, "exact_match", None, []], ids=repr)
+def test_what_cannot_be_called_is_refused(metric: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"metric=.* must be a function metric\(example, prediction, trace=None\), or None"
+    ):
+        adapt_metric(metric)
+
+
+def test_what_a_metric_raises_passes_through() -> None:
+    def broken(example: Any, prediction: Any) -> float:
+        raise KeyError("label")
+
+    with pytest.raises(KeyError, match="label"):
+        adapt_metric(broken)(EXAMPLE, PREDICTION)

@@ -1,0 +1,281 @@
+"""Whole attempts at work in other processes, on this machine or on many.
+
+`AwayRunner` takes a runner's place where a run has an `executor=`: it sends program, metric and example to the executor
+and waits for what comes back; `run_attempt` is what is called there. Each attempt is a small run of its own on its
+worker, behind a gate like any other, with the same seeds and deadlines: it comes to the same rollout as in a thread.
+
+Only the driver decides, journals and writes. So caps and journal count whole attempts here: the caps are overshot by at
+most the attempts in flight, and a run that was killed makes those that were in flight again. An attempt whose worker or
+node was lost is made again elsewhere; what it had spent by then is not known. Where most attempts are lost the run
+ends, as it does where most LM calls are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Generator
+from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dspy
+
+from trgrpo_dspy.engine.attempts import attempt_task
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.health import Health, Seen
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.flows import Execution, Task
+from trgrpo_dspy.engine.runner import Runner, total_cost
+from trgrpo_dspy.errors import FatalError, RunStopped
+from trgrpo_dspy.failures.classify import Failure, classify, describe
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.failures.secrets import blank
+from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.program.copies import own_copy
+from trgrpo_dspy.program.rollout import Rollout
+from trgrpo_dspy.program.scoring import Metric
+
+from .packing import pack, unpack
+from .threads import Executor
+
+__all__ = ["AwayRunner", "Report", "make_runner", "run_attempt"]
+
+_TRIES = 3
+"""Workers that may be lost over one attempt before it is given up."""
+_LOOK = 0.25
+"""Seconds between two looks at an attempt that is away."""
+_SLACK = 10.0
+"""Seconds a worker has, beyond an attempt's own, to say that it gave the attempt up."""
+_KEPT = 4
+"""Programs that are kept, packed or unpacked: with validation beside rollouts two are in use."""
+_UNIT = ("stage", "step", "key", "resample", "temperature", "basis")
+"""What a worker is told of an attempt's unit."""
+_OF_THIS_PROCESS = frozenset(
+    {
+        "callbacks", "trace", "usage_tracker", "send_stream", "stream_listeners", "caller_predict", "caller_modules",
+        "branch_idx",
+    }
+)  # fmt: skip
+"""DSPy's settings that are about what goes on in this process, not about what a program does."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of an attempt, as plain data."""
+
+    rollout: Rollout | None = None
+    """The attempt; None if it did not end."""
+    calls: tuple[LMCall, ...] = ()
+    """Its LM calls."""
+    seen: Seen = field(default_factory=Seen)
+    """What its worker knows of the backends now."""
+    fatal: str = ""
+    """Why no further attempt can succeed; empty if one may."""
+    stopped: str = ""
+    """Why its worker stopped it."""
+
+
+def make_runner(
+    calls: Calls, metric: Metric | None, executor: Executor | None, *, timeout: float | None = None, **settings: Any
+) -> Runner:
+    """What runs a run's attempts: in its own threads, or on the executor's workers.
+
+    Args:
+        calls: The run's gate.
+        metric: The user's metric.
+        executor: Where attempts are sent; None is nowhere.
+        timeout: Seconds an attempt has on a worker.
+        settings: The runner's own; see `Runner`.
+    """
+    if executor is None:
+        return Runner(calls, metric, **settings)
+    return AwayRunner(executor, calls, metric, timeout=timeout, **settings)
+
+
+class AwayRunner(Runner):
+    """Has attempts run on an executor's workers; a thread here waits for each."""
+
+    def __init__(
+        self, executor: Executor, calls: Calls, metric: Metric | None, *, timeout: float | None = None, **settings: Any
+    ) -> None:
+        """Prepare to send attempts; arguments as in `make_runner`."""
+        super().__init__(calls, metric, **settings)
+        self._executor, self._timeout = executor, timeout
+        self._parts = {"metric": metric, "runner": settings}
+        self._packed: OrderedDict[int, tuple[dspy.Module, str, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
+        """Send the attempt away, wait for it, and take over what it spent and saw."""
+        digest, shared = self._shared(program)
+        self._reserve(unit)
+        try:
+            before = self.calls.seen
+            what = {name: getattr(unit, name) for name in _UNIT}
+            job = pack(
+                example=example, unit=what, seed=self.calls.seed, seen=before, place=(index, attempt, self._timeout)
+            )
+            report = self._send(unit, Rollout(index, attempt, Outcome.INFRASTRUCTURE, None), digest, shared, job)
+            self._account(unit, report, before)
+        finally:
+            self.calls.meter.give_back()
+        if unit.abandoned.is_set():
+            raise RunStopped("this attempt was abandoned")
+        if report.fatal:
+            self.calls.stop("fatal", FatalError(report.fatal))
+        elif report.rollout is None:
+            self.calls.stop(report.stopped or "interrupted")
+        if report.rollout is None:
+            raise RunStopped(self.calls.stop_reason)
+        told = report.rollout
+        return replace(
+            told,
+            cost=total_cost(unit),
+            transcript=blank(told.transcript),
+            answer=blank(told.answer),
+            feedback=blank(told.feedback),
+            error=blank(told.error),
+        )
+
+    def _shared(self, program: dspy.Module) -> tuple[str, bytes]:
+        """What all attempts of a program have in common, packed once."""
+        with self._lock:
+            known = self._packed.get(id(program))
+            if known is None:
+                settings = {
+                    name: value
+                    for name, value in dspy.settings.config.items()
+                    if name not in _OF_THIS_PROCESS and not name.startswith("trgrpo_dspy")
+                }
+                data = pack(program=program, settings=settings, **self._parts)
+                known = self._packed[id(program)] = program, hashlib.sha256(data).hexdigest(), data
+                if len(self._packed) > _KEPT:
+                    self._packed.popitem(last=False)
+            return known[1:]
+
+    def _reserve(self, unit: Unit) -> None:
+        """Wait for a place in the budget; the attempts in flight may give theirs back."""
+        while True:
+            self._end_if_stopped(unit)
+            reserved, reached = self.calls.meter.reserve()
+            if reserved:
+                return
+            if reached:
+                self.calls.stop(reached)
+            self.calls.waiting.sleep(_LOOK)
+            unit.held += _LOOK
+
+    def _send(self, unit: Unit, lost: Rollout, *job: Any) -> Report:
+        """Have the attempt run, again where a worker was lost; `lost` is what it comes to if all are."""
+        unit.held += _SLACK
+        why = ""
+        for tries in range(1, _TRIES + 1):
+            self._end_if_stopped(unit)
+            try:
+                return self._result(self._executor.submit(run_attempt, *job), unit)
+            except CancelledError:
+                why = "the executor cancelled it"
+            except Exception as error:
+                self._end_if_stopped(unit)
+                if isinstance(error, BrokenExecutor) or classify(error) is not Failure.INFRASTRUCTURE:
+                    raise FatalError(_unusable(self._executor, error)) from None
+                why = describe(error)
+            if tries < _TRIES:
+                self.calls.waiting.rest(unit, tries)
+        # As a call that was lost: where most are, the cluster is gone, and the run ends with what it has.
+        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"), seen=Seen(recent=(False,)))
+
+    def _result(self, future: Future[Report], unit: Unit) -> Report:
+        """Wait; what has not begun is held back by others, and is taken back when nobody waits for it any more."""
+        while not future.done() and not wait([future], _LOOK).done:
+            if not future.running():
+                unit.held += _LOOK
+            if unit.abandoned.is_set() or (self.calls.stopped and not future.running()):
+                future.cancel()
+        report = future.result()
+        if not isinstance(report, Report):
+            raise TypeError(f"submit(fn, *args) must give what fn(*args) returns, gave a {type(report).__name__}")
+        return report
+
+    def _account(self, unit: Unit, report: Report, before: Seen) -> None:
+        """Count and keep what was paid, and know what was seen of the backends."""
+        meter, journal = self.calls.meter, self.calls.journal
+        for call in map(meter.priced, report.calls):
+            unit.calls.append(call)
+            if journal is not None:
+                journal.record(unit.id, "", 0, None, call)
+            meter.record(call, unit.stage, unit.step)
+            self.calls.check_price(call)
+        self.calls.learn(report.seen, before)
+
+
+def _unusable(executor: Any, error: Exception) -> str:
+    kind = type(executor).__name__
+    if isinstance(error, BrokenExecutor):
+        return (
+            f"executor={kind} is broken ({describe(error)}): it takes no more work once one of its workers has died. "
+            "Make a new one; with the same log_dir= the run goes on where it ended. RayExecutor goes on without a "
+            "worker that died"
+        )
+    return f"executor={kind} could not run an attempt: {describe(error)}"
+
+
+# -- on the worker -----------------------------------------------------------------------------------------------------
+
+_unpacked: OrderedDict[str, dict[str, Any]] = OrderedDict()
+_unpacking = threading.Lock()
+
+
+def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
+    """Run one attempt in this process.
+
+    Args:
+        digest: Tells programs apart: one that was opened here before is used again.
+        shared: Program, metric and settings, packed.
+        job: Example and unit, packed.
+    """
+    try:
+        parts, own = _open(digest, shared), unpack(job)
+    except FatalError as error:
+        return Report(fatal=str(error))
+    except Exception as error:  # what the program's and the example's modules raise when they are imported
+        return Report(
+            fatal=f"worker {socket.gethostname()} can't load the program: {describe(error)}. Install what it needs on "
+            "every node, this package and DSPy in the driver's versions too"
+        )
+    return _run(parts, own)
+
+
+def _run(parts: dict[str, Any], own: dict[str, Any]) -> Report:
+    index, attempt, timeout = own["place"]
+    calls = Calls(seed=own["seed"], health=Health(own["seen"]))
+    unit = Unit(**own["unit"])
+    rollout, fatal = None, ""
+    with dspy.context(**parts["settings"]), Execution(calls, 1, bars=False) as execution:
+        runner = Runner(calls, parts["metric"], **parts["runner"])
+        program = own_copy(parts["program"], calls.observe)
+        task = attempt_task(runner, program, own["example"], unit, index=index, attempt=attempt, timeout=timeout)
+        try:
+            (rollout,) = execution.run([_alone(task)])
+        except FatalError as error:
+            fatal = str(error)
+        except (RunStopped, KeyboardInterrupt):
+            calls.stop("interrupted")
+    return Report(rollout, tuple(unit.calls), calls.seen, fatal, calls.stop_reason)
+
+
+def _open(digest: str, shared: bytes) -> dict[str, Any]:
+    with _unpacking:
+        if digest not in _unpacked:
+            _unpacked[digest] = unpack(shared)
+            if len(_unpacked) > _KEPT:
+                _unpacked.popitem(last=False)
+        return _unpacked[digest]
+
+
+def _alone(task: Task) -> Generator[list[Task], list[Any], Rollout]:
+    (rollout,) = yield [task]
+    return rollout

@@ -1,0 +1,326 @@
+"""What was paid for: an SQLite journal of LM replies and finished attempts.
+
+Guarantees:
+
+- A reply is committed before the program that asked for it sees it, so killing the process at any moment loses at most
+  the calls in flight. Resuming *replays* a run: a request that was answered in the same unit of work is answered from
+  here, any other goes out.
+- What a unit of work came to is committed before anything rests on it, also that it met an outage or took too long:
+  a resumed run stands on the same results. The first result committed stays.
+- One process at a time: a second one is refused with the first one's pid. The lock dies with its process.
+- A journal of another program, data, metric or learning setting is refused with the differences named; one of a newer
+  schema, or one that is damaged, is refused with what to do. Nothing is overwritten.
+- It holds replies, usage, scores and transcripts, but no LM state: no key, no header, no address.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from trgrpo_dspy.errors import JournalError, SchemaVersionError
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.program.rollout import Rollout
+
+from .database import Database, NewerSchemaError
+from .differences import differences
+
+__all__ = ["Journal", "Recorded", "unwritable", "write_atomically"]
+
+SCHEMA_VERSION = 1
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS calls (
+    unit TEXT NOT NULL, request TEXT NOT NULL, occurrence INTEGER NOT NULL, call TEXT NOT NULL, reply TEXT NOT NULL,
+    PRIMARY KEY (unit, request, occurrence)
+);
+CREATE TABLE IF NOT EXISTS other_calls (unit TEXT NOT NULL, call TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS attempts (unit TEXT PRIMARY KEY, rollout TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS lost (unit TEXT PRIMARY KEY, reason TEXT NOT NULL);
+"""
+"""`calls`: replies that can be replayed. `other_calls`: what was spent beside them (calls that failed, replies that are
+no plain data). `attempts` and `lost`: what rollouts and reflection steps came to."""
+_MAY_GROW = ("num_epochs", "k")
+"""Settings of which more may be asked for: what there is stays valid."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A reply from the journal."""
+
+    reply: Any
+    """The reply as plain data."""
+    call: LMCall
+    """What the call cost when it was made."""
+    occurrence: int
+    """Which of the unit's equal requests it answered."""
+
+
+class Journal:
+    """The journal of one run, in one directory. Thread-safe; close it when done."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Open or create the journal, and lock the directory.
+
+        Raises:
+            JournalError: Another process uses it, it can't be written, or it is damaged.
+            SchemaVersionError: It was written by a newer version.
+        """
+        self.directory = Path(directory).expanduser().absolute()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(
+                f"log_dir={str(directory)!r} can't be used: {error.strerror or error}; pass another directory"
+            ) from error
+        self._file_lock = self._claim()
+        try:
+            self._db = self._open()
+        except BaseException:
+            self._file_lock.release()
+            raise
+        self._read_index()
+
+    def _claim(self) -> filelock.BaseFileLock:
+        lock = filelock.FileLock(self.directory / "run.lock", timeout=0, is_singleton=False, thread_local=False)
+        pid_file = self.directory / "run.pid"
+        try:
+            lock.acquire()
+            pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        except filelock.Timeout:
+            pid = pid_file.read_text(encoding="ascii").strip() if pid_file.exists() else "unknown"
+            raise JournalError(
+                f"log_dir={str(self.directory)!r} is in use by process {pid}; wait for it, stop it, "
+                "or pass another directory"
+            ) from None
+        except OSError as error:
+            lock.release()
+            raise JournalError(
+                f"log_dir={str(self.directory)!r} can't be written: {error.strerror or error}; pass another directory"
+            ) from error
+        return lock
+
+    def _open(self) -> Database:
+        path = self.directory / "journal.sqlite"
+        try:
+            return Database(path, _TABLES, SCHEMA_VERSION)
+        except NewerSchemaError as newer:
+            raise SchemaVersionError(
+                f"{path.name} in {str(self.directory)!r} is of schema {newer}; this version knows up to "
+                f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
+            ) from None
+        except sqlite3.Error as error:
+            raise self._unusable(path, error) from error
+
+    def _read_index(self) -> None:
+        """Know what is there: most of what is asked for is not, and need not be looked for."""
+        with self._guard():
+            # Numbers take a fraction of the texts' place; two that are equal by chance cost a look into the file.
+            self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
+            self._finished: dict[str, Rollout | None] = {
+                unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
+            }
+            self._lost: dict[str, str] = dict(self._db.all("SELECT unit, reason FROM lost"))
+
+    def _unusable(self, path: Path, error: sqlite3.Error) -> JournalError:
+        if isinstance(error, sqlite3.OperationalError):
+            return JournalError(
+                f"{path.name} in {str(self.directory)!r} can't be opened or written: {error}; make room or mend the "
+                "directory, or pass another log_dir"
+            )
+        return JournalError(
+            f"{path.name} in {str(self.directory)!r} is damaged ({error}). It was not touched: pass another log_dir to "
+            "start anew, or salvage its replies with the sqlite3 command line's .recover"
+        )
+
+    def close(self) -> None:
+        """Close the database and give the directory back."""
+        self._db.close()
+        (self.directory / "run.pid").unlink(missing_ok=True)
+        self._file_lock.release()
+
+    def __enter__(self) -> Journal:
+        """Nothing more to do: it is open."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it."""
+        self.close()
+
+    # -- LM calls --------------------------------------------------------------------------------------------------
+
+    def reply(self, unit: str, request: str, occurrence: int) -> Recorded | None:
+        """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
+        if hash((unit, request)) not in self._answered:
+            return None
+        row = self._one(
+            "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
+            "ORDER BY occurrence LIMIT 1",
+            unit,
+            request,
+            occurrence,
+        )
+        return None if row is None else Recorded(self._load(row[0]), LMCall(**self._load(row[1])), row[2])
+
+    def record(self, unit: str, request: str, occurrence: int, reply: Any, call: LMCall) -> None:
+        """Commit a reply (plain data; None if there is none to replay) and what it cost."""
+        try:
+            text = None if reply is None else _dump(reply)
+        except TypeError:  # a backend's own objects in a reply: counted, but it can't be replayed
+            text = None
+        if text is None:
+            self._write("INSERT INTO other_calls", unit, _dump(vars(call)))
+        else:
+            self._write("INSERT OR REPLACE INTO calls", unit, request, occurrence, _dump(vars(call)), text)
+            self._answered.add(hash((unit, request)))
+
+    def paid(self) -> list[tuple[str, LMCall]]:
+        """Every call the run made so far, with the unit it was made for."""
+        with self._guard():
+            rows = self._db.all("SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls")
+        return [(unit, LMCall(**self._load(call))) for unit, call in rows]
+
+    # -- what units of work came to --------------------------------------------------------------------------------
+
+    def attempt(self, unit: str) -> Rollout | None:
+        """A finished attempt, or None."""
+        if unit not in self._finished:
+            return None
+        row = self._one("SELECT rollout FROM attempts WHERE unit=?", unit)
+        if row is None:
+            return self._finished[unit]
+        data = self._load(row[0])
+        known = {f.name for f in fields(Rollout)}
+        return Rollout(**{**{k: v for k, v in data.items() if k in known}, "outcome": Outcome(data["outcome"])})
+
+    def finish(self, unit: str, rollout: Rollout) -> Rollout:
+        """Take a finished attempt with outcome, score, feedback and transcript: committed in a moment, or by `flush`.
+
+        Returns:
+            What stands in the journal: an attempt that was given up may have finished a moment before.
+        """
+        first = self._finished.setdefault(unit, rollout)
+        if first is not rollout:
+            return first or self.attempt(unit) or rollout
+        with self._guard():
+            self._db.write_soon("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
+        self._finished[unit] = None  # it is in the database now, or will be when that is read
+        return rollout
+
+    def flush(self) -> None:
+        """Commit the finished attempts: to be called before anything is asked that rests on them."""
+        with self._guard():
+            self._db.flush()
+
+    def lost(self, unit: str) -> str:
+        """Why a reflection step gave nothing; empty if it did or has not been tried."""
+        return self._lost.get(unit, "")
+
+    def lose(self, unit: str, reason: str) -> None:
+        """Commit that a reflection step gave nothing: what follows rests on it."""
+        if self._lost.setdefault(unit, reason) == reason:
+            self._write("INSERT OR IGNORE INTO lost", unit, reason)
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Any:
+        """A value of the run itself, or None."""
+        row = self._one("SELECT value FROM meta WHERE key=?", key)
+        return None if row is None else self._load(row[0])
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value of the run itself (plain data)."""
+        self._write("INSERT OR REPLACE INTO meta", key, _dump(value))
+
+    def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
+        """Keep what the run is, or refuse one that differs; `num_epochs` of a run and `k` of an evaluation may grow.
+
+        Until an attempt is kept the metric may be another: it may have to be mended.
+
+        Raises:
+            JournalError: The directory holds another run; the message lists the differences.
+        """
+        known = self.get("fingerprint")
+        if known is not None:
+            held, wanted = (one.get("kind", "an optimizer") for one in (known, fingerprint))
+            if held != wanted:
+                raise JournalError(
+                    f"log_dir={str(self.directory)!r} holds the journal of another kind of work: it was made by "
+                    f"{held}, this is {wanted}. Pass another directory"
+                )
+            told = json.loads(_dump(dict(fingerprint)))
+            if "metric" in told and not self._finished:  # nothing rests on the one before: it may have been broken
+                known["metric"] = told["metric"]
+            if found := differences(known, told, _MAY_GROW):
+                raise JournalError(
+                    f"log_dir={str(self.directory)!r} holds another run. Pass another directory, or undo: "
+                    + "; ".join(found)
+                )
+        self.set("fingerprint", dict(fingerprint))
+
+    # -- database --------------------------------------------------------------------------------------------------
+
+    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+        with self._guard():
+            return self._db.one(query, *values)
+
+    def _write(self, into: str, *values: Any) -> None:
+        with self._guard():
+            self._db.write(into, *values)
+
+    def _load(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise JournalError(
+                f"the journal in {str(self.directory)!r} is damaged: an entry can't be read ({error}). "
+                "Pass another log_dir to start anew"
+            ) from error
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed "
+                "is safe; make room or mend the directory and run again with the same log_dir"
+            ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, never a part.
+
+    Raises:
+        JournalError: It can't be written.
+    """
+    scratch = path.with_name(f".{path.name}.tmp")  # one process a directory: what a killed one left is overwritten
+    try:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> JournalError:
+    """The error for a file that can't be written."""
+    return JournalError(
+        f"{path.name} in {str(path.parent)!r} can't be written: {error.strerror or error}; make room or mend the "
+        "directory and run again with the same log_dir"
+    )
+
+
+def _dump(value: Any) -> str:
+    """JSON that SQLite takes: a lone surrogate in a model's reply stays an escape."""
+    text = _ENCODE(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,288 @@
+"""One attempt: run the program on an example, capture what it did, score it, and say how it ended.
+
+`Runner.attempt` always returns a `Rollout`; the only things it raises are the end of the run (`RunStopped`,
+`FatalError`) and what is no `Exception`. This is the one place with a broad `except`: around the user's program and
+metric.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+import unicodedata
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dspy
+
+from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.observed import OutsideAdapters
+from trgrpo_dspy.engine.calls.outcomes import Outcomes
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.errors import FatalError, RunStopped
+from trgrpo_dspy.failures.classify import (
+    Failure,
+    classify,
+    describe,
+    fatal_message,
+    is_interpreter_fault,
+    is_tool_outage,
+    no_lm_message,
+    outcome_of,
+    redact,
+)
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.failures.secrets import blank
+from trgrpo_dspy.program.copies import Copier
+from trgrpo_dspy.program.rollout import Rollout
+from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric
+from trgrpo_dspy.program.transcript.recorder import Recorder
+from trgrpo_dspy.program.transcript.rendering import clean, cut_middle, render_fields, text_of
+
+__all__ = ["Runner", "expected_text", "task_text", "total_cost"]
+
+_TRIES = 3
+"""Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
+_FEEDBACK_TOKENS = 500
+_PROGRAMS = 4
+_NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
+
+
+def task_text(example: dspy.Example, max_tokens: int = 1000) -> str:
+    """The example's inputs as bounded text."""
+    return render_fields(dict(example.inputs().items()), max_tokens)
+
+
+def expected_text(example: dspy.Example, max_tokens: int = 500) -> str:
+    """The example's labels as bounded text; empty if it has none."""
+    return render_fields(dict(example.labels().items()), max_tokens)
+
+
+@dataclass
+class _Try:
+    """What came of running the program once."""
+
+    prediction: Any = None
+    error: Exception | None = None
+
+
+class Runner:
+    """Runs attempts for one run; thread-safe."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        metric: Metric | None,
+        *,
+        failure_score: float = 0.0,
+        compare_fields: Sequence[str] | None = None,
+        transcript_tokens: int = 2000,
+    ) -> None:
+        """Prepare to run attempts.
+
+        Args:
+            calls: The gate their LM calls go through.
+            metric: The user's metric; None is the label-free mode.
+            failure_score: Score of an attempt in which the program itself failed.
+            compare_fields: Output fields the label-free mode compares; None means all but reasoning and traces.
+            transcript_tokens: Bound of a transcript, in tokens of 4 characters.
+        """
+        self.calls = calls
+        self._outcomes = Outcomes(calls)
+        self._score = adapt_metric(metric) if metric is not None else None
+        self._failure_score = failure_score
+        self._compare_fields = tuple(compare_fields) if compare_fields is not None else None
+        self._transcript_tokens = transcript_tokens
+        self._copiers: deque[Copier] = deque(maxlen=_PROGRAMS)
+
+    def attempt(self, program: dspy.Module, example: dspy.Example, unit: Unit, *, index: int, attempt: int) -> Rollout:
+        """Run the program once (again where a tool's outage or Python's own fault was in the way) and score the answer.
+
+        Args:
+            program: A copy that is the run's own (`Calls.bind` was called on it); it is copied for each try.
+            example: The example; the program sees `example.inputs()`, the metric all of it.
+            unit: The unit of work its LM calls belong to.
+            index: Index of the example in its set.
+            attempt: Index of the attempt within its group.
+        """
+        known = self._outcomes.known(unit)
+        if known is not None:
+            return known
+        return self._outcomes.keep(unit, self._make(program, example, unit, index, attempt))
+
+    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
+        """The attempt itself."""
+        started = time.monotonic()
+        copier = self._copier(program)
+        for tries in range(1, _TRIES + 1):
+            unit.outage, unit.try_again = None, False
+            inputs = _own_inputs(example)
+            recorder = Recorder(copier.names, inputs)
+            # A copy for each try: what a module keeps in itself (BestOfN a count) is not shared between threads.
+            result = self._run(copier.copy(), inputs, unit, recorder)
+            if not unit.try_again or tries == _TRIES:
+                break
+            self.calls.waiting.rest(unit, tries)
+        rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
+        told = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
+        rollout = replace(
+            rollout,
+            transcript=blank(told),
+            tool_calls=recorder.tool_calls,
+            lm_calls=len(unit.calls),
+            prompt_tokens=sum(c.prompt_tokens for c in unit.calls),
+            completion_tokens=sum(c.completion_tokens for c in unit.calls),
+            cost=total_cost(unit),
+            seconds=time.monotonic() - started,
+        )
+        self._end_if_stopped(unit)
+        return rollout
+
+    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float | None) -> Rollout:
+        """The result of an attempt that took too long: unscored; what it still does is refused and dropped.
+
+        Args:
+            unit: Its unit of work.
+            index: Index of the example in its set.
+            attempt: Index of the attempt within its group.
+            seconds: The time it had; None where a single request never ended.
+        """
+        self.calls.abandon(unit)
+        why = "a request never ended" if seconds is None else f"no answer within rollout_timeout={seconds:g} s"
+        rollout = Rollout(
+            index, attempt, Outcome.INFRASTRUCTURE, None, error=why, lm_calls=len(unit.calls), seconds=seconds or 0.0
+        )
+        return self._outcomes.keep(unit, rollout)
+
+    def _copier(self, program: dspy.Module) -> Copier:
+        """The program's, made at its first attempt; a few programs are under way at a time."""
+        known = next((copier for copier in list(self._copiers) if copier.program is program), None)
+        if known is None:
+            self._copiers.append(known := Copier(program))
+        return known
+
+    def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
+        # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.
+        watches = [] if type(program) is dspy.Predict else [_ToolWatch(self.calls, unit, recorder)]
+        with self.calls.context(unit, *watches, trace=recorder):
+            try:
+                result = _Try(prediction=program(**inputs))
+            except Exception as error:  # the program's own code: anything may come out of it
+                if dspy.settings.lm is None and "No LM is loaded" in str(error):
+                    raise FatalError(no_lm_message()) from None
+                result = _Try(error=error)
+        self._end_if_stopped(unit)
+        self.end_if_fatal(result.error)
+        if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
+            unit.outage = unit.outage or result.error
+            unit.try_again = unit.try_again or is_interpreter_fault(result.error)
+        return result
+
+    def _end_if_stopped(self, unit: Unit) -> None:
+        """What a program made of the end of the run, with a bare `except`, is no result."""
+        if self.calls.stopped or unit.abandoned.is_set():
+            raise RunStopped(self.calls.stop_reason or "this attempt was abandoned")
+
+    def end_if_fatal(self, error: Exception | None) -> None:
+        """Raise `FatalError` if this error is one after which no call can succeed."""
+        if isinstance(error, FatalError):  # the user's own word that nothing can go on
+            raise error from None
+        if error is not None and classify(error) is Failure.FATAL:
+            raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
+
+    def _judge(self, example: dspy.Example, unit: Unit, result: _Try, bare: Rollout) -> Rollout:
+        """Score an answer, or say why there is nothing to score."""
+        if unit.outage is not None:
+            return replace(bare, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(unit.outage)))
+        if result.error is not None:
+            score = self._failure_score if self._score is not None else None
+            return replace(bare, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
+        try:
+            fields = _outputs(result.prediction)
+        except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
+            fields = {}
+        rollout = replace(bare, answer=redact(render_fields(fields, 300)))
+        if self._score is None:
+            return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
+        verdict = self._measure(example, unit, result.prediction)
+        if verdict.value is None:
+            return replace(rollout, outcome=Outcome.METRIC_ERROR, error=clean(verdict.problem))
+        return replace(
+            rollout, score=verdict.value, feedback=cut_middle(clean(redact(verdict.feedback)), _FEEDBACK_TOKENS)
+        )
+
+    def _measure(self, example: dspy.Example, unit: Unit, prediction: Any) -> Score:
+        """Call the metric, again where an outage was in the way; a metric that raises leaves the attempt unscored."""
+        assert self._score is not None
+        problem = ""
+        for tries in range(1, _TRIES + 1):
+            judge, failure = unit.as_judge(), None
+            with self.calls.context(judge, trace=None):
+                try:
+                    score = self._score(example, prediction)
+                except Exception as error:  # the metric's own code: anything may come out of it
+                    failure = error
+            self._end_if_stopped(unit)
+            self.end_if_fatal(failure)
+            if failure is None and judge.outage is None:
+                return score
+            problem = f"the metric raised {describe(failure)}" if failure else "an outage met the metric's own LM call"
+            outage = judge.outage is not None or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
+            if not outage or tries == _TRIES:
+                break
+            self.calls.waiting.rest(unit, tries)
+        return Score(None, problem=problem)
+
+    def _compared(self, fields: Mapping[str, Any]) -> str:
+        names = self._compare_fields or [name for name in fields if name not in _NOT_COMPARED]
+        if missing := [name for name in names if name not in fields]:
+            raise FatalError(f"compare_fields names {missing!r}; the program's outputs are {list(fields)}")
+        texts = [" ".join(unicodedata.normalize("NFKC", text_of(fields[name])).casefold().split()) for name in names]
+        text = "\x1f".join(text.rstrip(".!?;, ") for text in texts)
+        return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+class _ToolWatch(OutsideAdapters):
+    """Sees tool calls and their errors, also those that an agent turns into an observation."""
+
+    def __init__(self, calls: Calls, unit: Unit, recorder: Recorder) -> None:
+        self._calls, self._unit, self._recorder = calls, unit, recorder
+        self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        arguments = inputs.get("kwargs", inputs)
+        self._open[call_id] = (str(instance.name), dict(arguments) if isinstance(arguments, Mapping) else {})
+
+    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        name, arguments = self._open.pop(call_id, ("tool", {}))
+        if exception is not None and is_tool_outage(exception):
+            self._unit.outage = self._unit.outage or exception
+            self._unit.try_again = True
+        if isinstance(exception, FatalError):  # a tool's key was refused: an agent would make an observation of it
+            self._calls.stop("fatal", exception)
+        self._recorder.tool_call(name, arguments, result=outputs, error=exception)
+
+
+def _own_inputs(example: dspy.Example) -> dict[str, Any]:
+    """The example's inputs, copied: `dspy.ReActV2` appends to the history it is given."""
+    inputs = dict(example.inputs().items())
+    try:
+        return copy.deepcopy(inputs)
+    except Exception:  # an input that can't be copied is shared
+        return inputs
+
+
+def _outputs(prediction: Any) -> dict[str, Any]:
+    """A program's final outputs by name; what is no prediction counts as one output named 'output'."""
+    if isinstance(prediction, (dspy.Example, Mapping)):
+        return {str(name): value for name, value in prediction.items()}
+    return {} if prediction is None else {"output": prediction}
+
+
+def total_cost(unit: Unit) -> float | None:
+    """What its calls cost in US dollars; None as soon as one price is unknown."""
+    costs = [0.0 if c.cached or c.failed else c.cost for c in unit.calls]
+    return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)

@@ -1,0 +1,1 @@
+"""The algorithm: groups of attempts, reflection on them, edits of the library."""
