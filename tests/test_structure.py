@@ -20,6 +20,7 @@ optimizer
 learning
 evaluation
 engine
+events
 program
 library meter failures
 saved
@@ -27,7 +28,7 @@ errors
 """
 """Files and folders at the top, each importing only from rows below its own."""
 
-RECORDS = ["errors", "saved", "library", "meter", "failures.outcome", "failures.secrets", "program.rollout",
+RECORDS = ["errors", "events", "saved", "library", "meter", "failures.outcome", "failures.secrets", "program.rollout",
     "engine.seeds", "learning.group", "learning.schedule", "evaluation.measurement", "evaluation.options",
     "evaluation.result", "evaluation.statistics"]  # fmt: skip
 """What loads without DSPy and without an LM client: plain records and pure functions."""

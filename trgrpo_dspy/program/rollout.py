@@ -34,6 +34,8 @@ class Rollout:
     """What the program did, step by step, as bounded text."""
     error: str = ""
     """Exception type and last line, for attempts that failed or are unscored."""
+    shown: tuple[str, ...] = ()
+    """Ids of the entries the attempt was shown."""
     lm_calls: int = 0
     """LM calls this attempt made, as DSPy makes them."""
     tool_calls: int = 0
