@@ -271,7 +271,7 @@ class TestEdits:
     def test_ten_thousand_words(self, lm: dspy.LM) -> None:
         lm.engine.script = proposing({"operation": "ADD", "text": "word " * 10_000})
         step = learned_nothing(compile())
-        assert any("10000 words; at most 32" in r.reason for r in step.rejected)
+        assert any("10000 words; at most 64" in r.reason for r in step.rejected)
 
     @pytest.mark.parametrize("mark", DELIMITERS)
     def test_our_delimiters_and_field_markers(self, lm: dspy.LM, mark: str) -> None:
@@ -285,7 +285,7 @@ class TestEdits:
         lm.engine.calls.clear()
         compiled(ticket="refund")
         (call,) = lm.engine.calls
-        assert call.outputs == ["queue"] and call.system.count("## queue ##") == 1
+        assert call.outputs == ["queue"] and call.system.count("[[ ## queue ## ]]") == 1
         assert call.system.count("--- End of experiences ---") == 1
 
     @pytest.mark.parametrize("end", NEW_LINES)
@@ -300,7 +300,7 @@ class TestEdits:
         flood = [{"operation": "ADD", "text": f"When it is case {i}, answer {i} " + "w " * 20} for i in range(60)]
         lm.engine.script = proposing(*flood)
         compiled = compile()
-        assert len(compiled.experiences) <= 30 and compiled.experiences.tokens <= 1500
+        assert len(compiled.experiences) <= 50 and compiled.experiences.tokens <= 3000
         (step,) = compiled.detailed_results.steps
         assert len(step.rejected) + sum(step.edits.values()) == 60
 

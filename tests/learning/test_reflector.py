@@ -16,7 +16,7 @@ from trgrpo_dspy import Experience, ExperienceLibrary, Reflector, TrainingFreeGR
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.learning.group import RolloutGroup
 from trgrpo_dspy.learning.reflector import Comparison, Lesson, library_text
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library import Edit, LibraryLimits
 from trgrpo_dspy.program.rollout import Rollout
 
 
@@ -100,7 +100,7 @@ class TestSteps:
             "P3. DELETE E1",
             "P4. ADD: When the ticket says 'refund', answer 'billing'.",
         ]
-        assert call.input("max_experiences") == "30"
+        assert call.input("max_experiences") == str(LibraryLimits().max_entries)
         assert [(e.operation, e.id, e.sources) for e in edits] == [
             ("ADD", "", (3, 9)),
             ("MODIFY", "E1", (5,)),
@@ -403,7 +403,7 @@ class TestSubclasses:
     def test_the_users_reflector_is_unchanged(self, lm: dspy.LM) -> None:
         reflector = Terse(max_lessons=7)
         self.compile(reflector, max_experiences=3)
-        assert reflector.limits.max_entries == 30 and reflector.max_lessons == 7
+        assert reflector.limits == LibraryLimits() and reflector.max_lessons == 7
         assert reflector.history == [] and reflector.compare_attempts.history == []
         (call,) = lm.engine.of("consolidation")
         assert call.input("max_experiences") == "3", "it is told the limit that is enforced"

@@ -173,7 +173,7 @@ def test_two_blocks_in_a_row_are_both_ours() -> None:
         BLOCK.replace("[E2] ", "[E2]  "),
         BLOCK.replace("[E2] ", "\n[E2] "),
         BLOCK.replace("unsure", "unsure \u2028"),
-        BLOCK.replace("unsure", "<b>unsure</b>"),
+        BLOCK.replace("unsure", "<s>unsure</s>"),
         BLOCK.replace("ask", "ask\nand wait"),
         f"{HEADER}\n{FOOTER}",
         f"{HEADER}\n\n{FOOTER}",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dspy
 
 from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits
+from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.instructions import read_library, retarget
 
@@ -32,7 +33,7 @@ def starting_library(
             f"the starting library has {len(library)} entries, max_experiences={limits.max_entries}; "
             "raise the limit or pass a smaller library="
         )
-    if long := [e.id for e in library if len(e.text.split()) > limits.max_words]:
+    if long := [e.id for e in library if count_words(e.text) > limits.max_words]:
         raise ValueError(
             f"entries {', '.join(long)} of the starting library have more than {limits.max_words} words; "
             "shorten them, or pass reflector=Reflector(limits=LibraryLimits(max_words=...))"

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from .entries import clean_entry, count_tokens, near_duplicate
+from .entries import clean_entry, count_tokens, count_words, near_duplicate, without_label
 from .library import ID_END, Experience, ExperienceLibrary, LibraryLimits
 
-__all__ = ["Edit", "EditReport", "RejectedEdit", "apply_edits"]
+__all__ = ["Edit", "EditReport", "RejectedEdit", "apply_edits", "overlong"]
 
 OPERATIONS = ("ADD", "MODIFY", "DELETE", "KEEP")
 _SYNONYMS = {"UPDATE": "MODIFY", "NONE": "KEEP", "REMOVE": "DELETE"}
@@ -46,13 +46,13 @@ class Edit:
     def parse(
         cls, operation: str, id: str, text: str, targets: Iterable[str] = (), sources: Iterable[int] = ()
     ) -> Edit:
-        """Normalise what a model wrote: case, brackets round an id, UPDATE for MODIFY, NONE for KEEP."""
+        """Normalise what a model wrote: case, brackets round an id, a bullet before the text, UPDATE for MODIFY."""
         name = re.sub(r"[^A-Z]", "", operation.upper())
         found = _WRITTEN_ID.fullmatch(id)
         return cls(
             _SYNONYMS.get(name, name) or operation.strip(),
             f"E{found.group(1)}" if found else id.strip(),
-            clean_entry(text),
+            clean_entry(without_label(text)),
             tuple(dict.fromkeys(targets)),
             tuple(sorted(set(sources))),
         )
@@ -114,6 +114,11 @@ def apply_edits(
         tuple(edit for i, edit in enumerate(edits) if outcome[i] is None),
         tuple(RejectedEdit(edit, reason) for i, edit in enumerate(edits) if (reason := outcome[i]) is not None),
     )
+
+
+def overlong(edits: Iterable[Edit], max_words: int) -> tuple[Edit, ...]:
+    """The additions and modifications whose text has more words than this, in order."""
+    return tuple(e for e in edits if e.operation in ("ADD", "MODIFY") and count_words(e.text) > max_words)
 
 
 class _Draft:
@@ -191,7 +196,7 @@ class _Draft:
             return "the text is empty"
         if targets is None:
             return f"no predictor is named {', '.join(edit.targets)[:80]}"
-        if (words := len(text.split())) > self.limits.max_words:
+        if (words := count_words(text)) > self.limits.max_words:
             return f"{words} words; at most {self.limits.max_words} are allowed"
         return None
 

@@ -36,14 +36,19 @@ ID_END = 10**9
 
 @dataclass(frozen=True)
 class LibraryLimits:
-    """Hard caps of a library; `apply_edits` never exceeds them."""
+    """Hard caps of a library; `apply_edits` never exceeds them.
 
-    max_entries: int = 30
+    The defaults hold the libraries that the paper's authors released (45 entries, about 2,750 tokens).
+    """
+
+    max_entries: int = 50
     """Entries at most."""
-    max_words: int = 32
-    """Words at most in one entry, as `str.split` counts them."""
-    max_tokens: int = 1500
+    max_words: int = 64
+    """Words at most in one entry (`count_words`)."""
+    max_tokens: int = 3000
     """Tokens at most of all entries with their ids (`count_tokens`)."""
+    soft_words: int = 32
+    """Words that prompts ask for; no cap."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import dspy
 
-from trgrpo_dspy.library.entries import clean_entry
+from trgrpo_dspy.library.entries import MARK, clean_entry, guard_fields
 from trgrpo_dspy.library.library import ID_PATTERN, Experience, ExperienceLibrary
 
 from .copies import own_copy
@@ -38,15 +38,20 @@ _FOOTER = "--- End of experiences ---"
 _BLOCK = re.compile(
     rf"(?:\A|\n\n){re.escape(_HEADER)}\n(?P<lines>(?:\[{ID_PATTERN}\] [^\n]+\n)+){re.escape(_FOOTER)}\Z"
 )
+_TAG = re.compile(rf"<{MARK}/?\s{{0,9}}(\w+)")
 _LINE = re.compile(rf"\[({ID_PATTERN})\] (.+)")
 
 
-def write_block(instructions: str, entries: Sequence[Experience]) -> str:
-    """Put the entries after the instructions, in place of a block that is there; no entries, no block."""
+def write_block(instructions: str, entries: Sequence[Experience], fields: Iterable[str] = ()) -> str:
+    """Put the entries after the instructions, in place of a block that is there; no entries, no block.
+
+    Tags named like one of the signature's fields are marked, so that the XML adapter's fields stay the only ones.
+    """
     original = remove_block(instructions)
     if not entries:
         return original
-    block = "\n".join([_HEADER, *(e.line() for e in entries), _FOOTER])
+    names = tuple(fields)
+    block = "\n".join([_HEADER, *(guard_fields(e.line(), names) for e in entries), _FOOTER])
     return f"{original}\n\n{block}" if original else block
 
 
@@ -62,7 +67,9 @@ def read_block(instructions: str) -> tuple[Experience, ...]:
     found = _find(instructions)
     if not found:
         return ()
-    return tuple(Experience(m.group(1), m.group(2)) for m in map(_LINE.fullmatch, found["lines"].splitlines()) if m)
+    return tuple(
+        Experience(m.group(1), clean_entry(m.group(2))) for m in map(_LINE.fullmatch, found["lines"].splitlines()) if m
+    )
 
 
 def _find(instructions: str) -> re.Match[str] | None:
@@ -73,7 +80,12 @@ def _find(instructions: str) -> re.Match[str] | None:
     lines = [m for m in map(_LINE.fullmatch, found["lines"].split("\n")[:-1]) if m]
     ids = [m.group(1) for m in lines]
     genuine = len(lines) == found["lines"].count("\n") and len(set(ids)) == len(ids)
-    return found if genuine and all(clean_entry(m.group(2)) == m.group(2) for m in lines) else None
+    return found if genuine and all(_clean(m.group(2)) for m in lines) else None
+
+
+def _clean(text: str) -> bool:
+    """Whether the writer could have written this text: marks of the fields come on top of those of the entry."""
+    return guard_fields(clean_entry(text), _TAG.findall(text)) == text
 
 
 def original_instructions(predictor: dspy.Predict) -> str:
@@ -121,7 +133,8 @@ def write_library(program: dspy.Module, library: ExperienceLibrary, names: Itera
     Writing an empty library removes the block. Called on copies: the program a user handed in is never written to.
     """
     for name, predictor in teachable_predictors(program, names).items():
-        text = write_block(predictor.signature.instructions, library.for_predictor(name))
+        signature = predictor.signature
+        text = write_block(signature.instructions, library.for_predictor(name), signature.fields)
         if text != predictor.signature.instructions:
             # DSPy reads instructions through inspect.cleandoc, which strips the first line unless it is empty, and
             # takes an empty text for none at all.

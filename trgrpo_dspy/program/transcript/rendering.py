@@ -76,18 +76,19 @@ def clean(text: str) -> str:
 
 def cut_middle(text: str, max_tokens: int) -> str:
     """The text if it fits, else its beginning and end round a mark that counts what is missing."""
-    limit = 4 * max(max_tokens, 0)
-    if len(text) <= limit:
+    if count_tokens(text) <= max(max_tokens, 0):
         return text
-    room = limit - len(_mark(len(text)))
+    # Bytes of UTF-8 are what count_tokens counts; a character that is cut in two goes.
+    raw, limit = text.encode(errors="replace"), 4 * max(max_tokens, 0)
+    room = limit - len(_mark(len(raw)))
     if room < 0:
         return "[...]"[:limit]
-    start, end = room - room // 2, len(text) - room // 2
-    return text[:start] + _mark(end - start) + text[end:]
+    start, end = room - room // 2, len(raw) - room // 2
+    return raw[:start].decode(errors="ignore") + _mark(end - start) + raw[end:].decode(errors="ignore")
 
 
-def _mark(characters: int) -> str:
-    return f" [... {-(-characters // 4):,} tokens cut ...] "
+def _mark(size: int) -> str:
+    return f" [... {-(-size // 4):,} tokens cut ...] "
 
 
 def render_value(value: object, max_tokens: int = 500) -> str:
