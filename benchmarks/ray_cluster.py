@@ -49,14 +49,12 @@ import dspy
 from programs import tickets
 from trgrpo_dspy import RayExecutor, TrainingFreeGRPO
 from trgrpo_dspy.engine.attempts import attempt_task
-from trgrpo_dspy.engine.calls.gate import Calls
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.executors.remote import make_runner
-from trgrpo_dspy.engine.flows import Execution
-from trgrpo_dspy.learning.groups import single
+from trgrpo_dspy.engine.flows import single
+from trgrpo_dspy.engine.options import RunOptions
+from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.program.copies import own_copy
 
 NODES = 2
 """Nodes, each with one CPU."""
@@ -131,21 +129,20 @@ def warm(executor: RayExecutor) -> None:
 
 def attempts(executor: Any, count: int, seconds: float, at_a_time: int = 2 * NODES) -> tuple[float, float]:
     """Wall time and the driver's CPU time of so many attempts, in seconds."""
-    calls = Calls()
-    runner = make_runner(calls, tickets.metric, executor)
+    session = Session(RunOptions(num_threads=at_a_time, executor=executor), metric=tickets.metric, kind="evaluate")
     wall, cpu = time.perf_counter(), time.process_time()
-    with dspy.context(lm=offline_lm()), Execution(calls, at_a_time) as execution:
-        program = own_copy(Burns(seconds), calls.observe)
+    with dspy.context(lm=offline_lm()), session:
+        program = session.copy(Burns(seconds))
         flows = [
             single(
                 attempt_task(
-                    runner, program, TRAINSET[i % 40], Unit(Stage.ROLLOUT, 1, ("attempt", i), resample=True),
+                    session.runner, program, TRAINSET[i % 40], Unit(Stage.ROLLOUT, 1, ("attempt", i), resample=True),
                     index=i % 40, attempt=i // 40,
                 )
             )
             for i in range(count)
         ]  # fmt: skip
-        rollouts = execution.run(flows)
+        rollouts = session.run(flows)
     if any(rollout.score is None for rollout in rollouts):
         raise SystemExit(f"unscored attempts: {[rollout.error for rollout in rollouts if rollout.error][:1]}")
     return time.perf_counter() - wall, time.process_time() - cpu

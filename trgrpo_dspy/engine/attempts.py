@@ -7,6 +7,7 @@ import functools
 import dspy
 
 from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.events import AttemptFinished
 
 from .flows import Task
 from .runner import Runner
@@ -44,4 +45,7 @@ def attempt_task(
         unit=unit,
         timeout=timeout,
         on_timeout=functools.partial(runner.abandon, unit, index=index, attempt=attempt, seconds=timeout),
+        event=lambda rollout: AttemptFinished(
+            stage=unit.stage.value, step=unit.step, rollout=rollout, replayed=unit.replayed
+        ),
     )

@@ -30,11 +30,12 @@ from trgrpo_dspy.engine.calls.places import Place, Places
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors.threads import ThreadExecutor
 from trgrpo_dspy.errors import FatalError, RunStopped, TrainingFreeGRPOError
+from trgrpo_dspy.events import Event
 from trgrpo_dspy.meter import Stage
 
 from .progress import Bars
 
-__all__ = ["Batch", "Execution", "Flow", "Task"]
+__all__ = ["Batch", "Execution", "Flow", "Task", "single"]
 
 T = TypeVar("T")
 _GRACE = 10.0
@@ -64,10 +65,18 @@ class Task:
     """Seconds of its own time after which it is abandoned; None is never."""
     on_timeout: Callable[[], Any] | None = None
     """Makes the result of an abandoned task, and tells the work to stop; without it no deadline holds."""
+    event: Callable[[Any], Event] | None = None
+    """Makes the event that listeners are told when the result is known; None tells nobody."""
 
 
 Flow = Generator[Sequence[Task], list[Any], T]
 """Yields batches of tasks, is sent their results in the same order, returns its own result."""
+
+
+def single(task: Task) -> Flow[Any]:
+    """A flow of one task; its result is the task's."""
+    (result,) = yield [task]
+    return result
 
 
 @dataclass(eq=False)
@@ -116,9 +125,24 @@ class _InFlight:
 class Execution:
     """Runs flows for one run. Use it as a context manager: leaving it ends its threads."""
 
-    def __init__(self, calls: Calls, num_threads: int, *, bars: bool = True) -> None:
-        """Prepare to run at most `num_threads` tasks at a time through the gate `calls`; `bars` shows progress."""
+    def __init__(
+        self,
+        calls: Calls,
+        num_threads: int,
+        *,
+        emit: Callable[[Event], object] = lambda event: None,
+        bars: bool = True,
+    ) -> None:
+        """Prepare to run at most `num_threads` tasks at a time through the gate `calls`.
+
+        Args:
+            calls: The gate.
+            num_threads: Tasks at work at a time, at most.
+            emit: Told of the events that tasks make.
+            bars: Whether progress is shown.
+        """
         self.calls = calls
+        self._emit = emit
         self._num_threads = num_threads
         # With one thread nothing is begun while another task waits: one may be asked for by what bears no two.
         self._most = (1 + _MOST_WAITING) * num_threads if num_threads > 1 else 1
@@ -275,6 +299,8 @@ class Execution:
 
     def _settle(self, done: _InFlight, result: Any) -> None:
         self._bars.advance(done.task.stage)
+        if done.task.event is not None:
+            self._emit(done.task.event(result))
         state = done.flow
         assert state.results is not None
         state.results[done.slot] = result

@@ -15,30 +15,25 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dspy
 
 from trgrpo_dspy.engine.attempts import attempt_task
-from trgrpo_dspy.engine.calls.gate import Calls
 from trgrpo_dspy.engine.calls.health import TOO_MANY_LOST
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.executors.remote import make_runner
 from trgrpo_dspy.engine.executors.threads import Executor
-from trgrpo_dspy.engine.flows import Execution, Flow
-from trgrpo_dspy.engine.interrupts import graceful_interrupt
-from trgrpo_dspy.engine.journal.fingerprint import evaluation_fingerprint, examples_digest, plain
-from trgrpo_dspy.engine.journal.journal import Journal
+from trgrpo_dspy.engine.flows import Flow
+from trgrpo_dspy.engine.journal.fingerprint import evaluation_fingerprint, examples_digest
 from trgrpo_dspy.engine.journal.logdir import LogDir
+from trgrpo_dspy.engine.options import RunOptions
 from trgrpo_dspy.engine.runner import Runner
+from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.evaluation.statistics.comparison import Comparison
 from trgrpo_dspy.evaluation.statistics.intervals import mean_at_k, mean_with_interval
-from trgrpo_dspy.meter import Budget, Meter, Spend, Stage
-from trgrpo_dspy.program.copies import own_copy
+from trgrpo_dspy.meter import Budget, Spend, Stage
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric
 
@@ -142,21 +137,30 @@ def _measure(
             raise TypeError(f"{name} must be a dspy.Module, got {type(program).__name__}")
     if metric is None:
         raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
-    threads = default_threads(plan.num_threads)
-    calls = Calls(Meter(plan.budget), seed=plan.seed, width=threads)
-    runner = make_runner(calls, metric, plan.executor, timeout=plan.rollout_timeout, failure_score=plan.failure_score)
+    names = ("num_threads", "failure_score", "seed", "log_dir", "budget", "rollout_timeout", "executor")
+    options = RunOptions(**{name: getattr(plan, name) for name in names})
+    session = Session(
+        options,
+        metric=metric,
+        kind="compare" if len(programs) > 1 else "evaluate",
+        fingerprint=lambda: evaluation_fingerprint(
+            kind="a comparison" if len(programs) > 1 else "an evaluation",
+            programs=programs,
+            devset=devset,
+            metric=metric,
+            settings=plan.decisive,
+            lm=dspy.settings.lm,
+        ),
+    )
     done: list[list[tuple[Rollout, ...]]] = [[()] * len(devset) for _ in programs]
-    with ExitStack() as stack:
-        directory = None
-        if plan.log_dir is not None:
-            journal = stack.enter_context(Journal(plan.log_dir))
-            directory = _resume(journal, calls, programs, devset, metric, plan)
-        stack.callback(calls.close)
-        execution = stack.enter_context(Execution(calls, threads))
-        stack.enter_context(graceful_interrupt(lambda: calls.stop("interrupted")))
+    with session:
+        if session.files is not None:
+            session.files.config({**options.as_record(), **plan.decisive})
+        if session.calls_before:
+            logger.info("going on in %s: %d LM calls were made before", plan.log_dir, session.calls_before)
         flows = [
             evaluation_flows(
-                runner, own_copy(program, calls.observe), devset, plan.k, Stage.EVALUATION, step,
+                session.runner, session.copy(program), devset, plan.k, Stage.EVALUATION, step,
                 timeout=plan.rollout_timeout, temperature=plan.temperature, basis=name if len(programs) > 1 else "",
             )
             for step, (name, program) in enumerate(programs.items())
@@ -164,20 +168,21 @@ def _measure(
         by_example = enumerate(zip(*flows, strict=True))  # so that an early end leaves pairs
         ended = "completed"
         try:
-            execution.run([_keep(flow, done[i], index) for index, row in by_example for i, flow in enumerate(row)])
+            session.run([_keep(flow, done[i], index) for index, row in by_example for i, flow in enumerate(row)])
         except RunStopped as stopped:
-            if calls.stop_reason == "error_rate":
+            if session.stop_reason == "error_rate":
                 raise InfrastructureError(f"the evaluation was given up: {TOO_MANY_LOST}") from stopped
-            ended = calls.stop_reason
+            ended = session.stop_reason
         settled: dict[str, Any] = {"k": plan.k, "stop_reason": ended, "data": examples_digest(devset)}
         found = [
-            replace(summarize_evaluation(rollouts, calls.meter.spend(step)), **settled)
+            replace(summarize_evaluation(rollouts, session.meter.spend(step)), **settled)
             for step, rollouts in enumerate(done)
         ]
-        if directory is not None:
+        if session.journal is not None:
             for name, evaluation in zip(programs, found, strict=True):
-                LogDir.inside(directory, name if len(programs) > 1 else "").results(evaluation.to_json())
-    _warn(dict(zip(programs, found, strict=True)), calls.problem, journaled=directory is not None)
+                directory = LogDir.inside(session.journal.directory, name if len(programs) > 1 else "")
+                directory.results(evaluation.to_json())
+    _warn(dict(zip(programs, found, strict=True)), session.problem, journaled=session.journal is not None)
     return found
 
 
@@ -194,31 +199,6 @@ def _warn(found: Mapping[str, Evaluation], problem: str, *, journaled: bool) -> 
         more = "" if ended in ("interrupted", "max_seconds") else f" and a larger {ended}"
         again = f"run it again with the same log_dir{more} to go on" if journaled else "with a log_dir= it could go on"
         logger.warning("the evaluation ended early (%s); %s", ended, again)
-
-
-def _resume(
-    journal: Journal,
-    calls: Calls,
-    programs: Mapping[str, dspy.Module],
-    devset: Sequence[dspy.Example],
-    metric: Metric,
-    plan: Plan,
-) -> Path:
-    """Refuse another run's journal; replay from this one's, and count what it paid before."""
-    journal.check_fingerprint(
-        evaluation_fingerprint(
-            kind="a comparison" if len(programs) > 1 else "an evaluation",
-            programs=programs,
-            devset=devset,
-            metric=metric,
-            settings=plan.decisive,
-            lm=dspy.settings.lm,
-        )
-    )
-    if known := calls.resume(journal):
-        logger.info("going on in %s: %d LM calls were made before", journal.directory, known)
-    LogDir(journal.directory).config(plain(plan.decisive))
-    return journal.directory
 
 
 def _keep(flow: Flow[tuple[Rollout, ...]], done: list[tuple[Rollout, ...]], index: int) -> Flow[None]:

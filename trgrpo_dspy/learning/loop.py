@@ -11,16 +11,19 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import dspy
 
 from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.executors.remote import make_runner
+from trgrpo_dspy.engine.executors.remote import RemoteRunner
 from trgrpo_dspy.engine.flows import Batch, Execution, Flow
 from trgrpo_dspy.engine.interrupts import graceful_interrupt
 from trgrpo_dspy.engine.journal.fingerprint import fingerprint
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.journal.logdir import LogDir
+from trgrpo_dspy.engine.runner import Runner
+from trgrpo_dspy.engine.session import run_attempt
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.evaluation.evaluate import default_threads, evaluation_flows, summarize_evaluation
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, RejectedProposal, StepResult, Verdict, step_line
@@ -93,10 +96,14 @@ class Run:
             seed=settings.seed,
             width=threads,
         )
-        self.runner = make_runner(
-            self.calls, settings.metric, settings.executor, timeout=settings.rollout_timeout,
-            failure_score=settings.failure_score, compare_fields=settings.compare_fields,
-        )  # fmt: skip
+        own: dict[str, Any] = {"failure_score": settings.failure_score, "compare_fields": settings.compare_fields}
+        self.runner = (
+            Runner(self.calls, settings.metric, **own)
+            if settings.executor is None
+            else RemoteRunner(
+                settings.executor, run_attempt, self.calls, settings.metric, timeout=settings.rollout_timeout, **own
+            )
+        )
         self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
         self.execution = Execution(self.calls, threads)
         self._measuring: tuple[int, Batch[tuple[Rollout, ...]]] | None = None

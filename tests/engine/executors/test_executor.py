@@ -34,7 +34,8 @@ from trgrpo_dspy.engine.calls.gate import Calls
 from trgrpo_dspy.engine.calls.health import Health, Seen
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors import remote
-from trgrpo_dspy.engine.executors.remote import AwayRunner, run_attempt
+from trgrpo_dspy.engine.executors.remote import RemoteRunner
+from trgrpo_dspy.engine.session import run_attempt
 from trgrpo_dspy.meter import Stage
 
 
@@ -76,7 +77,7 @@ def model(tmp_path: Path) -> Callable[..., dspy.LM]:
 def processes() -> Iterator[ProcessPoolExecutor]:
     """Two worker processes."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["trgrpo_dspy.engine.executors.remote", "support.scripted"])
+    context.set_forkserver_preload(["trgrpo_dspy.engine.session", "support.scripted"])
     with ProcessPoolExecutor(2, mp_context=context) as executor:
         yield executor
 
@@ -359,7 +360,7 @@ class TestTimeouts:
 
     @pytest.mark.parametrize(("running", "counted"), [(False, True), (True, False)])
     def test_time_in_the_executor_s_queue_is_not_the_attempt_s(self, running: bool, counted: bool) -> None:
-        runner, unit, future = AwayRunner(object(), Calls(), None), Unit(Stage.ROLLOUT), Future()
+        runner, unit, future = RemoteRunner(object(), run_attempt, Calls(), None), Unit(Stage.ROLLOUT), Future()
         if running:
             future.set_running_or_notify_cancel()
         done = remote.Report()

@@ -15,7 +15,7 @@ from support.scripted import Triage, examples
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls.gate import Calls
 from trgrpo_dspy.engine.executors.packing import pack, unpack
-from trgrpo_dspy.engine.executors.remote import run_attempt
+from trgrpo_dspy.engine.session import run_attempt
 
 KEY, OTHER = "Kd83WmQ0vv61brake", "Tz20PlN7aa44heron"
 

@@ -82,6 +82,10 @@ class Health:
         with self._lock:
             return not self._answered.issuperset(self._failed)
 
+    def has_answered(self, model: str) -> bool:
+        """Whether a model's backend has answered."""
+        return model in self._answered
+
     def may_go(self, model: str, caller: Caller) -> bool:
         """Whether a call may go out now; a backend that never answered gets one at a time."""
         with self._lock:

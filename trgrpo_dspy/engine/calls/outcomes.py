@@ -67,5 +67,6 @@ class Outcomes:
         rollout = self._run.journal.attempt(unit.id) if self._run.journal is not None else None
         if rollout is not None:
             self._run.note_replay()
+            unit.replayed = True
             self._scored = True  # what was kept was kept because attempts can be scored
         return rollout

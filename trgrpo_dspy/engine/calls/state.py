@@ -161,6 +161,10 @@ class RunState:
         if too_many:
             self.stop("error_rate")
 
+    def has_answered(self, lm: Any) -> bool:
+        """Whether an LM's backend has answered in this run."""
+        return self.health.has_answered(lm.model)
+
     def note_answer(self, lm: Any) -> None:
         """The backend answered."""
         self.health.answer(lm.model)

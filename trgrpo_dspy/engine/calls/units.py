@@ -32,6 +32,8 @@ class Unit:
     """What it spent so far."""
     outage: BaseException | None = None
     """The first infrastructure failure met, even if the program swallowed it."""
+    replayed: bool = False
+    """Whether its result was read from the journal."""
     try_again: bool = False
     """Whether the attempt itself is worth another try: a tool met the outage, or Python itself failed."""
     abandoned: threading.Event = field(default_factory=threading.Event)

@@ -1,8 +1,8 @@
 """Whole attempts at work in other processes, on this machine or on many.
 
-`AwayRunner` takes a runner's place where a run has an `executor=`: it sends program, metric and example to the executor
-and waits for what comes back; `run_attempt` is what is called there. Each attempt is a small run of its own on its
-worker, behind a gate like any other, with the same seeds and deadlines: it comes to the same rollout as in a thread.
+`RemoteRunner` takes a runner's place where a run has an `executor=`: it sends program, metric and example to the
+executor and waits for the report. On its worker each attempt is a session of its own (`session.run_attempt`), behind a
+gate like any other, with the same seeds and deadlines: it comes to the same rollout as in a thread.
 
 Only the driver decides, journals and writes. So caps and journal count whole attempts here: the caps are overshot by at
 most the attempts in flight, and a run that was killed makes those that were in flight again. An attempt whose worker or
@@ -13,35 +13,31 @@ ends, as it does where most LM calls are.
 from __future__ import annotations
 
 import hashlib
-import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
 
-from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.calls.health import Health, Seen
+from trgrpo_dspy.engine.calls.health import Seen
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Execution, Task
 from trgrpo_dspy.engine.runner import Runner, total_cost
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.failures.classify import Failure, classify, describe
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.meter import LMCall
-from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric
 
 from .packing import pack, unpack
 from .threads import Executor
 
-__all__ = ["AwayRunner", "Report", "make_runner", "run_attempt"]
+__all__ = ["RemoteRunner", "Report", "opened"]
 
 _TRIES = 3
 """Workers that may be lost over one attempt before it is given up."""
@@ -78,32 +74,31 @@ class Report:
     """Why its worker stopped it."""
 
 
-def make_runner(
-    calls: Calls, metric: Metric | None, executor: Executor | None, *, timeout: float | None = None, **settings: Any
-) -> Runner:
-    """What runs a run's attempts: in its own threads, or on the executor's workers.
-
-    Args:
-        calls: The run's gate.
-        metric: The user's metric.
-        executor: Where attempts are sent; None is nowhere.
-        timeout: Seconds an attempt has on a worker.
-        settings: The runner's own; see `Runner`.
-    """
-    if executor is None:
-        return Runner(calls, metric, **settings)
-    return AwayRunner(executor, calls, metric, timeout=timeout, **settings)
-
-
-class AwayRunner(Runner):
+class RemoteRunner(Runner):
     """Has attempts run on an executor's workers; a thread here waits for each."""
 
     def __init__(
-        self, executor: Executor, calls: Calls, metric: Metric | None, *, timeout: float | None = None, **settings: Any
+        self,
+        executor: Executor,
+        work: Callable[[str, bytes, bytes], Report],
+        calls: Calls,
+        metric: Metric | None,
+        *,
+        timeout: float | None = None,
+        **settings: Any,
     ) -> None:
-        """Prepare to send attempts; arguments as in `make_runner`."""
+        """Prepare to send attempts.
+
+        Args:
+            executor: Where they are sent.
+            work: Makes one attempt on a worker: digest, shared parts and job in, report out.
+            calls: The run's gate.
+            metric: The user's metric.
+            timeout: Seconds an attempt has on a worker.
+            settings: The runner's own; see `Runner`.
+        """
         super().__init__(calls, metric, **settings)
-        self._executor, self._timeout = executor, timeout
+        self._executor, self._work, self._timeout = executor, work, timeout
         self._parts = {"metric": metric, "runner": settings}
         self._packed: OrderedDict[int, tuple[dspy.Module, str, bytes]] = OrderedDict()
         self._lock = threading.Lock()
@@ -116,7 +111,7 @@ class AwayRunner(Runner):
             before = self.calls.seen
             what = {name: getattr(unit, name) for name in _UNIT}
             job = pack(
-                example=example, unit=what, seed=self.calls.seed, seen=before, place=(index, attempt, self._timeout)
+                example=example, unit=what, seed=self.calls.seed, seen=before, at=(index, attempt, self._timeout)
             )
             report = self._send(unit, Rollout(index, attempt, Outcome.INFRASTRUCTURE, None), digest, shared, job)
             self._account(unit, report, before)
@@ -175,7 +170,7 @@ class AwayRunner(Runner):
         for tries in range(1, _TRIES + 1):
             self._end_if_stopped(unit)
             try:
-                return self._result(self._executor.submit(run_attempt, *job), unit)
+                return self._result(self._executor.submit(self._work, *job), unit)
             except CancelledError:
                 why = "the executor cancelled it"
             except Exception as error:
@@ -229,53 +224,11 @@ _unpacked: OrderedDict[str, dict[str, Any]] = OrderedDict()
 _unpacking = threading.Lock()
 
 
-def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
-    """Run one attempt in this process.
-
-    Args:
-        digest: Tells programs apart: one that was opened here before is used again.
-        shared: Program, metric and settings, packed.
-        job: Example and unit, packed.
-    """
-    try:
-        parts, own = _open(digest, shared), unpack(job)
-    except FatalError as error:
-        return Report(fatal=str(error))
-    except Exception as error:  # what the program's and the example's modules raise when they are imported
-        return Report(
-            fatal=f"worker {socket.gethostname()} can't load the program: {describe(error)}. Install what it needs on "
-            "every node, this package and DSPy in the driver's versions too"
-        )
-    return _run(parts, own)
-
-
-def _run(parts: dict[str, Any], own: dict[str, Any]) -> Report:
-    index, attempt, timeout = own["place"]
-    calls = Calls(seed=own["seed"], health=Health(own["seen"]))
-    unit = Unit(**own["unit"])
-    rollout, fatal = None, ""
-    with dspy.context(**parts["settings"]), Execution(calls, 1, bars=False) as execution:
-        runner = Runner(calls, parts["metric"], **parts["runner"])
-        program = own_copy(parts["program"], calls.observe)
-        task = attempt_task(runner, program, own["example"], unit, index=index, attempt=attempt, timeout=timeout)
-        try:
-            (rollout,) = execution.run([_alone(task)])
-        except FatalError as error:
-            fatal = str(error)
-        except (RunStopped, KeyboardInterrupt):
-            calls.stop("interrupted")
-    return Report(rollout, tuple(unit.calls), calls.seen, fatal, calls.stop_reason)
-
-
-def _open(digest: str, shared: bytes) -> dict[str, Any]:
+def opened(digest: str, shared: bytes) -> dict[str, Any]:
+    """The shared parts, unpacked once for each program."""
     with _unpacking:
         if digest not in _unpacked:
             _unpacked[digest] = unpack(shared)
             if len(_unpacked) > _KEPT:
                 _unpacked.popitem(last=False)
         return _unpacked[digest]
-
-
-def _alone(task: Task) -> Generator[list[Task], list[Any], Rollout]:
-    (rollout,) = yield [task]
-    return rollout

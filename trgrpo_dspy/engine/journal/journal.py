@@ -201,7 +201,8 @@ class Journal:
             return self._finished[unit]
         data = self._load(row[0])
         known = {f.name for f in fields(Rollout)}
-        return Rollout(**{**{k: v for k, v in data.items() if k in known}, "outcome": Outcome(data["outcome"])})
+        data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
+        return Rollout(**{**data, "outcome": Outcome(data["outcome"])})
 
     def finish(self, unit: str, rollout: Rollout) -> Rollout:
         """Take a finished attempt with outcome, score, feedback and transcript: committed in a moment, or by `flush`.
