@@ -51,6 +51,7 @@ EXPORTED = [
     "TrainingFreeGRPOError",
     "attach",
     "compare",
+    "diff",
     "evaluate",
     "read_library",
 ]

@@ -17,7 +17,7 @@ from .evaluation.evaluate import compare, evaluate
 from .evaluation.measurement import Evaluation
 from .evaluation.result import DetailedResults
 from .learning.reflector import Reflector
-from .library import Experience, ExperienceLibrary
+from .library import Experience, ExperienceLibrary, diff
 from .meter import Budget, Estimate
 from .optimizer import TrainingFreeGRPO
 from .program.instructions import attach, read_library
@@ -40,6 +40,7 @@ __all__ = [
     "TrainingFreeGRPOError",
     "attach",
     "compare",
+    "diff",
     "evaluate",
     "read_library",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from .errors import SchemaVersionError
 
@@ -20,6 +21,8 @@ class Saved:
 
     saved_as: ClassVar[str]
     """What its kind is called in errors."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields that a text must have although they have a default."""
     schema_version: int
     """Version of the record; the class's own is the newest that is read."""
 
@@ -29,19 +32,28 @@ class Saved:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Load what `to_json` wrote.
+        """Load what `to_json` wrote, also with an earlier version; what is loaded has the class's own.
 
         Raises:
             SchemaVersionError: The text was written by a newer version.
-            ValueError: The text is no such record.
+            ValueError: The text is no such record; the message says where.
         """
-        version = _FIELDS.validate_json(text).get("schema_version")
-        if isinstance(version, int) and version > cls.schema_version:
-            raise SchemaVersionError(
-                f"{cls.saved_as} of schema {version}; this version reads up to {cls.schema_version}: "
-                "upgrade trgrpo-dspy"
-            )
-        return cls._adapter().validate_json(text)
+        try:
+            fields = _FIELDS.validate_json(text)
+            version = fields.get("schema_version")
+            if isinstance(version, int) and version > cls.schema_version:
+                raise SchemaVersionError(
+                    f"{cls.saved_as} of schema {version}; this version reads up to {cls.schema_version}: "
+                    "upgrade trgrpo-dspy"
+                )
+            if missing := [name for name in cls.needs if name not in fields]:
+                raise ValueError(f"this is no {cls.saved_as}: it has no {missing[0]!r}")
+            found: Any = cls._adapter().validate_json(text)
+            return found if version == cls.schema_version else replace(found, schema_version=cls.schema_version)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            at = ".".join(map(str, first["loc"])) or "the text"
+            raise ValueError(f"this is no {cls.saved_as}: {at}: {first['msg']}") from error
 
     @classmethod
     @functools.cache

@@ -115,7 +115,7 @@ def test_a_newer_file_is_refused_saying_what_to_do() -> None:
         changed(
             baseline={
                 **json.loads(RESULTS.to_json())["baseline"],
-                "library": {"entries": [{"id": "E1", "text": "two\nlines"}], "next_id": 2},
+                "library": {"entries": [{"id": "E1", "text": " \n"}], "next_id": 2},
             }
         ),
         pickle.dumps(RESULTS).decode("latin-1"),

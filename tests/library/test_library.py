@@ -9,10 +9,11 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from trgrpo_dspy.errors import SchemaVersionError
 from trgrpo_dspy.library import Experience, ExperienceLibrary, LibraryLimits
-from trgrpo_dspy.library.edits import Edit, EditReport, apply_edits, overlong
+from trgrpo_dspy.library.edits import Edit, EditReport, RejectedEdit, apply_edits, overlong
 from trgrpo_dspy.library.entries import MARK, clean_entry, count_words, near_duplicate
 
 anything = st.text(st.characters(codec=None, categories=None), max_size=60)
@@ -325,6 +326,35 @@ def test_parsing_sorts_sources_and_drops_repetitions() -> None:
     assert edit == Edit("ADD", "", "a  text", ("b", "a"), (1, 3))
 
 
+def test_evidence_and_pins_outlive_edits_and_files() -> None:
+    library = ExperienceLibrary.of("one", "two").pin("E2").with_evidence({"E1": ([5, 3, 5], [4])})
+    library = apply_edits(library, [modify("E1", "better", sources=(2,)), Edit("KEEP", "E2")], step=3).library
+    assert library["E1"] == Experience("E1", "better", (), 0, 3, (2,), (3, 5), (4,))
+    assert library["E2"].pinned
+    assert ExperienceLibrary.from_json(library.ban("E1").to_json()) == library.ban("E1")
+
+
+def test_what_the_user_pinned_is_neither_changed_nor_deleted() -> None:
+    library = ExperienceLibrary.of("one", "two").pin("E1")
+    report = apply_edits(library, [delete("E1"), modify("E1", "other"), Edit("KEEP", "E1"), delete("E2")])
+    assert report.library.entries == library.entries[:1]
+    assert reasons(report) == ["E1 is pinned by the user"] * 2
+    assert not apply_edits(report.library.unpin("E1"), [delete("E1")]).rejected
+
+
+def test_what_the_user_banned_does_not_come_back() -> None:
+    library = ExperienceLibrary.of("When X, do Y", "two").ban("E1")
+    report = apply_edits(library, [add("when x: do the Y!"), modify("E2", "When X, do Y", "first"), add("new")])
+    assert lines(report.library) == ["[E2] two", "[E3] new"] and report.library.banned == ("When X, do Y",)
+    assert reasons(report) == ["the user banned 'When X, do Y'"] * 2
+
+
+def test_a_refusal_is_kept_as_json() -> None:
+    rejected = apply_edits(ExperienceLibrary(), [modify("E7", "text", "first", sources=(1, 2))]).rejected
+    adapter = TypeAdapter(tuple[RejectedEdit, ...])
+    assert adapter.validate_json(adapter.dump_json(rejected)) == rejected
+
+
 # --- Targets
 
 
@@ -468,17 +498,23 @@ def test_json_round_trips(library: ExperienceLibrary, edits: list[Edit]) -> None
 
 def test_json_is_plain_and_has_a_version() -> None:
     data = json.loads(ExperienceLibrary.of("Prüfe").to_json())
-    assert data["schema_version"] == 1
-    assert data["next_id"] == 2
+    assert (data["schema_version"], data["next_id"], data["banned"]) == (2, 2, [])
     assert data["entries"] == [
-        {"id": "E1", "text": "Prüfe", "targets": [], "created_step": 0, "updated_step": 0, "sources": []}
-    ]
+        {"id": "E1", "text": "Prüfe", "targets": [], "created_step": 0, "updated_step": 0, "sources": [],
+         "support": [], "against": [], "pinned": False}
+    ]  # fmt: skip
 
 
 def test_a_newer_file_is_refused_saying_what_to_do() -> None:
-    text = ExperienceLibrary.of("one").to_json().replace('"schema_version": 1', '"schema_version": 2')
-    with pytest.raises(SchemaVersionError, match="schema 2; this version reads up to 1: upgrade trgrpo-dspy"):
+    text = ExperienceLibrary.of("one").to_json().replace('"schema_version": 2', '"schema_version": 3')
+    with pytest.raises(SchemaVersionError, match="schema 3; this version reads up to 2: upgrade trgrpo-dspy"):
         ExperienceLibrary.from_json(text)
+
+
+def test_a_file_of_the_first_version_still_loads() -> None:
+    library = ExperienceLibrary.from_json(entry(sources=[2], created_step=1))
+    assert library == ExperienceLibrary((Experience("E1", "one", (), 1, 0, (2,)),), 3)
+    assert library.schema_version == 2 and json.loads(library.to_json())["schema_version"] == 2
 
 
 def entry(**changed: object) -> str:
@@ -524,7 +560,7 @@ def entry(**changed: object) -> str:
     ids=lambda text: text[:60],
 )
 def test_junk_is_refused_saying_that_it_is_no_library(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^not an experience library: "):
+    with pytest.raises(ValueError, match=r"^this is no experience library: "):
         ExperienceLibrary.from_json(text)
 
 

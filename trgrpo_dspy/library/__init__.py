@@ -1,6 +1,18 @@
 """What was learned: entries, the library of them, and edits applied to it. Plain records and pure functions."""
 
-from .edits import Edit, apply_edits, overlong
-from .library import Experience, ExperienceLibrary, LibraryLimits
+from .difference import LibraryDiff, diff
+from .edits import Edit, RejectedEdit, apply_edits, overlong
+from .experience import Experience
+from .library import ExperienceLibrary, LibraryLimits
 
-__all__ = ["Edit", "Experience", "ExperienceLibrary", "LibraryLimits", "apply_edits", "overlong"]
+__all__ = [
+    "Edit",
+    "Experience",
+    "ExperienceLibrary",
+    "LibraryDiff",
+    "LibraryLimits",
+    "RejectedEdit",
+    "apply_edits",
+    "diff",
+    "overlong",
+]

@@ -4,6 +4,7 @@ Guarantees:
 
 - `apply_edits` never breaks a cap: entries, words an entry, tokens in all. What can't be applied is rejected with a
   reason and counted, never reinterpreted.
+- A pinned entry is neither changed nor deleted, and what was banned does not come back.
 - Duplicates and near duplicates are caught here, in code, without an LM.
 """
 
@@ -13,8 +14,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from .entries import clean_entry, count_tokens, count_words, near_duplicate, without_label
-from .library import ID_END, Experience, ExperienceLibrary, LibraryLimits
+from .entries import as_written, clean_entry, count_tokens, count_words, near_duplicate, without_label
+from .experience import ID_END, Experience
+from .library import ExperienceLibrary, LibraryLimits
 
 __all__ = ["Edit", "EditReport", "RejectedEdit", "apply_edits", "overlong"]
 
@@ -110,7 +112,7 @@ def apply_edits(
     for index, edit in sorted(enumerate(edits), key=lambda pair: rank.get(pair[1].operation, 4)):
         outcome[index] = state.apply(edit)
     return EditReport(
-        ExperienceLibrary(tuple(state.entries.values()), state.next_id),
+        replace(library, entries=tuple(state.entries.values()), next_id=state.next_id),
         tuple(edit for i, edit in enumerate(edits) if outcome[i] is None),
         tuple(RejectedEdit(edit, reason) for i, edit in enumerate(edits) if (reason := outcome[i]) is not None),
     )
@@ -128,7 +130,7 @@ class _Draft:
         self, library: ExperienceLibrary, step: int, limits: LibraryLimits, predictors: tuple[str, ...]
     ) -> None:
         self.entries = {e.id: e for e in library}
-        self.next_id = library.next_id
+        self.next_id, self.banned = library.next_id, library.banned
         self.step, self.limits, self.predictors = step, limits, predictors
         self.deleted: set[str] = set()
         self.modified: set[str] = set()
@@ -142,6 +144,8 @@ class _Draft:
             return f"{edit.id} is deleted by another edit of this step"
         if edit.id not in self.entries:
             return f"there is no entry {edit.id[:40] or '(empty id)'}"
+        if self.entries[edit.id].pinned and edit.operation != "KEEP":
+            return f"{edit.id} is pinned by the user"
         if edit.operation == "DELETE":
             del self.entries[edit.id]
             self.deleted.add(edit.id)
@@ -202,6 +206,8 @@ class _Draft:
 
     def _unfitting(self, entry: Experience) -> str | None:
         """Why there is no place for this entry beside the others."""
+        if banned := next((text for text in self.banned if near_duplicate(text, entry.text)), None):
+            return f"the user banned {as_written(banned)[:60]!r}"
         others = [e for e in self.entries.values() if e.id != entry.id]
         if twin := next((e for e in others if _overlap(e, entry) and near_duplicate(e.text, entry.text)), None):
             return f"says the same as {twin.id}"

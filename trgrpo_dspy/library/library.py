@@ -3,35 +3,22 @@
 Guarantees:
 
 - A library is frozen and ordered. Ids (`E7`) are never reused and never renumbered; `next_id` outlives deletions.
-- An entry is one clean line (`entries.clean_entry`).
+- What people do to it by hand gives a new library: `add`, `without`, `with_text`, `pin`, `unpin`, `ban`.
 - Nothing that is loaded is executed: plain data with a version.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from trgrpo_dspy.errors import SchemaVersionError
+from trgrpo_dspy.saved import Saved
 
-from .entries import clean_entry, count_tokens
+from .entries import clean_entry
+from .experience import ID_END, Collection, Experience, number_of
+from .markdown import parse_markdown, render_markdown
 
-__all__ = [
-    "ID_END",
-    "ID_PATTERN",
-    "Experience",
-    "ExperienceLibrary",
-    "LibraryLimits",
-]
-
-SCHEMA_VERSION = 1
-ID_PATTERN = "E[1-9][0-9]{0,8}"
-"""What an id looks like; numbers are below a thousand million, so that no text can make an absurd one."""
-ID_END = 10**9
+__all__ = ["ExperienceLibrary", "LibraryLimits"]
 
 
 @dataclass(frozen=True)
@@ -51,55 +38,26 @@ class LibraryLimits:
     """Words that prompts ask for; no cap."""
 
 
-@dataclass(frozen=True)
-class Experience:
-    """One piece of advice, and where it comes from."""
-
-    id: str
-    """`E` and a number; unique among all entries this library ever held."""
-    text: str
-    """One clean line."""
-    targets: tuple[str, ...] = ()
-    """Names of the predictors it is for; empty means all."""
-    created_step: int = 0
-    """Step that added it; 0 when it was handed in."""
-    updated_step: int = 0
-    """Step that last changed it."""
-    sources: tuple[int, ...] = ()
-    """Indices of the training examples whose groups spoke for it, ascending."""
-
-    def __post_init__(self) -> None:
-        """Refuse what would not stand in a prompt as one entry."""
-        _number(self.id)
-        if not self.text or clean_entry(self.text) != self.text:
-            raise ValueError(
-                f"Experience {self.id}: {self.text[:80]!r} is not one clean line; pass the text through clean_entry, "
-                "or build the library with ExperienceLibrary.of(...)"
-            )
-
-    def line(self) -> str:
-        """The entry as it stands in a prompt."""
-        return f"[{self.id}] {self.text}"
-
-    def is_for(self, predictor: str) -> bool:
-        """Whether the predictor of this name is to see it."""
-        return not self.targets or predictor in self.targets
-
-
-@dataclass(frozen=True)
-class ExperienceLibrary:
+@dataclass(frozen=True, repr=False)
+class ExperienceLibrary(Collection, Saved):
     """A frozen, ordered library of experiences. Build one by hand with `ExperienceLibrary.of("advice", ...)`."""
 
+    saved_as = "experience library"
+    needs = ("entries", "next_id")
     entries: tuple[Experience, ...] = ()
     """In the order they were added."""
     next_id: int = 1
     """Number the next added entry gets; grows only."""
+    banned: tuple[str, ...] = ()
+    """Texts that learning must not bring back, nor what says the same."""
+    schema_version: int = field(default=2, compare=False)
+    """Version of the record; 1 knew no support, pins and bans."""
 
     def __post_init__(self) -> None:
         """Refuse ids that repeat or that `next_id` would give out again."""
         if not 1 <= self.next_id <= ID_END:
             raise ValueError(f"ExperienceLibrary: next_id={self.next_id} must be from 1 to {ID_END}")
-        numbers = [_number(e.id) for e in self.entries]
+        numbers = [number_of(e.id) for e in self.entries]
         if len(set(numbers)) != len(numbers):
             raise ValueError(f"ExperienceLibrary: ids must be unique, got {[e.id for e in self.entries]}")
         if numbers and max(numbers) >= self.next_id:
@@ -119,77 +77,69 @@ class ExperienceLibrary:
             raise ValueError(f"ExperienceLibrary.of: text {cleaned.index('')} is empty; give it at least one word")
         return cls(tuple(Experience(f"E{i}", text) for i, text in enumerate(cleaned, 1)), len(cleaned) + 1)
 
-    def __iter__(self) -> Iterator[Experience]:
-        """Entries in order."""
-        return iter(self.entries)
+    def add(self, text: str, targets: Iterable[str] = ()) -> ExperienceLibrary:
+        """The library with one more entry, under the next id.
 
-    def __len__(self) -> int:
-        """Number of entries."""
-        return len(self.entries)
+        Args:
+            text: The advice.
+            targets: Predictors it is for; none means all.
+        """
+        if isinstance(targets, str):
+            raise TypeError(f"add: targets must be names of predictors, got {targets!r}; write targets=[{targets!r}]")
+        entry = Experience(f"E{self.next_id}", _text(text, "add"), tuple(dict.fromkeys(targets)))
+        return replace(self, entries=(*self.entries, entry), next_id=self.next_id + 1)
 
-    def __str__(self) -> str:
-        """The entries, a line each."""
-        return "\n".join(e.line() for e in self.entries)
+    def without(self, *ids: str) -> ExperienceLibrary:
+        """The library without these entries; their ids are not given out again."""
+        gone = {self[id].id for id in ids}
+        return replace(self, entries=tuple(e for e in self.entries if e.id not in gone))
 
-    @property
-    def digest(self) -> str:
-        """Hash of all that a program sees of it; empty if it sees nothing."""
-        seen = json.dumps([[e.id, e.text, e.targets] for e in self.entries])
-        return hashlib.sha256(seen.encode()).hexdigest()[:16] if self.entries else ""
+    def with_text(self, id: str, text: str) -> ExperienceLibrary:
+        """The library with another text under this id; what was counted for the old text goes."""
+        return self._with(replace(self[id], text=_text(text, f"with_text {id}"), support=(), against=()))
 
-    def get(self, id: str) -> Experience | None:
-        """The entry with this id, or None."""
-        return next((e for e in self.entries if e.id == id), None)
+    def with_evidence(self, found: Mapping[str, tuple[Iterable[int], Iterable[int]]]) -> ExperienceLibrary:
+        """The library with what a check found: for each id the examples it is right on, and those it is wrong on."""
+        library = self
+        for id, (support, against) in found.items():
+            entry = replace(self[id], support=tuple(sorted(set(support))), against=tuple(sorted(set(against))))
+            library = library._with(entry)
+        return library
 
-    def for_predictor(self, name: str) -> tuple[Experience, ...]:
-        """The entries the predictor of this name is to see, in order."""
-        return tuple(e for e in self.entries if e.is_for(name))
+    def pin(self, *ids: str) -> ExperienceLibrary:
+        """The library with these entries pinned: learning neither changes nor deletes them."""
+        return self._with(*(replace(self[id], pinned=True) for id in ids))
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all entries with their ids."""
-        return count_tokens(str(self))
+    def unpin(self, *ids: str) -> ExperienceLibrary:
+        """The library with these entries open to learning again."""
+        return self._with(*(replace(self[id], pinned=False) for id in ids))
 
-    def to_json(self) -> str:
-        """Serialise with a schema version; `from_json` is the inverse."""
-        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, ensure_ascii=False, indent=2)
+    def ban(self, *ids: str) -> ExperienceLibrary:
+        """The library without these entries; neither they nor their near duplicates come back by learning."""
+        texts = (self[id].text for id in ids)
+        return replace(self.without(*ids), banned=tuple(dict.fromkeys((*self.banned, *texts))))
+
+    def to_markdown(self) -> str:
+        """The library as a list that people read and edit; `from_markdown` is the inverse."""
+        return render_markdown(self.entries, self.next_id, self.banned)
 
     @classmethod
-    def from_json(cls, text: str) -> ExperienceLibrary:
-        """Load what `to_json` wrote. Plain data: nothing is executed.
+    def from_markdown(cls, text: str) -> ExperienceLibrary:
+        """Read what `to_markdown` wrote, or any plain list; items without an id get the next ones.
 
         Raises:
-            SchemaVersionError: The text was written by a newer version.
-            ValueError: The text is no library.
+            ValueError: A line can't be read; the message names its number.
         """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            version = data["schema_version"]
-            if version > SCHEMA_VERSION:
-                raise SchemaVersionError(
-                    f"library of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade trgrpo-dspy"
-                )
-            return cls(tuple(map(_read_entry, data["entries"])), int(data["next_id"]))
-        except SchemaVersionError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise ValueError(f"not an experience library: {type(error).__name__}: {error}") from error
+        return cls(*parse_markdown(text))
+
+    def _with(self, *changed: Experience) -> ExperienceLibrary:
+        new = {e.id: e for e in changed}
+        return replace(self, entries=tuple(new.get(e.id, e) for e in self.entries))
 
 
-def _read_entry(data: dict[str, Any]) -> Experience:
-    if not isinstance(data["text"], str) or not all(isinstance(data[key], list) for key in ("targets", "sources")):
-        raise TypeError(f"entry {data['id']!r}: the text must be a string, targets and sources lists")
-    return Experience(
-        str(data["id"]),
-        clean_entry(data["text"]),
-        tuple(map(str, data["targets"])),
-        int(data["created_step"]),
-        int(data["updated_step"]),
-        tuple(map(int, data["sources"])),
-    )
-
-
-def _number(id: str) -> int:
-    if not re.fullmatch(ID_PATTERN, id):
-        raise ValueError(f"{id[:40]!r} is no experience id; ids are E1, E2, ...")
-    return int(id[1:])
+def _text(text: str, where: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{where}: the text must be a string, got {type(text).__name__}")
+    if not (cleaned := clean_entry(text)):
+        raise ValueError(f"{where}: the text {text[:40]!r} is empty; give it at least one word")
+    return cleaned

@@ -17,7 +17,8 @@ from dataclasses import replace
 import dspy
 
 from trgrpo_dspy.library.entries import MARK, clean_entry, guard_fields
-from trgrpo_dspy.library.library import ID_PATTERN, Experience, ExperienceLibrary
+from trgrpo_dspy.library.experience import ID_PATTERN, Experience
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 from .copies import own_copy
 

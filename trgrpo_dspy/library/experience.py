@@ -1,0 +1,169 @@
+"""One piece of advice and where it comes from; and what may be read from an ordered collection of them.
+
+Guarantees: a text is one clean line (`entries.clean_entry`); nothing that is loaded is executed; what people see is
+escaped where it is HTML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from .entries import as_written, clean_entry, count_tokens
+
+__all__ = ["ID_END", "ID_PATTERN", "Collection", "Experience", "number_of"]
+
+ID_PATTERN = "E[1-9][0-9]{0,8}"
+"""What an id looks like; numbers are below a thousand million, so that no text can make an absurd one."""
+ID_END = 10**9
+
+
+def _cleaned(text: Any) -> Any:
+    return clean_entry(text) if isinstance(text, str) else text
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One piece of advice, and where it comes from."""
+
+    id: str
+    """`E` and a number; unique among all entries this library ever held."""
+    text: Annotated[str, BeforeValidator(_cleaned)]
+    """One clean line; `entries.as_written` gives it without the marks that make it harmless in a prompt."""
+    targets: tuple[str, ...] = ()
+    """Names of the predictors it is for; empty means all."""
+    created_step: int = 0
+    """Step that added it; 0 when it was handed in."""
+    updated_step: int = 0
+    """Step that last changed it."""
+    sources: tuple[int, ...] = ()
+    """Indices of the training examples whose groups spoke for it, ascending."""
+    support: tuple[int, ...] = ()
+    """Indices of the training examples that it was found right on, when it was last checked."""
+    against: tuple[int, ...] = ()
+    """Indices of the training examples that it was found wrong on, when it was last checked."""
+    pinned: bool = False
+    """Whether learning must neither change nor delete it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would not stand in a prompt as one entry."""
+        number_of(self.id)
+        if not self.text or clean_entry(self.text) != self.text:
+            raise ValueError(
+                f"Experience {self.id}: {self.text[:80]!r} is not one clean line; pass the text through clean_entry, "
+                "or build the library with ExperienceLibrary.of(...)"
+            )
+
+    def line(self) -> str:
+        """The entry as it stands in a prompt."""
+        return f"[{self.id}] {self.text}"
+
+    def is_for(self, predictor: str) -> bool:
+        """Whether the predictor of this name is to see it."""
+        return not self.targets or predictor in self.targets
+
+    def notes(self) -> list[str]:
+        """What is known of it beside its text, in words."""
+        return [
+            *([f"for {', '.join(self.targets)}"] if self.targets else ()),
+            *(["pinned"] if self.pinned else ()),
+            *([f"right on {len(self.support)}, wrong on {len(self.against)}"] if self.support or self.against else ()),
+            *([f"from {_some('example', self.sources)}"] if self.sources else ()),
+            *([f"added in step {self.created_step}"] if self.created_step else ()),
+            *([f"changed in step {self.updated_step}"] if self.updated_step > self.created_step else ()),
+        ]
+
+
+class Collection:
+    """What may be asked of entries in order, beside the library's own edits."""
+
+    entries: tuple[Experience, ...]
+
+    def __iter__(self) -> Iterator[Experience]:
+        """Entries in order."""
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self.entries)
+
+    def __contains__(self, id: object) -> bool:
+        """Whether there is an entry with this id."""
+        return any(id in (e.id, e) for e in self.entries)
+
+    def __getitem__(self, id: str) -> Experience:
+        """The entry with this id.
+
+        Raises:
+            KeyError: There is none; the message names the ids that are known.
+        """
+        if found := self.get(id):
+            return found
+        known = ", ".join(e.id for e in self.entries) or "none: the library is empty"
+        raise KeyError(f"there is no entry {id!r:.60}; ids: {known}")
+
+    def __str__(self) -> str:
+        """The entries as a prompt holds them, a line each."""
+        return "\n".join(e.line() for e in self.entries) or "(no experiences)"
+
+    def __repr__(self) -> str:
+        """The entries with what is known of them."""
+        head = f"{type(self).__name__} of {_count(len(self), 'entry', 'entries')}, {self.tokens:,} tokens"
+        lines = (f"[{e.id}] {as_written(e.text)}" + "".join(f" | {n}" for n in e.notes()) for e in self.entries)
+        return "\n".join([head, *lines])
+
+    def _repr_html_(self) -> str:
+        """The entries as a notebook shows them."""
+        rows = "".join(
+            f"<tr><td><b>{e.id}</b></td><td style='text-align:left'>{html.escape(as_written(e.text))}</td>"
+            f"<td style='text-align:left'>{html.escape('; '.join(e.notes()))}</td></tr>"
+            for e in self.entries
+        )
+        head = f"<b>{_count(len(self), 'experience', 'experiences')}</b>, {self.tokens:,} tokens"
+        return f"<p>{head}</p>" + (f"<table>{rows}</table>" if rows else "")
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that a program sees of it; empty if it sees nothing."""
+        seen = json.dumps([[e.id, e.text, e.targets] for e in self.entries])
+        return hashlib.sha256(seen.encode()).hexdigest()[:16] if self.entries else ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all entries with their ids."""
+        return count_tokens(str(self)) if self.entries else 0
+
+    def get(self, id: str) -> Experience | None:
+        """The entry with this id, or None."""
+        return next((e for e in self.entries if e.id == id), None)
+
+    def for_predictor(self, name: str) -> tuple[Experience, ...]:
+        """The entries the predictor of this name is to see, in order."""
+        return tuple(e for e in self.entries if e.is_for(name))
+
+
+def number_of(id: str) -> int:
+    """The number in an id.
+
+    Raises:
+        ValueError: The text is no id.
+    """
+    if not re.fullmatch(ID_PATTERN, id):
+        raise ValueError(f"{id[:40]!r} is no experience id; ids are E1, E2, ...")
+    return int(id[1:])
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _some(name: str, numbers: tuple[int, ...], most: int = 6) -> str:
+    shown = ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+    return f"{name} {shown}" if len(numbers) == 1 else f"{name}s {shown}"

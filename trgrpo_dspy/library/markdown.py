@@ -1,0 +1,138 @@
+"""A library as a Markdown list that people read and edit.
+
+Guarantees: what `render_markdown` writes, `parse_markdown` reads back, every field of it; a plain list of anybody's is
+read too; a line that can't be read is named by its number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from .entries import as_written, clean_entry
+from .experience import ID_PATTERN, Experience, number_of
+
+__all__ = ["Item", "ParsedList", "list_items", "parse_markdown", "render_markdown"]
+
+_ITEM = re.compile(r"(?P<indent> *)(?:[-*+•]|\d{1,9}[.)])(?:[ \t]+(?P<text>.*)|)")
+_ID = re.compile(rf"(?:\*\*)?\[?({ID_PATTERN})(?:\][:.]?(?:\*\*)?|[:.](?:\*\*)?|\*\*:?)(?:\s+|$)")
+_NOTE = re.compile(r"(for|pinned|sources|support|against|added in step|changed in step): ?(.*)", re.IGNORECASE)
+_NEXT = re.compile(rf"next id: ({ID_PATTERN})", re.IGNORECASE)
+_FENCE = re.compile(r" *(```|~~~)")
+
+
+class ParsedList(NamedTuple):
+    """What a Markdown list says of a library, in the order of the library's fields."""
+
+    entries: tuple[Experience, ...]
+    next_id: int
+    banned: tuple[str, ...]
+
+
+@dataclass
+class Item:
+    """An item of a list."""
+
+    line: int
+    """Its number in the text, from 1."""
+    text: str
+    """All of its lines."""
+    section: str
+    """The heading above it, in lower case."""
+    notes: list[tuple[int, str]] = field(default_factory=list)
+    """Items below it, with their line numbers."""
+
+
+def render_markdown(entries: Iterable[Experience], next_id: int, banned: Iterable[str]) -> str:
+    """The entries as a list, each with what is known of it in a list below it."""
+    lines = ["# Experiences", ""]
+    for entry in entries:
+        lines.append(f"- [{entry.id}] {as_written(entry.text)}")
+        lines += (f"  - {name}: {value}" for name, value in _notes(entry))
+    if texts := [f"- {as_written(text)}" for text in banned]:
+        lines += ["", "## Banned", "", *texts]
+    return "\n".join([*lines, "", f"Next id: E{next_id}", ""])
+
+
+def _notes(entry: Experience) -> Iterator[tuple[str, str]]:
+    if entry.targets:
+        yield "for", ", ".join(f"`{name}`" for name in entry.targets)
+    if entry.pinned:
+        yield "pinned", "yes"
+    for name, numbers in (("sources", entry.sources), ("support", entry.support), ("against", entry.against)):
+        if numbers:
+            yield name, ", ".join(map(str, numbers))
+    if entry.created_step:
+        yield "added in step", str(entry.created_step)
+    if entry.updated_step != entry.created_step:
+        yield "changed in step", str(entry.updated_step)
+
+
+def parse_markdown(text: str) -> ParsedList:
+    """Read a list; headings and paragraphs are no entries, a code fence belongs to the item before it."""
+    stated = max((number_of(m[1]) for m in map(_NEXT.fullmatch, map(str.strip, text.splitlines())) if m), default=1)
+    items = list_items(text)
+    advice = [item for item in items if item.section != "banned"]
+    ids = [m[1] if (m := _ID.match(item.text)) else "" for item in advice]
+    next_id = max([stated, *(number_of(id) + 1 for id in ids if id)])
+    entries: dict[str, Experience] = {}
+    for item, id in zip(advice, ids, strict=True):
+        if not id:
+            id, next_id = f"E{next_id}", next_id + 1
+        entry = _entry(item, id)
+        if entry.id in entries:
+            raise ValueError(f"line {item.line}: the id {entry.id} stands twice; give one of them another, or none")
+        entries[entry.id] = entry
+    banned = (clean_entry(item.text) for item in items if item.section == "banned")
+    return ParsedList(tuple(entries.values()), next_id, tuple(text for text in banned if text))
+
+
+def list_items(text: str) -> list[Item]:
+    """The outermost items of all lists in a text; lines below an item that start none are part of it."""
+    items: list[Item] = []
+    section, fence, outer, blank = "", "", -1, True
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.expandtabs(4)
+        mark = _FENCE.match(line)
+        if mark and fence in ("", mark[1]):
+            fence = "" if fence else mark[1]
+        elif not fence and line.startswith("#"):
+            section, outer = line.strip("# ").casefold(), -1
+            continue
+        found = None if fence or mark else _ITEM.fullmatch(line)
+        if found and (outer < 0 or len(found["indent"]) <= outer):
+            outer = len(found["indent"])
+            items.append(Item(number, found["text"] or "", section))
+        elif found and _NOTE.fullmatch(found["text"] or ""):
+            items[-1].notes.append((number, found["text"]))
+        elif outer >= 0 and line.strip() and (fence or mark or not blank or len(line) - len(line.lstrip()) > outer):
+            items[-1].text += "\n" + line
+        blank = not line.strip()
+    return items
+
+
+def _entry(item: Item, id: str) -> Experience:
+    text = clean_entry(_ID.sub("", item.text, count=1))
+    if not text:
+        raise ValueError(f"line {item.line}: the entry has no text; write it after the id, or remove the line")
+    changes: dict[str, Any] = {}
+    for number, note in item.notes:
+        name, value = _NOTE.fullmatch(note).groups()  # type: ignore[union-attr]
+        try:
+            changes |= _field(name.casefold(), value.strip())
+        except ValueError:
+            raise ValueError(f"line {number}: {note[:60]!r} can't be read; write numbers with commas") from None
+    changes.setdefault("updated_step", changes.get("created_step", 0))
+    return replace(Experience(id, text), **changes)
+
+
+def _field(name: str, value: str) -> dict[str, Any]:
+    if name == "for":
+        return {"targets": tuple(re.findall(r"`([^`]+)`", value) or filter(None, map(str.strip, value.split(","))))}
+    if name == "pinned":
+        return {"pinned": value.casefold() in ("yes", "true", "")}
+    if name.endswith("step"):
+        return {"created_step" if name.startswith("added") else "updated_step": int(value)}
+    return {name: tuple(int(number) for number in value.split(",") if number.strip())}
