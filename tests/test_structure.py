@@ -14,6 +14,11 @@ import trgrpo_dspy
 
 PACKAGE = Path(trgrpo_dspy.__file__).parent
 
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
 HOUSE = """
 __init__
 optimizer
@@ -28,10 +33,11 @@ errors
 """
 """Files and folders at the top, each importing only from rows below its own."""
 
-RECORDS = ["errors", "events", "saved", "library", "meter", "failures.outcome", "failures.secrets", "program.rollout",
+RECORDS = ["errors", "events", "saved", "program.rollout",
     "engine.seeds", "learning.group", "learning.schedule", "evaluation.measurement", "evaluation.options",
     "evaluation.result", "evaluation.statistics"]  # fmt: skip
 """What loads without DSPy and without an LM client: plain records and pure functions."""
+RECORDS += [name_of(p) for room in ("library", "meter", "failures") for p in sorted((PACKAGE / room).glob("*.py"))]
 
 EXPORTED = [
     "Budget",
@@ -77,10 +83,6 @@ def imports(path: Path) -> set[str]:
 def own_imports(path: Path) -> set[tuple[str, ...]]:
     """Modules of the package that a file imports, as path parts below it."""
     return {tuple(name.split(".")[1:]) for name in imports(path) if name.startswith("trgrpo_dspy.")}
-
-
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "offline" not in path.parts)

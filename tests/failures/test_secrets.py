@@ -25,7 +25,8 @@ from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.gate import Calls
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.failures.classify import describe, redact
+from trgrpo_dspy.failures.messages import describe
+from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank, remember
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
+from support.scripted import Triage
 
-from tests.support.scripted import Triage
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.description import describe

@@ -23,18 +23,10 @@ from trgrpo_dspy.engine.calls.observed import OutsideAdapters
 from trgrpo_dspy.engine.calls.outcomes import Outcomes
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.failures.classify import (
-    Failure,
-    classify,
-    describe,
-    fatal_message,
-    is_interpreter_fault,
-    is_tool_outage,
-    no_lm_message,
-    outcome_of,
-    redact,
-)
+from trgrpo_dspy.failures.classify import Failure, classify, is_interpreter_fault, is_tool_outage, outcome_of
+from trgrpo_dspy.failures.messages import describe, fatal_message, no_lm_message
 from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.program.copies import Copier
 from trgrpo_dspy.program.rollout import Rollout

@@ -19,7 +19,8 @@ from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import Flow, Task
 from trgrpo_dspy.engine.runner import Runner, expected_text, task_text
-from trgrpo_dspy.failures.classify import Failure, classify, describe
+from trgrpo_dspy.failures.classify import Failure, classify
+from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.learning.group import RolloutGroup
 from trgrpo_dspy.learning.schedule import Step
 from trgrpo_dspy.library import Edit, ExperienceLibrary

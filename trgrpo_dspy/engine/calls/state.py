@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.errors import FatalError, TrainingFreeGRPOError
-from trgrpo_dspy.failures.classify import Failure, classify, fatal_message
+from trgrpo_dspy.failures.classify import Failure, classify
+from trgrpo_dspy.failures.messages import fatal_message
 from trgrpo_dspy.meter import LMCall, Meter, Stage
 
 from .health import Health, Seen

@@ -30,7 +30,7 @@ import dspy
 
 from trgrpo_dspy.engine.calls.observed import unobserved
 from trgrpo_dspy.errors import FatalError
-from trgrpo_dspy.failures.classify import describe
+from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.secrets import holds_secret, names_secret, remember, secrets_of
 
 __all__ = ["pack", "unpack"]

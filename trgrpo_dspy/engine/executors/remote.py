@@ -27,7 +27,8 @@ from trgrpo_dspy.engine.calls.health import Seen
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner, total_cost
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.failures.classify import Failure, classify, describe
+from trgrpo_dspy.failures.classify import Failure, classify
+from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.meter import LMCall

@@ -25,7 +25,7 @@ import dspy
 from dspy.primitives.repl_types import REPLHistory
 from dspy.utils.exceptions import AdapterParseError
 
-from trgrpo_dspy.failures.classify import redact
+from trgrpo_dspy.failures.redaction import redact
 
 from .rendering import DEPTH, field_lines, fit_blocks, named_parts, one_line, text_of, turn_text
 

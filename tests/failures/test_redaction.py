@@ -1,0 +1,115 @@
+"""What looks like a secret is blanked, and ordinary text stays."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trgrpo_dspy.failures.redaction import PATTERNS, redact
+
+SECRET = "Zx81Qp47Lm22Vb90"
+PEM = f"-----BEGIN RSA PRIVATE KEY-----\nMIIE{SECRET}+/\n{SECRET}==\n-----END RSA PRIVATE KEY-----"
+LEAKS = [
+    f"sk-{SECRET}",
+    f"sk-proj-{SECRET}-{SECRET}",
+    "Incorrect API key provided: sk-Zx81***Vb90. Find yours at https://x",
+    *(f"{make}{SECRET}" for make in ("gsk_", "hf_", "xai-", "ghp_", "github_pat_", "AIza", "AKIA", "npm_", "hvs.")),
+    f"eyJ{SECRET}.eyJ{SECRET}.{SECRET}",
+    f"Bearer {SECRET}",
+    f"Authorization: Bearer {SECRET}",
+    f"authorization: Basic {SECRET}==",
+    f"'Authorization': 'Token {SECRET}'",
+    f"Authorization={SECRET} and more",
+    f"Basic {SECRET}==",
+    f"api_key={SECRET}",
+    f'{{"api_key": "{SECRET}"}}',
+    f"OPENAI_API_KEY={SECRET}",
+    f"x-api-key: {SECRET}",
+    f"aws_secret_access_key = {SECRET}",
+    f"client_secret: {SECRET}",
+    f"Password: {SECRET}",
+    f"access_token: {SECRET}",
+    f'"refresh_token": "{SECRET}"',
+    f"https://x/?key={SECRET}&n=1",
+    f"https://x/?a=1&sig={SECRET}",
+    f"https://user:{SECRET}@{SECRET}@host/x",
+    f"postgres://user:{SECRET}@host:5432/db",
+    f"https://{SECRET}@host/x",
+    f"key={SECRET}",
+    f"client(key={SECRET})",
+    f"{{'key': '{SECRET}'}}",
+    f"Pwd={SECRET};",
+    f"user=bob pass={SECRET}",
+    f"passphrase={SECRET}",
+    f"pass phrase: {SECRET}",
+    f"Cookie: session={SECRET}; theme=dark",
+    f"{{'Cookie': 'sid={SECRET}; a=b'}}",
+    f"Set-Cookie: id={SECRET}; Path=/",
+    f"cookies={{'session': '{SECRET}'}}",
+    f"AccountName=x;AccountKey={SECRET}==;EndpointSuffix=y",
+    f"SharedAccessKey={SECRET}",
+    PEM,
+    PEM.replace("\n", "\\n"),
+    PEM[:60],
+    f"token {SECRET} expired",
+    f"the key '{SECRET}' is not known",
+]
+
+
+@pytest.mark.parametrize("text", LEAKS)
+def test_secrets_are_blanked(text: str) -> None:
+    told = redact(f"call failed ({text})")
+    assert "Zx81" not in told
+    assert "Vb90" not in told
+    assert "***" in told
+    assert told.startswith("call failed (")
+    assert redact(told) == told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the token count: 12; max_tokens: 4096 exceeds the limit; tokens=12000, limit=8192; token limit 128000 reached",
+        "Unexpected token: identifier at 3",
+        "the basic strategy is right; basic understanding of JavaScript",
+        "skepticism about skateboards, hfs and pkgs; risk-based sk-learn pk_id",
+        "no bearer capabilities; KeyError: 'authorization'; KeyError: 'customer_2024_id'",
+        "key 'name' not found in {'secretary': 3}; sorted() got key=len; key=lambda x: x; primary key: id",
+        "see https://example.com/a?b=c or mail me@example.com; 2024-01-01T10:00:00 user@host: ready",
+        "a cookie: chocolate; cookies = 3; the pass rate: 0.8; bypass=True; compass: north; session: closed; auth: no",
+        "key takeaways: revenue rose 12%; keyword: gpt-4o-mini-2024; author: Smith1990 et al; monkey=banana1234",
+        "password must be longer; expected ':' at line 4, column 7; -----BEGIN CERTIFICATE-----",
+        "",
+    ],
+)
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "token ", "secret ", "://", "bearer ", "sk-", "?key=", "-", "api key ", "authorization ", "eyJ", "1",
+     "cookie: ", "cookie:a=", "-----BEGIN PRIVATE KEY-----", "session_"],
+)  # fmt: skip
+def test_long_messages_take_no_time(piece: str) -> None:
+    start = time.perf_counter()
+    redact(piece * 20_000)
+    assert time.perf_counter() - start < 2
+
+
+PIECES = [
+    "sk-", "ghp_", "AKIA", "eyJ", "Authorization", "Bearer", "BASIC", "api_key", "Secret", "passwd", "token", "://",
+    "=", "credential", "?sig=", "user:pw@", ":", " ", "\n", "a1b2c3d4e5f6", "x" * 20, "\u017fecret", "\u212aey", "'",
+    "-", "cookie", "pwd", "hvs.", "session", "PRIVATE KEY-----", "-----BEGIN ",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8))
+def test_no_pattern_is_left_out_that_would_have_matched(parts: list[str]) -> None:
+    text = expected = "".join(parts)
+    for *_, pattern in PATTERNS:
+        expected = pattern.sub(r"\1***", expected)
+    assert redact(text) == expected
