@@ -20,7 +20,7 @@ import dspy
 
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.events import Emitter, Event, Listener
-from trgrpo_dspy.failures.classify import describe
+from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.meter import Meter
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.scoring import Metric
