@@ -38,7 +38,7 @@ from dspy.teleprompt import Teleprompter
 from .engine.calls.health import TOO_MANY_LOST
 from .engine.executors.threads import Executor, check_executor
 from .errors import FatalError, InfrastructureError, RunStopped
-from .evaluation.evaluate import check_examples
+from .evaluation.examples import check_examples
 from .evaluation.result import DetailedResults
 from .learning.loop import Run
 from .learning.reflector import Reflector

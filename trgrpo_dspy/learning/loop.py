@@ -25,9 +25,11 @@ from trgrpo_dspy.engine.journal.logdir import LogDir
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.engine.session import run_attempt
 from trgrpo_dspy.errors import RunStopped
-from trgrpo_dspy.evaluation.evaluate import default_threads, evaluation_flows, summarize_evaluation
-from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, RejectedProposal, StepResult, Verdict, step_line
-from trgrpo_dspy.evaluation.verdict import warnings_before, with_ending
+from trgrpo_dspy.evaluation.evaluate import evaluation_flows
+from trgrpo_dspy.evaluation.examples import distinct_inputs
+from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult, Verdict, step_line
+from trgrpo_dspy.evaluation.verdict import with_ending
+from trgrpo_dspy.evaluation.warnings import warnings_before
 from trgrpo_dspy.learning.group import mean
 from trgrpo_dspy.learning.schedule import Step, make_schedule
 from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits, apply_edits
@@ -82,6 +84,7 @@ class Run:
         self.reflection_lm = reflection_lm(settings, student, self.reflector)
         self.predictors_text = describe_predictors(student, self.names)
         self.warnings = warnings_before(trainset, valset)
+        self.inputs = distinct_inputs(valset)
         self.record = Record()
         self.started = time.monotonic()
         self.dry = dry
@@ -89,7 +92,7 @@ class Run:
         self.journal: Journal | None = None
         self.files: LogDir | None = None
         budget = settings.budget or Budget()
-        threads = default_threads(settings.num_threads)
+        threads = settings.num_threads or max(1, int(dspy.settings.num_threads or 8))
         self.calls = Calls(
             Meter(budget),
             requests_per_minute=settings.requests_per_minute,
@@ -184,7 +187,6 @@ class Run:
         report = apply_edits(library, (*plan.value, *kept), step=step.index, limits=self.limits, predictors=self.names)
         rollouts = [r for learned in groups for r in learned.group.rollouts]
         lost = [reason for learned in groups for reason in learned.lost] + ([plan.lost] if plan.lost else [])
-        rejected = tuple(RejectedProposal(r.edit.operation, r.edit.id, r.edit.text, r.reason) for r in report.rejected)
         result = StepResult(
             step=step.index,
             epoch=step.epoch,
@@ -193,7 +195,7 @@ class Run:
             informative=sum(learned.group.informative for learned in groups) / len(groups),
             outcomes=dict(sorted(Counter(r.outcome.value for r in rollouts).items())),
             edits=dict(sorted(Counter(edit.operation for edit in report.applied).items())),
-            rejected=rejected,
+            rejected=report.rejected,
             lost=dict(sorted(Counter(lost).items())),
             library=report.library,
             library_tokens=report.library.tokens,
@@ -228,7 +230,7 @@ class Run:
         at, batch = self._measuring
         rollouts = self.execution.finish(batch)
         self._measuring, made = None, self.record.steps[at]
-        self.record.steps[at] = replace(made, validation=_measurement(made.step, made.library, rollouts))
+        self.record.steps[at] = replace(made, validation=Measurement.of(made.step, made.library, rollouts, self.inputs))
         self._tell(self.record.steps[at])
 
     def _tell(self, step: StepResult) -> None:
@@ -242,13 +244,13 @@ class Run:
         if not self.valset:
             return
         rollouts = self.execution.run(self._measuring_flows(0, self.start))
-        self.record.baseline = baseline = _measurement(0, self.start, rollouts)
+        self.record.baseline = baseline = Measurement.of(0, self.start, rollouts, self.inputs)
         self.record.note(r for attempts in rollouts for r in attempts)
         if baseline.mean.n == 0 and not self.calls.silent:  # a broken metric or tool: all else would be in vain
             self.record.outcomes.update(baseline.outcomes)
             self.calls.stop("unscored")
             raise RunStopped("no validation example could be scored")
-        logger.info("input program: validation %s", summarize_evaluation(rollouts, ()))
+        logger.info("input program: validation %s over %s", baseline.mean, baseline.mean.examples)
 
     def _measuring_flows(self, step: int, library: ExperienceLibrary) -> list[Flow[tuple[Rollout, ...]]]:
         """The attempts that measure a library on the valset, at the program's own temperature."""
@@ -273,7 +275,7 @@ class Run:
                 logger.info("going on in %s: %d LM calls were made before", self.log_dir, self._made_before)
             return None
         logger.info("the run in %s was completed before: its result is returned, nothing is asked for", self.log_dir)
-        results = DetailedResults.from_json(known["results"])
+        results = DetailedResults.from_json(known["results"]).replayed
         libraries = {0: self.start, **{step.step: step.library for step in results.steps}}
         return self._compiled(libraries[results.verdict.step], results)
 
@@ -299,6 +301,7 @@ class Run:
             estimate=self.estimate(),
             settings=settings_record(self.settings),
             seconds=time.monotonic() - self.started,
+            calls_before=self._made_before,
         )
         logger.info("%s", results.verdict.text)
         self._keep(results, library)
@@ -359,18 +362,3 @@ class Run:
         per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
         growth = max(0.0, self.limits.max_tokens / 2 - self.start.tokens)  # from nothing to full, on average half
         return self.estimate(per_attempt).priced(spend, attempts, steps=len(self.schedule), growth=growth)
-
-
-def _measurement(step: int, library: ExperienceLibrary, rollouts: Sequence[tuple[Rollout, ...]]) -> Measurement:
-    """What the attempts on the valset say of a library."""
-    found = summarize_evaluation(rollouts, ())
-    made = [r for attempts in rollouts for r in attempts if r.score is not None]
-    return Measurement(
-        step,
-        library,
-        found.scores,
-        found.mean,
-        found.outcomes,
-        tool_calls=mean([float(r.tool_calls) for r in made]),
-        tokens=mean([float(r.prompt_tokens + r.completion_tokens) for r in made]),
-    )

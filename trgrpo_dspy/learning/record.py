@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from trgrpo_dspy.evaluation.measurement import UNSCORED
 from trgrpo_dspy.evaluation.result import Measurement, StepResult, Verdict
-from trgrpo_dspy.evaluation.verdict import decide, warnings_after
+from trgrpo_dspy.evaluation.verdict import decide
+from trgrpo_dspy.evaluation.warnings import warnings_after
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout
 
@@ -24,10 +26,10 @@ class Record:
     steps: list[StepResult] = field(default_factory=list)
     groups: int = 0
     informative: int = 0
+    answered: int = 0
+    """Groups with two or more attempts that came to an answer."""
     identical: int = 0
-    """Groups whose attempts all came back the same, and not with the best score."""
-    alike: int = 0
-    """Groups whose attempts all came back the same, whatever their score."""
+    """Those of them whose attempts came back word for word the same."""
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: dict[str, str] = field(default_factory=dict)
     """The first error of each outcome."""
@@ -46,12 +48,9 @@ class Record:
         self.steps.append(result)
         self.groups += len(groups)
         self.informative += sum(learned.group.informative for learned in groups)
-        scores = [r.score for learned in groups for r in learned.group.rollouts if r.score is not None]
-        top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
-        self.alike += sum(learned.identical for learned in groups)
-        self.identical += sum(
-            learned.identical and (top is None or learned.group.usable[0].score != top) for learned in groups
-        )
+        answered = [learned for learned in groups if sum(not r.outcome.failed for r in learned.group.usable) > 1]
+        self.answered += len(answered)
+        self.identical += sum(learned.identical for learned in answered)
         self.outcomes.update(result.outcomes)
         self.lost.update(result.lost)
         self.note(r for learned in groups for r in learned.group.rollouts)
@@ -72,6 +71,7 @@ class Record:
             last_step=steps[-1].step if steps else 0,
             wanted=wanted,
             changed=any(told(step.library) != told(start) for step in steps),
+            scored=not steps or any(self.outcomes[name] for name in self.outcomes if name not in UNSCORED),
             seed=seed,
         )
         libraries = {0: start, **{step.step: step.library for step in steps}}
@@ -79,8 +79,10 @@ class Record:
 
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of how the run went."""
-        identical = self.identical if self.informative else self.alike
-        return warnings_after(self.groups, self.informative, identical, self.outcomes, self.errors, self.lost)
+        return warnings_after(
+            self.groups, self.informative, self.outcomes, self.errors, self.lost,
+            answered=self.answered, identical=self.identical,
+        )  # fmt: skip
 
 
 def told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
