@@ -4,6 +4,7 @@ from .difference import LibraryDiff, diff
 from .edits import Edit, RejectedEdit, apply_edits, overlong
 from .experience import Experience
 from .library import ExperienceLibrary, LibraryLimits
+from .screening import screen
 
 __all__ = [
     "Edit",
@@ -15,4 +16,5 @@ __all__ = [
     "apply_edits",
     "diff",
     "overlong",
+    "screen",
 ]
