@@ -34,7 +34,7 @@ errors
 """Files and folders at the top, each importing only from rows below its own."""
 
 RECORDS = ["errors", "events", "saved", "program.rollout",
-    "engine.seeds", "learning.group", "learning.schedule", "evaluation.measurement",
+    "engine.seeds", "learning.group", "learning.schedule", "evaluation.measurement", "evaluation.options",
     "evaluation.result", "evaluation.statistics"]  # fmt: skip
 """What loads without DSPy and without an LM client: plain records and pure functions."""
 RECORDS += [name_of(p) for room in ("library", "meter", "failures") for p in sorted((PACKAGE / room).glob("*.py"))]
@@ -195,5 +195,6 @@ def test_every_module_says_what_it_exports_and_guarantees(path: Path) -> None:
     defined = {getattr(node, "name", None) for node in tree.body} | {
         ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
     }
+    defined |= {ast.unparse(node.target) for node in tree.body if isinstance(node, ast.AnnAssign)}
     assert len(exported) == 1
     assert set(exported[0]) <= defined

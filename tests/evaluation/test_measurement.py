@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trgrpo_dspy import Evaluation, SchemaVersionError
-from trgrpo_dspy.evaluation.measurement import summarize_evaluation
+from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
 from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval, pass_at_k
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend
@@ -131,7 +131,7 @@ def test_json_that_is_no_evaluation_is_refused(text: str) -> None:
 
 def test_a_line_tells_what_was_measured() -> None:
     one = str(evaluation([[1], [0], [None]]))
-    assert one.startswith("0.500 (95% interval") and "over 2 of 3 examples" in one
+    assert one.startswith("0.500 (95% interval") and "over 2 examples, 1 unscored" in one
     assert "6 LM calls, 1,234 tokens, cost $0.50" in one and "partial" not in one and "Mean@" not in one
     many = str(evaluation([[1, 0], [0, 0]]))
     assert many.startswith("Mean@2 0.250 (95% interval") and "Pass@2 0.500 (95% interval" in many
@@ -141,7 +141,7 @@ def test_a_line_tells_what_was_measured() -> None:
 
 def test_where_attempts_have_no_score_pass_at_k_is_over_fewer_examples_and_says_so() -> None:
     found = str(evaluation([[1, None], [0, 1], [1, 1], [None, None]]))
-    assert "over 3 of 4 examples, Pass@2 over the 2 with 2 scores; " in found
+    assert "over 3 examples, Pass@2 over the 2 with 2 scores, 1 unscored; " in found
     assert "with 2 scores" not in str(evaluation([[0, 1], [None, None]]))
 
 

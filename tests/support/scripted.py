@@ -93,11 +93,14 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """Which prompt it is: of the program, or one of the four reflection steps."""
-        for output, kind in (("summary", "summary"), ("lessons", "comparison"), ("edits", "edits")):
+        """Which prompt it is: of the program, or one of the reflection steps."""
+        for output, kind in (("summary", "summary"), ("comparison", "comparison"), ("decisions", "check")):
             if output in self.outputs:
-                proposals = "proposals (str)" in self.system.replace("`", "")
-                return kind if kind != "edits" else "consolidation" if proposals else "proposals"
+                return kind
+        if "edits" in self.outputs:
+            inputs = self.system.replace("`", "")
+            known = {"proposals (str)": "consolidation", "problems (str)": "repair", "lessons (str)": "proposals"}
+            return next(kind for name, kind in known.items() if name in inputs)
         return "program"
 
     def input(self, name: str) -> str:
@@ -231,7 +234,7 @@ def learner(call: Call) -> Any:
         return extract(call)
     return {
         "program": answer, "summary": summarize, "comparison": compare, "proposals": propose,
-        "consolidation": consolidate,
+        "consolidation": consolidate, "check": check, "repair": lambda call: {"edits": []},
     }[call.kind](call)  # fmt: skip
 
 
@@ -257,15 +260,40 @@ def summarize(call: Call) -> dict[str, Any]:
 
 
 def compare(call: Call) -> dict[str, Any]:
-    """The lesson of the best-scored attempt; without scores that of the most frequent answer."""
-    word = word_of(call.input("task"))
+    """A lesson a group: the best-scored answer, the expected one where all fell short, else the most frequent."""
+    if "lessons" in call.outputs:
+        lesson = lesson_of(call.input("task"), call.input("attempts"))
+        return {"comparison": f"The better ones: {lesson}", "lessons": [{"text": lesson}] if lesson else []}
+    known, edits = call.input("experiences"), []
+    for number, text in re.findall(r"^Example (\d+)\n(.*?)(?=^Example \d+\n|\Z)", call.input("groups"), re.M | re.S):
+        if lesson := lesson_of(text, text):
+            edits.append({**_edit(lesson, known), "sources": number})
+    return {"comparison": "The better ones followed the rule.", "edits": edits}
+
+
+def lesson_of(task: str, attempts: str) -> str:
+    word = word_of(task)
     found = re.findall(
-        r"Attempt \d+ \((?:score ([-\d.e+]+), )?\w+\)\nAnswer:[\s\S]*?queue: (\w+)", call.input("attempts")
+        r"Attempt \d+ \((?:score ([-\d.e+]+), )?\w+\)\nAnswer:[\s\S]*?queue: (\w+)(?:[\s\S]*?again: (\d+))?", attempts
     )
-    scored = [(float(score), queue) for score, queue in found if score]
-    best = max(scored)[1] if scored else Counter(queue for _, queue in found).most_common(1)[0][0] if found else ""
-    lessons = [{"text": f"When the ticket says '{word}', answer '{best}'."}] if best and word else []
-    return {"comparison": f"The better ones chose {best}.", "lessons": lessons}
+    scored = [(float(score), queue) for score, queue, _ in found if score]
+    counted = Counter({queue: 0 for _, queue, _ in found})
+    for _, queue, more in found:
+        counted[queue] += 1 + int(more or 0)
+    best = max(scored)[1] if scored else counted.most_common(1)[0][0] if found else ""
+    if scored and max(scored)[0] <= 0:
+        expected = re.search(r"Expected: queue: (\w+)", attempts)
+        best = expected.group(1) if expected else ""
+    return f"When the ticket says '{word}', answer '{best}'." if best and word else ""
+
+
+def check(call: Call) -> dict[str, Any]:
+    """Apply the entries to the letter."""
+    rules = re.findall(r"\[(E\d+)[^\]]*\] When the ticket says '(\w+)', answer '(\w+)'", call.input("experiences"))
+    found = []
+    for number, text in re.findall(r"^Example (\d+)\n(.*?)(?=^Example \d+\n|\Z)", call.input("examples"), re.M | re.S):
+        found += [{"example": number, "entry": id, "decision": q} for id, word, q in rules if word in text]
+    return {"decisions": found}
 
 
 def propose(call: Call) -> dict[str, Any]:
@@ -287,12 +315,14 @@ def _edit(text: str, known: str, names: str = "") -> dict[str, str]:
 def consolidate(call: Call) -> dict[str, Any]:
     plan: dict[str, dict[str, str]] = {}
     for number, head, text, names in re.findall(
-        r"^P(\d+)\. (\w+(?: E\d+)?)(?:: (.*?))?(?: \(for: (.*)\))?$", call.input("proposals"), re.MULTILINE
-    ):
+        r"^P(\d+)\. (\w+(?: E\d+)?)(?:: (.*?))?(?: \(for: (.*?)\))?(?: \(from: .*\))?$",
+        call.input("proposals"), re.MULTILINE,
+    ):  # fmt: skip
         operation, _, id = head.partition(" ")
         item = plan.setdefault(text or head, {"operation": operation, "id": id, "text": text, "predictors": names})
-        item["proposals"] = f"{item['proposals']}, {number}" if "proposals" in item else number
-    return {"edits": list(plan.values())}
+        item["sources"] = f"{item['sources']}, P{number}" if "sources" in item else f"P{number}"
+    found: dict[str, Any] = {"reasoning": "As proposed.", "edits": list(plan.values()), "dispositions": []}
+    return {name: value for name, value in found.items() if name in call.outputs}
 
 
 def extract(call: Call) -> dict[str, Any]:

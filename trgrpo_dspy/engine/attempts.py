@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import dspy
 
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.events import AttemptFinished
+from trgrpo_dspy.program.rollout import Rollout
 
 from .flows import Task
 from .runner import Runner
@@ -25,6 +27,7 @@ def attempt_task(
     attempt: int,
     timeout: float | None = None,
     remaining: int = 0,
+    shown: tuple[str, ...] = (),
 ) -> Task:
     """One attempt of the program at an example; its result is a `Rollout`.
 
@@ -37,10 +40,15 @@ def attempt_task(
         attempt: Index of the attempt within its group.
         timeout: Seconds of its own time after which it is given up, unscored; None waits.
         remaining: Stages that follow it.
+        shown: Ids of the library's entries that the program carries.
     """
+
+    def make() -> Rollout:
+        return replace(runner.attempt(program, example, unit, index=index, attempt=attempt), shown=shown)
+
     return Task(
         unit.stage,
-        functools.partial(runner.attempt, program, example, unit, index=index, attempt=attempt),
+        make,
         remaining,
         unit=unit,
         timeout=timeout,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.events import Listener
 from trgrpo_dspy.meter import Budget
@@ -110,7 +111,8 @@ def _executor(name: str, value: Any) -> None:
 
 
 def _listeners(name: str, value: Any) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(map(callable, value)):
+    fine = isinstance(value, Sequence) and all(callable(item) or isinstance(item, BaseCallback) for item in value)
+    if isinstance(value, str) or not fine:
         raise TypeError(f"{name}={value!r} must be a list of functions that take an event; see trgrpo_dspy.events")
 
 
@@ -198,8 +200,15 @@ class RunOptions(Options):
     """Where attempts run: a `concurrent.futures` executor, `RayExecutor()`, or anything else with such a `submit`;
     None is threads of this process. Reflection stays here. Caps and journal then count whole attempts: caps are
     overshot by at most the attempts in flight (`num_threads`), and a killed run makes those again when resumed."""
-    callbacks: Annotated[Sequence[Listener], _listeners] = ()
-    """Functions that are called with every event of the run (`trgrpo_dspy.events`). One that raises is dropped."""
+    callbacks: Annotated[Sequence[Listener | BaseCallback], _listeners] = ()
+    """Functions that are called with every event of the run (`trgrpo_dspy.events`); one that raises is dropped. DSPy's
+    own callbacks may stand among them."""
+
+    def __post_init__(self) -> None:
+        """Check every option, and leave in `callbacks` only those that DSPy itself calls around `compile`."""
+        super().__post_init__()
+        self.listeners: tuple[Listener, ...] = tuple(c for c in self.callbacks if not isinstance(c, BaseCallback))
+        self.callbacks = [c for c in self.callbacks if isinstance(c, BaseCallback)]
 
     def check(self) -> None:
         """Check every option, and that no two contradict each other."""

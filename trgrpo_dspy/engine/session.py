@@ -57,6 +57,7 @@ class Session:
         fingerprint: Callable[[], Mapping[str, Any]] | None = None,
         listeners: Sequence[Listener] = (),
         health: Health | None = None,
+        transcript_tokens: int = 2000,
     ) -> None:
         """Put a session together; nothing is claimed before it is entered.
 
@@ -69,6 +70,7 @@ class Session:
                 this session is kept, so it has no journal, and Ctrl-C interrupts it at once.
             listeners: The caller's own listeners; they hear of each event before the user's.
             health: What is known of the backends already.
+            transcript_tokens: Bound of an attempt's transcript.
         """
         self.kind, self.options = kind, options
         self._fingerprint, self._listeners = fingerprint, listeners
@@ -80,7 +82,11 @@ class Session:
             health=health,
         )
         """Every LM call goes through it."""
-        settings: dict[str, Any] = {"failure_score": options.failure_score, "compare_fields": compare_fields}
+        settings: dict[str, Any] = {
+            "failure_score": options.failure_score,
+            "compare_fields": compare_fields,
+            "transcript_tokens": transcript_tokens,
+        }
         self.runner = (
             Runner(self.gate, metric, **settings)
             if options.executor is None
@@ -109,7 +115,7 @@ class Session:
                 self._resume(stack.enter_context(Journal(self.options.log_dir)), self._fingerprint())
             stack.callback(self.gate.close)
             own = [EventFile(self.journal.directory / "events.jsonl")] if self.journal is not None else []
-            self.emit = emitter = Emitter([*own, *self._listeners, *self.options.callbacks])
+            self.emit = emitter = Emitter([*own, *self._listeners, *self.options.listeners])
             stack.callback(emitter.close)
             stack.enter_context(self._driver)
             if self._fingerprint is not None:

@@ -7,29 +7,18 @@ were finished until then and says why it ended.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trgrpo_dspy.evaluation.statistics.comparison import PairedComparison, ending, paired_comparison
-from trgrpo_dspy.evaluation.statistics.intervals import Mean, mean_at_k, mean_with_interval, pass_at_k
+from trgrpo_dspy.evaluation.statistics.comparison import Comparison, ending, paired_comparison
+from trgrpo_dspy.evaluation.statistics.intervals import Mean, mean_with_interval, pass_at_k
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.saved import Saved
 
-__all__ = [
-    "FAILED",
-    "MANY_UNSCORED",
-    "UNSCORED",
-    "Evaluation",
-    "PerAttempt",
-    "attempt_warnings",
-    "average",
-    "calls_text",
-    "summarize_evaluation",
-]
+__all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
 
 SCHEMA_VERSION = 1
 MANY_UNSCORED = 0.2
@@ -84,11 +73,6 @@ class Evaluation(Saved):
     as 'max_cost'."""
     data: str = ""
     """The number of examples and a hash of them, so that others are not taken for the same; empty is unknown."""
-    inputs: tuple[int, ...] = ()
-    """For each example the index of the first one with equal inputs: copies count once in every interval. Empty: each
-    example counts as its own."""
-    calls_before: int = field(default=0, compare=False)
-    """LM calls of `spend` that earlier processes made; the others were made now."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 
@@ -132,7 +116,7 @@ class Evaluation(Saved):
         values = [
             pass_at_k(len(s), sum(_reaches(x, threshold) for x in s), k) if len(s) >= k else None for s in per_example
         ]
-        return mean_with_interval(values, units=self.inputs or None)
+        return mean_with_interval(values)
 
     @property
     def per_attempt(self) -> PerAttempt:
@@ -140,12 +124,12 @@ class Evaluation(Saved):
         counted = [r for attempts in self.rollouts for r in attempts if r.outcome is not Outcome.INFRASTRUCTURE]
         return PerAttempt(
             attempts=len(counted),
-            lm_calls=average(r.lm_calls for r in counted),
-            tool_calls=average(r.tool_calls for r in counted),
-            prompt_tokens=average(r.prompt_tokens for r in counted),
-            completion_tokens=average(r.completion_tokens for r in counted),
-            cost=average(r.cost for r in counted),
-            seconds=average(r.seconds for r in counted),
+            lm_calls=_average(r.lm_calls for r in counted),
+            tool_calls=_average(r.tool_calls for r in counted),
+            prompt_tokens=_average(r.prompt_tokens for r in counted),
+            completion_tokens=_average(r.completion_tokens for r in counted),
+            cost=_average(r.cost for r in counted),
+            seconds=_average(r.seconds for r in counted),
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -181,7 +165,7 @@ class Evaluation(Saved):
             errors.setdefault(r.outcome.value, r.error)
         return attempt_warnings(self.outcomes, errors)
 
-    def versus(self, other: Evaluation, seed: int = 0) -> PairedComparison:
+    def versus(self, other: Evaluation, seed: int = 0) -> Comparison:
         """This program minus another one, paired by example; see `compare`.
 
         Args:
@@ -204,57 +188,35 @@ class Evaluation(Saved):
                 f"the evaluations are of different examples ({self.data}; {other.data}); "
                 "compare evaluations of the same devset, in the same order"
             )
-        found = paired_comparison(other.scores, self.scores, seed=seed, units=self.inputs or other.inputs or None)
+        found = paired_comparison(other.scores, self.scores, seed=seed)
         return replace(found, stop_reason=other.stop_reason if other.partial else self.stop_reason)
 
     def __str__(self) -> str:
-        """Mean@k and Pass@k with their intervals, over how many examples, what was spent, and whether it is all."""
-        parts = [self._scores_text()]
+        """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
+        parts = [self._told_scores()]
         if self.spend:
             total = total_spend(self.spend)
             cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
-            tokens = total.prompt_tokens + total.completion_tokens
-            parts.append(f"{calls_text(total.calls, self.calls_before)}, {tokens:,} tokens, cost {cost}")
+            parts.append(
+                f"{total.calls} LM calls, {total.prompt_tokens + total.completion_tokens:,} tokens, cost {cost}"
+            )
         if self.partial:
             done = sum(bool(attempts) for attempts in self.rollouts)
             parts.append(f"partial, {ending(self.stop_reason)}: {done} of {len(self.rollouts)} examples done")
         return ". ".join(["; ".join(parts), *self.warnings])
 
-    def _scores_text(self) -> str:
+    def _told_scores(self) -> str:
         """Mean@k and Pass@k, and over how many examples each of them is."""
         if self.k == 1:
-            return f"{self.mean} over {self.mean.examples}"
-        graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
-        passed = self.pass_at_with_interval(self.k)
-        few = f", Pass@{self.k} over the {passed.n} with {self.k} scores" if passed.n < self.mean.n else ""
-        return (
-            f"Mean@{self.k} {self.mean}, Pass@{self.k}{' (score at least 1)' if graded else ''} {passed} "
-            f"over {self.mean.examples}{few}"
-        )
-
-
-def summarize_evaluation(
-    rollouts: Sequence[tuple[Rollout, ...]], spend: tuple[Spend, ...], inputs: Sequence[int] = ()
-) -> Evaluation:
-    """Scores, mean and outcomes of attempts.
-
-    Args:
-        rollouts: The attempts, grouped by example.
-        spend: What they took.
-        inputs: For each example the index of the first one with equal inputs; empty makes each its own.
-    """
-    scores = mean_at_k([[r.score for r in attempts] for attempts in rollouts])
-    outcomes = Counter(r.outcome.value for attempts in rollouts for r in attempts)
-    k = max((len(attempts) for attempts in rollouts), default=1)
-    mean = mean_with_interval(scores, units=inputs or None)
-    return Evaluation(
-        tuple(rollouts), tuple(scores), mean, dict(sorted(outcomes.items())), spend, k, inputs=tuple(inputs)
-    )
-
-
-def calls_text(calls: int, before: int) -> str:
-    """How many LM calls were made, and how many of them by earlier processes."""
-    return f"{calls} LM calls" + (f" ({before} of them before, {calls - before} now)" if before else "")
+            text, few = _told(self.mean), ""
+        else:
+            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
+            found = self.pass_at_with_interval(self.k)
+            text = f"Mean@{self.k} {_told(self.mean)}, "
+            text += f"Pass@{self.k}{' (score at least 1)' if graded else ''} {_told(found)}"
+            few = f", Pass@{self.k} over the {found.n} with {self.k} scores" if found.n < self.mean.n else ""
+        text += f" over {self.mean.n} examples{few}"
+        return text + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
 
 
 def attempt_warnings(outcomes: Mapping[str, int], errors: Mapping[str, str]) -> tuple[str, ...]:
@@ -289,8 +251,15 @@ def _reaches(score: float, threshold: float) -> bool:
     return score >= threshold or math.isclose(score, threshold, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def average(values: Iterable[float | None]) -> float | None:
+def _average(values: Iterable[float | None]) -> float | None:
     """The mean; None if there is nothing, or anything is unknown."""
     found = list(values)
     known = [value for value in found if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(found) else None
+
+
+def _told(mean: Mean) -> str:
+    text = "unscored" if mean.value is None else f"{mean.value:.3f}"
+    if mean.interval is None:
+        return text
+    return f"{text} ({100 * mean.interval.level:.0f}% interval {mean.interval.low:.3f} to {mean.interval.high:.3f})"

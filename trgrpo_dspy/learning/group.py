@@ -5,9 +5,9 @@ Every statistic here leaves unscored attempts out and counts them apart.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.program.rollout import Rollout
@@ -49,9 +49,10 @@ class RolloutGroup:
         """Whether two or more usable attempts came back word for word the same, all of them."""
         return len(self.usable) > 1 and len({(r.transcript, r.answer) for r in self.usable}) == 1
 
-    def outcomes(self) -> Counter[str]:
-        """Attempts by outcome."""
-        return Counter(r.outcome.value for r in self.rollouts)
+    def without_transcripts(self) -> RolloutGroup:
+        """The group with each transcript replaced by its hash: what a step keeps of it, however many groups it has."""
+        bare = (replace(r, transcript=hashlib.sha256(r.transcript.encode()).hexdigest()[:16]) for r in self.rollouts)
+        return replace(self, rollouts=tuple(bare))
 
 
 def _scored(scores: list[float | None]) -> list[float]:

@@ -1,364 +1,259 @@
-"""One call of `compile`: the optimizer's settings at work on one program.
+"""One call of `compile`: how each step of the algorithm is done with the parts of the package.
 
-`optimizer.py` says what happens in which order; here is how each step of the algorithm is done with the parts below.
+`optimizer.py` says which step follows which; the methods here are those steps, in the same order.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import dspy
 
-from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.executors.remote import RemoteRunner
-from trgrpo_dspy.engine.flows import Batch, Execution, Flow
-from trgrpo_dspy.engine.interrupts import graceful_interrupt
-from trgrpo_dspy.engine.journal.fingerprint import fingerprint
-from trgrpo_dspy.engine.journal.journal import Journal
-from trgrpo_dspy.engine.journal.logdir import LogDir
-from trgrpo_dspy.engine.runner import Runner
-from trgrpo_dspy.engine.session import run_attempt
-from trgrpo_dspy.errors import RunStopped
-from trgrpo_dspy.evaluation.evaluate import evaluation_flows
-from trgrpo_dspy.evaluation.examples import distinct_inputs
-from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult, Verdict, step_line
+from trgrpo_dspy.engine.flows import Batch
+from trgrpo_dspy.engine.runner import task_text
+from trgrpo_dspy.engine.seeds import derive_seed
+from trgrpo_dspy.engine.session import Session
+from trgrpo_dspy.errors import FatalError, RunStopped
+from trgrpo_dspy.evaluation.result import DetailedResults
 from trgrpo_dspy.evaluation.verdict import with_ending
-from trgrpo_dspy.evaluation.warnings import warnings_before
-from trgrpo_dspy.learning.group import mean
-from trgrpo_dspy.learning.schedule import Step, make_schedule
-from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits, apply_edits
-from trgrpo_dspy.meter import Budget, Meter, Stage
-from trgrpo_dspy.meter.estimate import INFORMATIVE, Estimate, estimate_calls
+from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.program.copies import own_copy
-from trgrpo_dspy.program.instructions import teachable_predictors, write_library
+from trgrpo_dspy.program.instructions import write_library
 from trgrpo_dspy.program.rollout import Rollout
 
-from .groups import Groups, Learned, Reply, edits_of, single
-from .record import Record, told
-from .settings import LEARNING, Settings, settings_record
-from .start import describe_predictors, own_reflector, reflection_lm, starting_library
+from . import story
+from .attempts import Attempts, Lessons
+from .cases import cases_for, label_of
+from .draft import Draft, draft_of, finish
+from .driver import Driver
+from .evidence import Evidence, evidence_of
+from .memory import Memory
+from .record import Record, measurement_of, step_result
+from .reflector import Context, Plan
+from .schedule import Step
+from .selection import Ceiling
+from .setup import Setup
+from .verify import Verified, verify
 
-__all__ = ["Run"]
+__all__ = ["Checked", "Run"]
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A plan, applied to a draft and held against labelled examples."""
+
+    draft: Draft
+    """The draft."""
+    verified: Verified | None
+    """What the check came to; None where there was none."""
+    lost: tuple[str, ...]
+    """Replies of consolidation and check that could not be used."""
+
+
 class Run:
-    """A run; use it as a context manager."""
+    """The steps of the algorithm, for one program within one session."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        student: dspy.Module,
-        trainset: list[dspy.Example],
-        valset: list[dspy.Example],
-        library: ExperienceLibrary | None = None,
-        *,
-        dry: bool = False,
-    ) -> None:
-        """Set a run up.
-
-        Args:
-            settings: The optimizer.
-            student: The program; it is not changed.
-            trainset: Examples to learn from.
-            valset: Examples to choose on; may be empty.
-            library: Where to start; None is what the student carries.
-            dry: Whether this is for an estimate: no journal.
-        """
-        self.settings, self.student, self.trainset, self.valset = settings, student, trainset, valset
-        self.names = list(teachable_predictors(student, settings.predictors))
-        limits = settings.reflector.limits if settings.reflector is not None else LibraryLimits()
-        self.limits = replace(limits, max_entries=settings.max_experiences)
-        self.start = starting_library(student, self.names, library, self.limits)
-        self.schedule = make_schedule(
-            len(trainset), batch_size=settings.batch_size, num_epochs=settings.num_epochs, seed=settings.seed
-        )
-        self.reflector = own_reflector(settings, self.limits)
-        self.reflection_lm = reflection_lm(settings, student, self.reflector)
-        self.predictors_text = describe_predictors(student, self.names)
-        self.warnings = warnings_before(trainset, valset)
-        self.inputs = distinct_inputs(valset)
-        self.record = Record()
-        self.started = time.monotonic()
-        self.dry = dry
-        self.log_dir = None if dry else settings.log_dir
-        self.journal: Journal | None = None
-        self.files: LogDir | None = None
-        budget = settings.budget or Budget()
-        threads = settings.num_threads or max(1, int(dspy.settings.num_threads or 8))
-        self.calls = Calls(
-            Meter(budget),
-            requests_per_minute=settings.requests_per_minute,
-            seed=settings.seed,
-            width=threads,
-        )
-        own: dict[str, Any] = {"failure_score": settings.failure_score, "compare_fields": settings.compare_fields}
-        self.runner = (
-            Runner(self.calls, settings.metric, **own)
-            if settings.executor is None
-            else RemoteRunner(
-                settings.executor, run_attempt, self.calls, settings.metric, timeout=settings.rollout_timeout, **own
-            )
-        )
-        self.groups = Groups(settings, trainset, self.runner, self.reflector, self.reflection_lm, self.predictors_text)
-        self.execution = Execution(self.calls, threads)
+    def __init__(self, setup: Setup, session: Session) -> None:
+        """Take up the run's subject and its session."""
+        self.setup, self.session = setup, session
+        self.record, self.memory, self.ceiling = Record(setup), Memory(), Ceiling()
+        self._driver = Driver(session, setup.reflection_lm)
+        self.attempts = Attempts(setup, session, self._driver)
         self._measuring: tuple[int, Batch[tuple[Rollout, ...]]] | None = None
-        self._made_before = 0
-        self._exit = ExitStack()
+        self._started = time.monotonic()
+        session.gate.bind(setup.reflector)
 
-    def __enter__(self) -> Run:
-        """Claim the journal, take over Ctrl-C."""
-        with ExitStack() as stack:
-            if self.log_dir is not None:
-                self._resume(stack.enter_context(Journal(self.log_dir)))
-            stack.callback(self.calls.close)
-            stack.enter_context(self.execution)
-            if not self.dry:  # an estimate has nothing to save
-                stack.enter_context(graceful_interrupt(lambda: self.calls.stop("interrupted")))
-            self.calls.bind(self.reflector)
-            self._exit = stack.pop_all()
-        for warning in self.warnings:
+    # -- before and after the loop -----------------------------------------------------------------------------------
+
+    def begin(self) -> dspy.Module | None:
+        """Tell the listeners that the run begins; return the result if it was completed by an earlier process."""
+        if (results := self._completed()) is not None:
+            libraries = {0: self.setup.start, **{step.step: step.library for step in results.steps}}
+            return self._compiled(libraries[results.verdict.step], results)
+        for warning in self.setup.warnings:
             logger.warning("%s", warning)
-        return self
+        self.session.emit(story.started(self.setup))
+        return None
 
-    def __exit__(self, *exc: object) -> None:
-        """Give back what was claimed."""
-        self._exit.close()
-
-    def _resume(self, journal: Journal) -> None:
-        """Refuse another run's journal; replay from this one's, and count what it paid before."""
-        s = self.settings
-        journal.check_fingerprint(
-            fingerprint(
-                program=self.student,
-                reflector=self.reflector,
-                library=self.start,
-                trainset=self.trainset,
-                valset=self.valset,
-                metric=s.metric,
-                settings={name: getattr(s, name) for name in LEARNING},
-                lm=dspy.settings.lm,
-                reflection_lm=self.reflection_lm,
+    def _completed(self) -> DetailedResults | None:
+        """The results of a run with this journal that was completed before, with as many epochs."""
+        session = self.session
+        known = session.journal.get("result") if session.journal is not None else None
+        if known is not None and known["num_epochs"] == self.setup.options.num_epochs:
+            logger.info("the run in %s was completed before: its result is returned", self.setup.options.log_dir)
+            return DetailedResults.from_json(known["results"])
+        if session.calls_before:
+            logger.info(
+                "going on in %s: %d LM calls were made before", self.setup.options.log_dir, session.calls_before
             )
-        )
-        self._made_before = self.calls.resume(journal)
-        self.journal, self.files = journal, LogDir(journal.directory)
-        self.files.config(settings_record(s))
+        return None
 
-    def program_with(self, library: ExperienceLibrary) -> dspy.Module:
-        """A copy of the student that carries the library and is the run's own."""
-        program = own_copy(self.student, self.calls.observe)
-        write_library(program, library, self.names)
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the loop early without losing what was learned.
+
+        A budget, Ctrl-C, too many errors or no score end it quietly. A fatal error carries the best program so far.
+        """
+        try:
+            yield
+        except RunStopped:
+            pass
+        except FatalError as error:
+            error.program = self.result() if self.record.steps or self.record.baseline else None
+            raise
+
+    def result(self) -> dspy.Module:
+        """Choose the library, say what may be said of it, and write it into a copy of the student."""
+        if self._measuring is not None and self._measuring[1].unfinished == 0:
+            self.settle()  # it was measured before the run ended
+        session, meter = self.session, self.session.meter
+        self.record.steps = [replace(step, spend=meter.spend(step.step)) for step in self.record.steps]
+        verdict, library = self.record.best()
+        after, spend, reason = self.record.warnings(), meter.spend(), session.stop_reason or "completed"
+        for warning in after:
+            logger.warning("%s", warning)
+        results = DetailedResults(
+            verdict=with_ending(verdict, reason, spend, problem=session.problem, journaled=session.journal is not None),
+            baseline=self.record.baseline,
+            steps=tuple(self.record.steps),
+            stop_reason=reason,
+            warnings=(*self.setup.warnings, *after),
+            spend=spend,
+            estimate=self.setup.estimate(),
+            settings=self.setup.options.as_record(),
+            seconds=time.monotonic() - self._started,
+        )
+        self._keep_best()
+        if session.journal is not None and session.files is not None:
+            session.files.results(results.to_json())
+            if reason == "completed":
+                done = {"num_epochs": self.setup.options.num_epochs, "results": results.to_json()}
+                session.journal.set("result", done)
+        session.emit(story.ended(results, library))
+        return self._compiled(library, results)
+
+    def _compiled(self, library: ExperienceLibrary, results: DetailedResults) -> dspy.Module:
+        program = own_copy(self.setup.student)
+        write_library(program, library, self.setup.names)
+        program.experiences = library
+        program.detailed_results = results
+        program._compiled = True
         return program
 
-    # -- the steps of the algorithm --------------------------------------------------------------------------------
+    # -- the steps of the algorithm ----------------------------------------------------------------------------------
 
-    def learn(self, step: Step, library: ExperienceLibrary) -> list[Learned]:
-        """Steps 1 to 5 for a batch: groups flow through them side by side."""
-        program = self.program_with(library)
-        return self.execution.run([self.groups.flow(step, index, program, library) for index in step.examples])
+    def measure_input(self) -> ExperienceLibrary:
+        """Measure the input on the valset, if there is one; return the library that learning starts from."""
+        setup = self.setup
+        if setup.valset:
+            rollouts = self.session.run(self.attempts.measuring(0, setup.start))
+            self.record.baseline = baseline = measurement_of(0, setup.start, rollouts)
+            self.record.note(r for attempts in rollouts for r in attempts)
+            self.ceiling.note(r.score for attempts in rollouts for r in attempts)
+            if baseline.mean.n == 0 and not self.session.gate.silent:  # all else would be in vain
+                self.record.outcomes.update(baseline.outcomes)
+                self.session.gate.stop("unscored")
+                raise RunStopped("no validation example could be scored")
+            self.session.emit(story.measured(baseline))
+        return setup.start
 
-    def consolidate(self, step: Step, groups: Sequence[Learned], library: ExperienceLibrary) -> Reply:
-        """Step 6: merge all proposals into one plan, by the LM only if there is something to merge."""
-        proposals = [edit for learned in groups for edit in learned.edits if edit.operation != "KEEP"]
-        if len(proposals) < 2:
-            return Reply(tuple(proposals))
-        task = self.groups.reflection_task(
-            Stage.CONSOLIDATION, step, 0, 0, self.reflector.consolidate, proposals, library, self.predictors_text
-        )
-        (reply,) = self.execution.run([single(task)])
-        plan = edits_of(reply, [source for edit in proposals for source in edit.sources])
-        if not plan:  # lost, or a plan with nothing in it: the proposals themselves are paid for
-            return Reply(tuple(proposals), reply.lost or "consolidation: empty plan")
-        return Reply(plan)
+    def learn(self, step: Step, library: ExperienceLibrary) -> Lessons:
+        """Roll out each example of a batch, choose the groups that teach, and compare them.
 
-    def update(
-        self, step: Step, groups: Sequence[Learned], plan: Reply, library: ExperienceLibrary
-    ) -> ExperienceLibrary:
-        """Apply the plan, keep the record, and have the new library measured beside the next step's rollouts."""
-        kept = tuple(e for learned in groups for e in learned.edits if e.operation == "KEEP")
-        report = apply_edits(library, (*plan.value, *kept), step=step.index, limits=self.limits, predictors=self.names)
-        rollouts = [r for learned in groups for r in learned.group.rollouts]
-        lost = [reason for learned in groups for reason in learned.lost] + ([plan.lost] if plan.lost else [])
-        result = StepResult(
+        Groups flow through these stages side by side; a few neighbours are compared together.
+        """
+        self.session.emit(story.step_started(step, library))
+        program, reflector = self.attempts.program_with(library), self.setup.reflector
+        width = 2 * reflector.groups_per_comparison if reflector.form == "batch" else 1
+        chunks = [step.examples[i : i + width] for i in range(0, len(step.examples), width)]
+        flows = [self.attempts.lessons(step, chunk, program, library, self.ceiling.value) for chunk in chunks]
+        lessons = Lessons()
+        for part in self.session.run(flows):
+            lessons = lessons.plus(part)
+        return lessons
+
+    def consolidate(self, step: Step, lessons: Lessons, library: ExperienceLibrary) -> Plan:
+        """Merge all proposals of the step into one plan, with the step's examples side by side."""
+        options = self.setup.options
+        evidence = Evidence()
+        if options.evidence and self.setup.reflector.form == "batch":
+            rng = random.Random(derive_seed(options.seed, "evidence", step.index))
+            memory = self.memory if options.memory else None
+            evidence = evidence_of(lessons.groups, self.ceiling.value, memory, rng)
+        context = Context(self.setup.program, library)
+        steps = self.setup.reflector.consolidate(lessons.proposals, evidence, context)
+        (plan,) = self.session.run([self._driver.drive(steps, step.index)])
+        self.session.emit(story.consolidated(step, lessons, plan))
+        return plan
+
+    def check(self, step: Step, lessons: Lessons, plan: Plan, library: ExperienceLibrary) -> Checked:
+        """Apply the plan to a draft, and hold its new and changed entries against labelled examples."""
+        setup, lost = self.setup, tuple(filter(None, [plan.lost]))
+        draft = draft_of(
+            library,
+            (*plan.edits, *lessons.kept),
             step=step.index,
-            epoch=step.epoch,
-            examples=step.examples,
-            train_mean=mean([r.score for r in rollouts]),
-            informative=sum(learned.group.informative for learned in groups) / len(groups),
-            outcomes=dict(sorted(Counter(r.outcome.value for r in rollouts).items())),
-            edits=dict(sorted(Counter(edit.operation for edit in report.applied).items())),
-            rejected=report.rejected,
-            lost=dict(sorted(Counter(lost).items())),
-            library=report.library,
-            library_tokens=report.library.tokens,
-            spend=(),
+            limits=setup.limits,
+            names=setup.names,
+            tasks={i: task_text(example) for i, example in enumerate(setup.trainset)},
+            observations=lessons.observations,
+            allow=setup.options.allow,
         )
-        self.record.add(result, groups)
-        if self.files is not None:
-            self.files.library(result.step, result.library)
-        self.settle()  # the library before this one has had a whole step's time
-        self._have_measured(step, report.library)
-        return report.library
+        if not draft.changed or setup.reflector.form == "paper" or setup.options.metric is None:
+            return Checked(draft, None, lost)
+        cases = cases_for(step, draft, setup.trainset) if setup.options.check_entries else []
+        labels = [label_of(example) for example in setup.trainset]
+        steps = verify(
+            setup.reflector, draft.library, draft.changed, cases, labels, setup.program, setup.limits, step.index
+        )
+        (verified,) = self.session.run([self._driver.drive(steps, step.index)])
+        self.session.emit(story.checked(step, verified))
+        return Checked(draft, verified, (*lost, *verified.lost))
 
-    def _have_measured(self, step: Step, library: ExperienceLibrary) -> None:
-        """Begin to measure a step's library, if it is this step's turn and it says anything new."""
-        if self.valset and self._due(step) and told(library) != told(self.record.last_measured or self.start):
-            self.record.last_measured = library
-            flows = self._measuring_flows(step.index, library)
-            self._measuring = len(self.record.steps) - 1, self.execution.begin(flows)
-            if self.calls.meter.budget.capped:  # what was learned until a cap is reached can be returned
+    def update(self, step: Step, lessons: Lessons, checked: Checked) -> ExperienceLibrary:
+        """Make the next library, keep the record, and have it measured beside the next step's rollouts."""
+        update = finish(checked.draft, checked.verified, self.setup.limits)
+        result = step_result(step, lessons, update, [*lessons.lost, *checked.lost])
+        self.record.add(result, lessons)
+        self.memory.note_scores(step.index, lessons.groups)
+        self.memory.note_edits(step.index, update.applied, [(r.edit, r.reason) for r in update.refused])
+        self.ceiling.note(r.score for group in lessons.groups for r in group.rollouts)
+        for event in story.updated(result, update, len(self.setup.schedule)):
+            self.session.emit(event)
+        if self.session.files is not None:
+            self.session.files.library(step.index, update.library)
+        self.settle()  # the library before this one has had a whole step's time
+        if self.setup.valset and self.setup.is_due(step) and self.record.is_news(update.library):
+            self.record.last_measured = update.library
+            flows = self.attempts.measuring(step.index, update.library)
+            self._measuring = len(self.record.steps) - 1, self.session.begin(flows)
+            if self.session.meter.budget.capped:  # what was learned until a cap is reached can be returned
                 self.settle()
         else:
-            self._tell(self.record.steps[-1])
-
-    def _due(self, step: Step) -> bool:
-        """Whether the library is to be measured after this step."""
-        return step.index % self.settings.evaluate_every == 0 or step.index == len(self.schedule)
+            self._keep_best()
+        return self.record.base(update.library) if self.setup.options.build_on == "best" else update.library
 
     def settle(self) -> None:
         """Wait for the library that is being measured, and add what was found to its step."""
         if self._measuring is None:
             return
         at, batch = self._measuring
-        rollouts = self.execution.finish(batch)
+        rollouts = self.session.finish(batch)
         self._measuring, made = None, self.record.steps[at]
-        self.record.steps[at] = replace(made, validation=Measurement.of(made.step, made.library, rollouts, self.inputs))
-        self._tell(self.record.steps[at])
+        measured = measurement_of(made.step, made.library, rollouts)
+        self.record.steps[at] = replace(made, validation=measured)
+        self.memory.note_measured(made.step, self.record.baseline, measured)
+        self.session.emit(story.measured(measured))
+        self._keep_best()
 
-    def _tell(self, step: StepResult) -> None:
-        """Say how a step went, and write the best program so far."""
-        logger.info("%s", step_line(step))
-        if self.files is not None:
-            self.files.program(self.student, self._best()[1], self.names)
-
-    def measure_input(self) -> None:
-        """Measure the input on the valset, if there is one, before anything is learned."""
-        if not self.valset:
-            return
-        rollouts = self.execution.run(self._measuring_flows(0, self.start))
-        self.record.baseline = baseline = Measurement.of(0, self.start, rollouts, self.inputs)
-        self.record.note(r for attempts in rollouts for r in attempts)
-        if baseline.mean.n == 0 and not self.calls.silent:  # a broken metric or tool: all else would be in vain
-            self.record.outcomes.update(baseline.outcomes)
-            self.calls.stop("unscored")
-            raise RunStopped("no validation example could be scored")
-        logger.info("input program: validation %s over %s", baseline.mean, baseline.mean.examples)
-
-    def _measuring_flows(self, step: int, library: ExperienceLibrary) -> list[Flow[tuple[Rollout, ...]]]:
-        """The attempts that measure a library on the valset, at the program's own temperature."""
-        return evaluation_flows(
-            self.runner,
-            self.program_with(library),
-            self.valset,
-            self.settings.val_repeats,
-            Stage.VALIDATION,
-            step,
-            timeout=self.settings.rollout_timeout,
-            basis=library.digest,
-        )
-
-    # -- the end ---------------------------------------------------------------------------------------------------
-
-    def finished(self) -> dspy.Module | None:
-        """The result of a run that is over already; None if there is anything left to do."""
-        known = self.journal.get("result") if self.journal is not None else None
-        if known is None or known["num_epochs"] != self.settings.num_epochs:
-            if self._made_before:
-                logger.info("going on in %s: %d LM calls were made before", self.log_dir, self._made_before)
-            return None
-        logger.info("the run in %s was completed before: its result is returned, nothing is asked for", self.log_dir)
-        results = DetailedResults.from_json(known["results"]).replayed
-        libraries = {0: self.start, **{step.step: step.library for step in results.steps}}
-        return self._compiled(libraries[results.verdict.step], results)
-
-    def finish(self) -> dspy.Module:
-        """Choose the library, say what may be said of it, and write it into a copy of the student."""
-        if self._measuring is not None and self._measuring[1].unfinished == 0:
-            self.settle()  # it was measured before the run ended
-        spends = {step.step: self.calls.meter.spend(step.step) for step in self.record.steps}
-        self.record.steps = [replace(step, spend=spends[step.step]) for step in self.record.steps]
-        reason = self.calls.stop_reason or "completed"
-        verdict, library = self._best()
-        after = self.record.warnings()
-        for warning in after:
-            logger.warning("%s", warning)
-        spend = self.calls.meter.spend()
-        results = DetailedResults(
-            verdict=with_ending(verdict, reason, spend, problem=self.calls.problem, journaled=self.journal is not None),
-            baseline=self.record.baseline,
-            steps=tuple(self.record.steps),
-            stop_reason=reason,
-            warnings=(*self.warnings, *after),
-            spend=spend,
-            estimate=self.estimate(),
-            settings=settings_record(self.settings),
-            seconds=time.monotonic() - self.started,
-            calls_before=self._made_before,
-        )
-        logger.info("%s", results.verdict.text)
-        self._keep(results, library)
-        return self._compiled(library, results)
-
-    def _best(self) -> tuple[Verdict, ExperienceLibrary]:
-        return self.record.best(self.start, wanted=bool(self.valset), seed=self.settings.seed)
-
-    def _keep(self, results: DetailedResults, library: ExperienceLibrary) -> None:
-        if self.journal is None or self.files is None:
-            return
-        self.files.program(self.student, library, self.names)
-        self.files.results(results.to_json())
-        if results.stop_reason == "completed":
-            self.journal.set("result", {"num_epochs": self.settings.num_epochs, "results": results.to_json()})
-
-    def _compiled(self, library: ExperienceLibrary, results: DetailedResults) -> dspy.Module:
-        program = own_copy(self.student)
-        write_library(program, library, self.names)
-        program.experiences = library
-        program.detailed_results = results
-        program._compiled = True
-        return program
-
-    def estimate(self, calls_per_attempt: float | None = None) -> Estimate:
-        """LM calls by stage, from the settings alone; without a trial, one call of each predictor to an attempt."""
-        s = self.settings
-        if calls_per_attempt is None:
-            calls_per_attempt = float(sum(1 for _ in self.student.named_sub_modules(dspy.Predict)))
-        return estimate_calls(
-            examples=len(self.trainset),
-            steps=len(self.schedule),
-            measured=sum(self._due(step) for step in self.schedule),
-            epochs=s.num_epochs,
-            group_size=s.group_size,
-            val_examples=len(self.valset),
-            val_repeats=s.val_repeats,
-            calls_per_attempt=calls_per_attempt,
-        )
-
-    def trial(self, sample: int) -> Estimate:
-        """The estimate with tokens and cost from a few trial calls at the first examples.
-
-        Args:
-            sample: Trial attempts, each at another example; one more is made at the first, so that the reflection
-                steps have a pair to be tried on.
-        """
-        program, step = self.program_with(self.start), Step(0, 0, ())
-        places = [(index, 0) for index in range(min(sample, len(self.trainset)))] + [(0, 1)]
-        rollouts = self.execution.run(
-            [single(self.groups.attempt_task(step, i, a, program, self.start)) for i, a in places]
-        )
-        group = self.groups.as_group(0, [rollouts[0], rollouts[-1]])
-        many = max(1, round(len(self.schedule[0].examples) * INFORMATIVE))
-        self.execution.run([self.groups.trial_flow(step, group, self.start, many)])
-        attempts = len(places)
-        spend = self.calls.meter.spend()
-        per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / attempts
-        growth = max(0.0, self.limits.max_tokens / 2 - self.start.tokens)  # from nothing to full, on average half
-        return self.estimate(per_attempt).priced(spend, attempts, steps=len(self.schedule), growth=growth)
+    def _keep_best(self) -> None:
+        """Write the best program so far into the log directory."""
+        if self.session.files is not None:
+            self.session.files.program(self.setup.student, self.record.best()[1], self.setup.names)

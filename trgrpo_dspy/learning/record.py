@@ -2,89 +2,134 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from trgrpo_dspy.evaluation.measurement import UNSCORED
+from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
 from trgrpo_dspy.evaluation.result import Measurement, StepResult, Verdict
-from trgrpo_dspy.evaluation.verdict import decide
-from trgrpo_dspy.evaluation.warnings import warnings_after
+from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval
+from trgrpo_dspy.evaluation.verdict import decide, warnings_after
 from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.program.rollout import Rollout
 
-from .groups import Learned
+from .attempts import Lessons
+from .draft import Update
+from .group import mean
+from .schedule import Step
+from .setup import Setup
 
-__all__ = ["Record", "told"]
+__all__ = ["Record", "measurement_of", "step_result"]
 
 
-@dataclass
 class Record:
     """What a run has found so far."""
 
-    baseline: Measurement | None = None
-    steps: list[StepResult] = field(default_factory=list)
-    groups: int = 0
-    informative: int = 0
-    answered: int = 0
-    """Groups with two or more attempts that came to an answer."""
-    identical: int = 0
-    """Those of them whose attempts came back word for word the same."""
-    outcomes: Counter[str] = field(default_factory=Counter)
-    errors: dict[str, str] = field(default_factory=dict)
-    """The first error of each outcome."""
-    lost: Counter[str] = field(default_factory=Counter)
-    last_measured: ExperienceLibrary | None = None
-    """The library that was measured last, or is being measured."""
+    def __init__(self, setup: Setup) -> None:
+        """Begin with nothing found."""
+        self._setup = setup
+        self.baseline: Measurement | None = None
+        """The input program on the valset."""
+        self.steps: list[StepResult] = []
+        """The steps that were completed, in order."""
+        self.last_measured: ExperienceLibrary = setup.start
+        """The library that was measured last, or is being measured."""
+        self.outcomes: Counter[str] = Counter()
+        """Training attempts by outcome."""
+        self._errors: dict[str, str] = {}
+        self._lost: Counter[str] = Counter()
+        self._groups, self._informative = 0, 0
+        self._alike, self._alike_below_top = 0, 0
 
     def note(self, rollouts: Iterable[Rollout]) -> None:
-        """Keep the first error of each kind."""
+        """Keep the first error of each outcome."""
         for rollout in rollouts:
             if rollout.error:
-                self.errors.setdefault(rollout.outcome.value, rollout.error)
+                self._errors.setdefault(rollout.outcome.value, rollout.error)
 
-    def add(self, result: StepResult, groups: Sequence[Learned]) -> None:
-        """Add a step."""
+    def add(self, result: StepResult, lessons: Lessons) -> None:
+        """Add a completed step."""
+        groups = lessons.groups
         self.steps.append(result)
-        self.groups += len(groups)
-        self.informative += sum(learned.group.informative for learned in groups)
-        answered = [learned for learned in groups if sum(not r.outcome.failed for r in learned.group.usable) > 1]
-        self.answered += len(answered)
-        self.identical += sum(learned.identical for learned in answered)
+        self._groups += len(groups)
+        self._informative += sum(group.informative for group in groups)
+        scores = [r.score for group in groups for r in group.rollouts if r.score is not None]
+        top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
+        self._alike += sum(group.identical for group in groups)
+        self._alike_below_top += sum(g.identical and (top is None or g.usable[0].score != top) for g in groups)
         self.outcomes.update(result.outcomes)
-        self.lost.update(result.lost)
-        self.note(r for learned in groups for r in learned.group.rollouts)
+        self._lost.update(result.lost)
+        self.note(r for group in groups for r in group.rollouts)
 
-    def best(self, start: ExperienceLibrary, *, wanted: bool, seed: int) -> tuple[Verdict, ExperienceLibrary]:
-        """The verdict on what was measured so far, and the library it picks.
+    def is_news(self, library: ExperienceLibrary) -> bool:
+        """Whether a library says anything other than the one that was measured last."""
+        return library.digest != self.last_measured.digest
 
-        Args:
-            start: The library the run began with.
-            wanted: Whether there is a valset.
-            seed: Seed of the resampling.
-        """
-        steps = self.steps
-        measured = [step.validation for step in steps if step.validation is not None]
+    def best(self) -> tuple[Verdict, ExperienceLibrary]:
+        """The verdict on what was measured so far, and the library it picks."""
+        start, steps = self._setup.start, self.steps
         verdict = decide(
             self.baseline,
-            measured,
+            [step.validation for step in steps if step.validation is not None],
             last_step=steps[-1].step if steps else 0,
-            wanted=wanted,
-            changed=any(told(step.library) != told(start) for step in steps),
-            scored=not steps or any(self.outcomes[name] for name in self.outcomes if name not in UNSCORED),
-            seed=seed,
+            wanted=bool(self._setup.valset),
+            changed=any(step.library.digest != start.digest for step in steps),
+            seed=self._setup.options.seed,
         )
         libraries = {0: start, **{step.step: step.library for step in steps}}
         return verdict, libraries[verdict.step]
 
+    def base(self, library: ExperienceLibrary) -> ExperienceLibrary:
+        """Where the next step starts: the best library measured so far if the last one measured credibly worse."""
+        measured = [m for m in (self.baseline, *(step.validation for step in self.steps)) if m is not None]
+        best = max(measured, key=lambda m: -math.inf if m.mean.value is None else m.mean.value, default=None)
+        if best is None or best is measured[-1]:
+            return library
+        pairs = zip(best.scores, measured[-1].scores, strict=True)
+        interval = mean_with_interval([a - b for a, b in pairs if a is not None and b is not None]).interval
+        if interval is None or interval.low <= 0:
+            return library
+        return replace(best.library, next_id=library.next_id)  # ids are never used again
+
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of how the run went."""
-        return warnings_after(
-            self.groups, self.informative, self.outcomes, self.errors, self.lost,
-            answered=self.answered, identical=self.identical,
-        )  # fmt: skip
+        identical = self._alike_below_top if self._informative else self._alike
+        return warnings_after(self._groups, self._informative, identical, self.outcomes, self._errors, self._lost)
 
 
-def told(library: ExperienceLibrary) -> list[tuple[str, str, tuple[str, ...]]]:
-    """What programs are told, without where it comes from."""
-    return [(e.id, e.text, e.targets) for e in library]
+def measurement_of(step: int, library: ExperienceLibrary, rollouts: Sequence[tuple[Rollout, ...]]) -> Measurement:
+    """What the attempts on the valset say of a library."""
+    found = summarize_evaluation(rollouts, ())
+    made = [r for attempts in rollouts for r in attempts if r.score is not None]
+    return Measurement(
+        step,
+        library,
+        found.scores,
+        found.mean,
+        found.outcomes,
+        tool_calls=mean([float(r.tool_calls) for r in made]),
+        tokens=mean([float(r.prompt_tokens + r.completion_tokens) for r in made]),
+    )
+
+
+def step_result(step: Step, lessons: Lessons, update: Update, lost: Sequence[str]) -> StepResult:
+    """The record of a step; its spend and validation are added later."""
+    groups = lessons.groups
+    rollouts = [r for group in groups for r in group.rollouts]
+    return StepResult(
+        step=step.index,
+        epoch=step.epoch,
+        examples=step.examples,
+        train_mean=mean([r.score for r in rollouts]),
+        informative=sum(group.informative for group in groups) / len(groups),
+        mistakes=sum(by == "mistakes" for _, by in lessons.teaches) / len(groups),
+        outcomes=dict(sorted(Counter(r.outcome.value for r in rollouts).items())),
+        edits=dict(sorted(Counter(edit.operation for edit in update.applied).items())),
+        rejected=tuple(RejectedEdit(r.edit, r.reason) for r in update.refused),
+        lost=dict(sorted(Counter(lost).items())),
+        library=update.library,
+        library_tokens=update.library.tokens,
+        spend=(),
+    )

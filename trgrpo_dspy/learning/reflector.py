@@ -1,43 +1,51 @@
-"""Learning from attempts: a `dspy.Module` of four steps, and the one boundary where replies become lessons and edits.
+"""Learning from attempts: a `dspy.Module` of reflection steps, and the one boundary where replies become edits.
 
-`Reflector.forward(attempts, experiences)` summarizes each attempt of a group, compares the attempts (the *semantic
-advantage*) and proposes edits; `consolidate` merges the proposals of many groups. Each step is a `dspy.Predict`, so a
-DSPy optimizer can compile the reflector itself, and `save`/`load` work.
-
-The optimizer calls the steps (`summarize`, `compare`, `propose`) one by one, so that the groups of a batch flow through
-them side by side. Override any step, or replace its signature. A subclass that overrides `forward` itself is called
-through it, one group at a time on one worker.
+Each step is a method that makes one call of a `dspy.Predict`, so a DSPy optimizer can compile the reflector itself,
+`save`/`load` work, and a subclass can override any step or replace any signature. `reflect` and `consolidate` are the
+sequences of these steps (`learning/steps.py`); `forward` runs `reflect` in place.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import dspy
 
-from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, LibraryLimits
-from trgrpo_dspy.library.entries import clean_entry
+from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits
+from trgrpo_dspy.library.entries import clean_entry, count_tokens
+from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.program.transcript.rendering import clean, cut_middle, field_lines
+from trgrpo_dspy.program.transcript.rendering import clean, cut_middle
 
-from .prompts import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits, SummarizeAttempt
+from . import prompts
+from .evidence import Evidence
+from .group import RolloutGroup
+from .rendering import attempt_text, group_text, library_text, number_text, proposals_text
+from .steps import Ask, Steps, in_place, losses
 
-__all__ = ["Comparison", "Lesson", "Reflector"]
+__all__ = ["Comparison", "Context", "Decision", "Lesson", "Plan", "Reflection", "Reflector"]
 
-_SUMMARY_TOKENS = 400
-_COMPARISON_TOKENS = 300
 _NO_LESSON = re.compile(r"\W*(?:none|null|n/?a|no (?:new )?lessons?)?\W*", re.IGNORECASE)
 """How models write that there is none."""
 
 
 @dataclass(frozen=True)
+class Context:
+    """What every reflection call is given beside its own subject."""
+
+    program: str = ""
+    """Description of the program (`trgrpo_dspy.program.description`)."""
+    library: ExperienceLibrary = field(default_factory=ExperienceLibrary)
+    """The library the attempts were made with."""
+
+
+@dataclass(frozen=True)
 class Lesson:
-    """One lesson drawn from a group."""
+    """One lesson drawn from a group (the paper's form)."""
 
     text: str
     """One clean line."""
@@ -47,166 +55,344 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The semantic advantage of a group: why some attempts beat the others, and what follows."""
+    """The semantic advantage: why some attempts beat the others, and what follows."""
 
     text: str
     """The reasons, bounded."""
+    edits: tuple[Edit, ...] = ()
+    """Proposed edits; empty in the paper's form."""
     lessons: tuple[Lesson, ...] = ()
-    """At most `max_lessons`."""
+    """Lessons, in the paper's form."""
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """What the comparison of one or more groups came to."""
+
+    examples: tuple[int, ...]
+    """The groups that were compared together, by example."""
+    summaries: Mapping[int, tuple[str, ...]]
+    """For each group the summary of each usable attempt; empty text where the attempt was read whole."""
+    comparison: str
+    """What made the difference."""
+    edits: tuple[Edit, ...]
+    """Proposals, each with the examples it comes from."""
+    lost: tuple[str, ...]
+    """Replies that could not be used."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What consolidation came to."""
+
+    edits: tuple[Edit, ...]
+    """Edits of the library, in order."""
+    reasoning: str = ""
+    """Why."""
+    dispositions: Mapping[str, str] = field(default_factory=dict)
+    """Where each proposal went, by its number."""
+    lost: str = ""
+    """Why the reply could not be used; the proposals themselves are then the plan."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one entry decides for one example."""
+
+    example: int
+    """The example's index."""
+    entry: str
+    """The entry's id."""
+    decision: str
+    """The answer it prescribes, or 'supports', 'contradicts', 'silent'."""
 
 
 class Reflector(dspy.Module):
-    """The four reflection steps, for programs with labels and a metric or, with `label_free=True`, without."""
+    """The reflection steps, for programs with labels and a metric or, with `label_free=True`, without."""
 
-    def __init__(self, *, label_free: bool = False, max_lessons: int = 2, limits: LibraryLimits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        form: Literal["batch", "paper"] = "batch",
+        label_free: bool = False,
+        max_lessons: int = 2,
+        groups_per_comparison: int = 8,
+        context_tokens: int = 32_000,
+        summarize: Literal["auto", "always"] = "auto",
+        limits: LibraryLimits | None = None,
+    ) -> None:
         """Set up the steps.
 
         Args:
+            form: "batch" compares several groups side by side in one call, consolidates with an evidence table and
+                checks entries against labelled examples; "paper" summarizes, compares and proposes one group at a time
+                and merges once (arXiv 2510.08191).
             label_free: Compare answers instead of scores; no label, score or feedback enters any prompt.
             max_lessons: Lessons at most from one group (`experiences_per_group` of the optimizer).
-            limits: Caps of the library, told to the consolidation.
+            groups_per_comparison: Groups at most in one comparison of the batch form.
+            context_tokens: Tokens of the reflection model's context that a prompt may fill. All bounds on what the
+                reflection reads follow: half for groups or evidence, a sixteenth for one attempt read whole.
+            summarize: "auto" summarizes only attempts too long to be read whole; "always" all, as the paper does.
+            limits: Caps of the library; consolidation is told the number of entries.
         """
         super().__init__()
-        self.label_free = label_free
-        self.max_lessons = max_lessons
+        if form not in ("batch", "paper"):
+            raise ValueError(f"form={form!r} must be 'batch' or 'paper'")
+        self.form, self.label_free, self.summarize_when = form, label_free, summarize
+        self.max_lessons, self.context_tokens = max_lessons, context_tokens
+        self.groups_per_comparison = 1 if form == "paper" else groups_per_comparison
         self.limits = limits or LibraryLimits()
-        self.summarize_attempt = dspy.Predict(SummarizeAttempt)
-        self.compare_attempts = dspy.Predict(CompareAnswers if label_free else CompareAttempts)
-        self.propose_edits = dspy.Predict(ProposeEdits)
-        self.consolidate_edits = dspy.Predict(ConsolidateEdits)
+        self.steps = _predictors(form, label_free)
 
-    def forward(self, attempts: RolloutGroup, experiences: ExperienceLibrary, predictors: str = "") -> dspy.Prediction:
-        """Learn from one group.
+    @property
+    def attempt_tokens(self) -> int:
+        """Tokens up to which an attempt is read whole, and at which it is cut where it is not summarized."""
+        return self.context_tokens // 16
 
-        Args:
-            attempts: The group.
-            experiences: The library the attempts were made with.
-            predictors: The program's predictors, a line each; empty if there is only one.
+    # -- sequences ---------------------------------------------------------------------------------------------------
+
+    def forward(self, groups: Sequence[RolloutGroup], context: Context | None = None) -> dspy.Prediction:
+        """Learn from groups, here and one call after the other.
 
         Returns:
-            A prediction with `summaries` (a text per usable attempt), `comparison` (`Comparison`), `lessons` (tuple of
-            `Lesson`) and `edits` (tuple of `Edit`).
+            A prediction with `reflections` (a `Reflection` for each comparison) and `edits` (all their proposals).
         """
-        summaries = [self.summarize(attempts, rollout) for rollout in attempts.usable]
-        comparison = self.compare(attempts, summaries, experiences, predictors)
-        edits = self.propose(comparison.lessons, experiences, predictors, source=attempts.example)
-        return dspy.Prediction(summaries=summaries, comparison=comparison, lessons=comparison.lessons, edits=edits)
+        found = in_place(self.reflect(groups, context or Context()))
+        return dspy.Prediction(reflections=found, edits=tuple(edit for r in found for edit in r.edits))
 
-    def summarize(self, group: RolloutGroup, rollout: Rollout) -> str:
-        """Tell one attempt step by step; bounded."""
+    def reflect(self, groups: Sequence[RolloutGroup], context: Context) -> Steps[tuple[Reflection, ...]]:
+        """Summarize long attempts, compare groups (those that fit one prompt together), and propose edits."""
+        found = []
+        long = {(g.example, _content(r)): (g, r) for g in groups for r in g.usable if not self._reads_whole(r)}
+        replies = yield [
+            Ask(Stage.SUMMARY, (g.example, r.attempt), functools.partial(self.summarize, g, r, context))
+            for g, r in long.values()
+        ]
+        texts = {key: reply.value or "" for key, reply in zip(long, replies, strict=True)}
+        lost = losses(replies)
+        summaries = {g.example: tuple(texts.get((g.example, _content(r)), "") for r in g.usable) for g in groups}
+        packs = self._packs(groups, summaries)
+        compared = yield [
+            Ask(Stage.COMPARISON, (p[0].example,), functools.partial(self.compare, p, summaries, context))
+            for p in packs
+        ]
+        for pack, reply in zip(packs, compared, strict=True):
+            comparison = reply.value or Comparison("")
+            if not isinstance(comparison, Comparison):
+                raise TypeError(f"Reflector.compare must return a Comparison, got {type(comparison).__name__}")
+            examples = tuple(g.example for g in pack)
+            edits, more = comparison.edits, losses([reply])
+            if comparison.lessons:
+                propose = functools.partial(self.propose, comparison.lessons, context, source=pack[0].example)
+                (proposed,) = yield [Ask(Stage.PROPOSALS, (pack[0].example,), propose)]
+                edits, more = proposed.value or (), (*more, *losses([proposed]))
+            own = {example: summaries[example] for example in examples}
+            found.append(Reflection(examples, own, comparison.text, _checked(edits, examples), (*lost, *more)))
+            lost = ()
+        return tuple(found)
+
+    def consolidate(self, proposals: Sequence[Edit], evidence: Evidence, context: Context) -> Steps[Plan]:
+        """Merge the proposals of a step into one plan, in a tree where the batch is too large for one prompt."""
+        if self.form == "paper" and len(proposals) < 2:
+            return Plan(tuple(proposals))
+        if not proposals and not evidence.wrong:
+            return Plan(())
+        nodes = evidence.nodes(proposals, self.context_tokens // 2) if self.form == "batch" else []
+        lost: tuple[str, ...] = ()
+        if len(nodes) > 1:
+            replies = yield [
+                Ask(Stage.CONSOLIDATION, (i,), functools.partial(self.merge, node.proposals, node, context))
+                for i, node in enumerate(nodes, 1)
+            ]
+            plans = [reply.value or Plan(node.proposals) for node, reply in zip(nodes, replies, strict=True)]
+            proposals, lost = [edit for plan in plans for edit in plan.edits], losses(replies)
+        fitting = evidence.within(self.context_tokens // 2)
+        (reply,) = yield [Ask(Stage.CONSOLIDATION, (0,), functools.partial(self.merge, proposals, fitting, context))]
+        plan = reply.value
+        if plan is None or (proposals and not plan.edits and not plan.dispositions):
+            why = "; ".join([*lost, reply.lost or "consolidation: empty plan"])
+            return Plan(tuple(proposals), lost=why)  # the proposals themselves are paid for
+        assert isinstance(plan, Plan)
+        return plan
+
+    # -- single steps ------------------------------------------------------------------------------------------------
+
+    def summarize(self, group: RolloutGroup, rollout: Rollout, context: Context) -> str:
+        """Describe one attempt step by step; bounded."""
         judged: dict[str, str] = {}
-        if not self.label_free:
-            judged = {"expected": group.expected, "score": _number(rollout.score), "feedback": rollout.feedback}
-        reply = _ask(self.summarize_attempt, task=group.task, attempt=rollout.transcript, **judged)
-        return cut_middle(clean(_text(reply.summary)), _SUMMARY_TOKENS)
-
-    @staticmethod
-    def reads_whole(rollout: Rollout) -> bool:
-        """Whether the comparison can read an attempt's whole transcript, so that it need not be summarized first."""
-        return cut_middle(rollout.transcript, _SUMMARY_TOKENS) == rollout.transcript
+        if self.form == "paper" and not self.label_free:
+            judged = {
+                "expected": group.expected,
+                "score": number_text(rollout.score),
+                "feedback": rollout.feedback,
+            }
+        reply = _ask(
+            self.steps["summarize"], program=context.program, task=group.task, attempt=rollout.transcript, **judged
+        )
+        return cut_middle(clean(_text(reply.summary)), self.attempt_tokens)
 
     def compare(
-        self, group: RolloutGroup, summaries: Sequence[str | None], experiences: ExperienceLibrary, predictors: str = ""
+        self, groups: Sequence[RolloutGroup], summaries: Mapping[int, Sequence[str]], context: Context
     ) -> Comparison:
-        """Say why some attempts beat the others, against the library they were made with.
+        """Say what made some attempts better, or what all of them missed, and what follows.
 
         Args:
-            group: The group.
-            summaries: One for each of `group.usable`, in order; None for an attempt without one, which is then told
-                by its transcript, cut short.
-            experiences: The library the attempts were made with.
-            predictors: The program's predictors, a line each; empty if there is only one.
+            groups: Groups to hold against each other; one in the paper's form.
+            summaries: For each group's example a text for each of its usable attempts; empty where the attempt is read
+                whole.
+            context: Program and library.
         """
-        told = zip(group.usable, summaries, strict=True)
+        shared = {"program": context.program, "experiences": library_text(context.library)}
+        if self.form == "paper":
+            return self._compare_one(groups[0], summaries[groups[0].example], shared)
         reply = _ask(
-            self.compare_attempts,
+            self.steps["compare"],
+            **shared,
+            max_edits=str(self.max_lessons * len(groups)),
+            groups="\n\n".join(group_text(g, summaries[g.example], self.attempt_tokens) for g in groups),
+        )
+        edits = [_edit(item, _examples(item.sources, groups)) for item in _items(reply.edits)]
+        return Comparison(cut_middle(_text(reply.comparison), 2000), tuple(edits[: self.max_lessons * len(groups)]))
+
+    def _compare_one(self, group: RolloutGroup, summaries: Sequence[str], shared: Mapping[str, str]) -> Comparison:
+        attempts = [
+            f"Attempt {i} {attempt_text(rollout, summary, self.label_free, self.attempt_tokens)}"
+            for i, (rollout, summary) in enumerate(zip(group.usable, summaries, strict=True), 1)
+        ]
+        reply = _ask(
+            self.steps["compare"],
+            **shared,
             max_lessons=str(self.max_lessons),
-            predictors=predictors,
-            experiences=library_text(experiences),
             task=group.task,
             expected="" if self.label_free else group.expected,
-            attempts="\n\n".join(self._attempt_text(i, rollout, s) for i, (rollout, s) in enumerate(told, 1)),
+            attempts="\n\n".join(attempts),
         )
         lessons = [Lesson(clean_entry(item.text), _names(item.predictors)) for item in _items(reply.lessons)]
         kept = tuple(lesson for lesson in lessons if not _NO_LESSON.fullmatch(lesson.text))[: self.max_lessons]
-        return Comparison(cut_middle(_text(reply.comparison), _COMPARISON_TOKENS), kept)
+        return Comparison(cut_middle(_text(reply.comparison), 2000), lessons=kept)
 
-    def _attempt_text(self, number: int, rollout: Rollout, summary: str | None) -> str:
-        score = "" if self.label_free else f"score {_number(rollout.score)}, "
-        parts = {
-            "Answer": rollout.answer,
-            "Feedback": "" if self.label_free else cut_middle(rollout.feedback, 200),
-            "Failure": rollout.error,
-            "Summary": summary or "",
-            "Transcript": "" if summary else cut_middle(rollout.transcript, _SUMMARY_TOKENS),
-        }
-        # Indented where they have several lines: no text of an attempt can pass for another attempt.
-        told = [field_lines(name, text) for name, text in parts.items() if text]
-        return "\n".join([f"Attempt {number} ({score}{rollout.outcome.value})", *told])
-
-    def propose(
-        self, lessons: Sequence[Lesson], experiences: ExperienceLibrary, predictors: str = "", *, source: int
-    ) -> tuple[Edit, ...]:
-        """Turn a group's lessons into edits of the library as it stood at the start of the step.
-
-        Args:
-            lessons: The group's lessons; none, no call.
-            experiences: The library.
-            predictors: The program's predictors, a line each; empty if there is only one.
-            source: Index of the group's example: where the edits come from.
-        """
-        if not lessons:
-            return ()
-        numbered = "\n".join(f"{i}. {lesson.text}{_for(lesson.targets)}" for i, lesson in enumerate(lessons, 1))
-        reply = _ask(self.propose_edits, predictors=predictors, experiences=library_text(experiences), lessons=numbered)
+    def propose(self, lessons: Sequence[Lesson], context: Context, *, source: int) -> tuple[Edit, ...]:
+        """Turn a group's lessons into edits of the library as it stood at the start of the step (the paper's form)."""
+        targets = [f" (for: {', '.join(lesson.targets)})" if lesson.targets else "" for lesson in lessons]
+        numbered = [f"{i}. {lesson.text}{t}" for i, (lesson, t) in enumerate(zip(lessons, targets, strict=True), 1)]
+        reply = _ask(
+            self.steps["propose"],
+            program=context.program,
+            experiences=library_text(context.library),
+            lessons="\n".join(numbered),
+        )
         return tuple(_edit(item, [source]) for item in _items(reply.edits))
 
-    def consolidate(
-        self, proposals: Sequence[Edit], experiences: ExperienceLibrary, predictors: str = ""
-    ) -> tuple[Edit, ...]:
-        """Merge the proposals of all groups of a step into one plan.
+    def merge(self, proposals: Sequence[Edit], evidence: Evidence, context: Context) -> Plan:
+        """Turn proposals into one plan, with the evidence side by side in the batch form."""
+        reply = _ask(
+            self.steps["consolidate"],
+            program=context.program,
+            max_experiences=str(self.limits.max_entries),
+            experiences=library_text(context.library),
+            refused=evidence.refused,
+            history=evidence.history,
+            evidence=evidence.text,
+            proposals=proposals_text(proposals) or "(none)",
+        )
+        edits = tuple(_edit(item, _origins(item, proposals, evidence)) for item in _items(reply.edits))
+        went = {
+            f"P{n}": _text(item.outcome)
+            for item in _items(getattr(reply, "dispositions", None))
+            for n in re.findall(r"\d{1,6}", item.proposal)[:1]
+        }
+        return Plan(edits, _text(getattr(reply, "reasoning", "")), went)
+
+    def check(self, library: ExperienceLibrary, examples: str, program: str, *, blind: bool) -> tuple[Decision, ...]:
+        """Say what the library decides for examples.
 
         Args:
-            proposals: ADD, MODIFY and DELETE edits in input order.
-            experiences: The library they were proposed against.
-            predictors: The program's predictors, a line each; empty if there is only one.
+            library: The library.
+            examples: The examples as text; with their expected answers unless `blind`.
+            program: Description of the program.
+            blind: Whether the decisions are answers, which the code compares with the labels; else each is 'supports',
+                'contradicts' or 'silent'.
         """
-        lines = [f"P{i}. {_proposal_text(edit)}" for i, edit in enumerate(proposals, 1)]
-        reply = _ask(
-            self.consolidate_edits,
-            max_experiences=str(self.limits.max_entries),
-            predictors=predictors,
-            experiences=library_text(experiences),
-            proposals="\n".join(lines),
-        )
-        return tuple(_edit(item, _origins(item, proposals)) for item in _items(reply.edits))
+        step = self.steps["check" if blind else "judge"]
+        reply = _ask(step, program=program, experiences=library_text(library), examples=examples)
+        return _decisions(_items(reply.decisions))
+
+    def repair(self, library: ExperienceLibrary, problems: str, program: str) -> tuple[Edit, ...]:
+        """Rewrite entries that were contradicted or are too long."""
+        reply = _ask(self.steps["repair"], program=program, experiences=library_text(library), problems=problems)
+        return tuple(_edit(item, ()) for item in _items(reply.edits))
+
+    def _reads_whole(self, rollout: Rollout) -> bool:
+        """Whether a comparison can read an attempt's whole transcript, so that it need not be summarized first."""
+        return self.summarize_when == "auto" and count_tokens(rollout.transcript) <= self.attempt_tokens
+
+    def _packs(
+        self, groups: Sequence[RolloutGroup], summaries: Mapping[int, Sequence[str]]
+    ) -> list[list[RolloutGroup]]:
+        """Groups that are compared together: in order, as many as fit one prompt."""
+        packs: list[list[RolloutGroup]] = []
+        size = 0
+        for group in groups:
+            tokens = count_tokens(group_text(group, summaries[group.example], self.attempt_tokens))
+            full = not packs or len(packs[-1]) >= self.groups_per_comparison
+            if full or size + tokens > self.context_tokens // 2:
+                packs.append([])
+                size = 0
+            packs[-1].append(group)
+            size += tokens
+        return packs
 
 
-def library_text(library: ExperienceLibrary) -> str:
-    """The library as the reflection prompts show it: ids, targets where there are any, texts."""
-    return "\n".join(f"[{_id_and_targets(e)}] {e.text}" for e in library)
-
-
-def _id_and_targets(entry: Experience) -> str:
-    return f"{entry.id} | {', '.join(entry.targets)}" if entry.targets else entry.id
+def _predictors(form: str, label_free: bool) -> dict[str, dspy.Predict]:
+    """The predictor of each step."""
+    if form == "paper":
+        used: dict[str, Any] = {
+            "summarize": prompts.SummarizeAttempt,
+            "compare": prompts.CompareAnswers if label_free else prompts.CompareAttempts,
+            "propose": prompts.ProposeEdits,
+            "consolidate": prompts.MergeEdits,
+        }
+    else:
+        used = {
+            "summarize": prompts.DescribeAttempt,
+            "compare": prompts.CompareGroupsUnlabelled if label_free else prompts.CompareGroups,
+            "consolidate": prompts.ConsolidateEdits,
+        }
+        if not label_free:
+            used |= {"check": prompts.CheckEntries, "judge": prompts.JudgeEntries, "repair": prompts.RepairEntries}
+    return {name: dspy.Predict(signature) for name, signature in used.items()}
 
 
 def _ask(predictor: dspy.Predict, **inputs: str) -> Any:
     """Call a step with the inputs that are there: an absent input is an absent field."""
     absent = tuple(name for name in predictor.signature.input_fields if not inputs.get(name))
     signature = _without(predictor.signature, absent, predictor.signature.instructions)
-    return predictor(signature=signature, **{name: value for name, value in inputs.items() if value})
+    known = {name: value for name, value in inputs.items() if value and name in predictor.signature.input_fields}
+    return predictor(signature=signature, **known)
 
 
 @functools.lru_cache(maxsize=64)
 def _without(signature: Any, absent: tuple[str, ...], instructions: str) -> Any:
-    """The signature without some fields, made once: it is a class, and classes are slow to make.
+    """The signature without some fields, made once: making a class is slow.
 
-    The instructions are there to be told apart: they can be changed in place.
+    The instructions are part of the key because they can be changed in place.
     """
     for name in absent:
         signature = signature.delete(name)
     return signature
+
+
+def _content(rollout: Rollout) -> tuple[Any, ...]:
+    """What a summary is made from: equal for attempts that came back the same."""
+    return (rollout.transcript, rollout.score, rollout.feedback)
+
+
+def _checked(edits: Any, examples: Sequence[int]) -> tuple[Edit, ...]:
+    """The edits a step returned; those without sources come from all of these examples."""
+    found = tuple(edits) if isinstance(edits, Iterable) else (edits,)
+    if wrong := [edit for edit in found if not isinstance(edit, Edit)]:
+        raise TypeError(f"the reflector must return edits, got a {type(wrong[0]).__name__}; see Edit.parse(...)")
+    return tuple(edit if edit.sources else replace(edit, sources=tuple(sorted(examples))) for edit in found)
 
 
 def _items(reply: Any) -> Sequence[Any]:
@@ -226,31 +412,33 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in names if name and name.casefold() not in ("all", "none", "any", "empty"))
 
 
-def _for(targets: Sequence[str]) -> str:
-    return f" (for: {', '.join(targets)})" if targets else ""
+def _numbers(text: str, before: str = "") -> list[int]:
+    return [int(n) for n in re.findall(rf"(?<![\w.]){before}(\d{{1,6}})(?![\w])", text)]
 
 
-def _number(score: float | None) -> str:
-    return "" if score is None else f"{score:.10g}"
+def _examples(text: str, groups: Sequence[RolloutGroup]) -> list[int]:
+    """The examples a proposal names, of those that were compared."""
+    known = {group.example for group in groups}
+    return sorted(known & set(_numbers(text)))
 
 
-def _proposal_text(edit: Edit) -> str:
-    head = edit.operation if edit.operation == "ADD" else f"{edit.operation} {edit.id}"
-    return f"{head}: {edit.text}{_for(edit.targets)}" if edit.text else head
-
-
-def _origins(item: Any, proposals: Sequence[Edit]) -> list[int]:
-    """The examples behind a planned edit: those of the proposals it names, else of those most like it."""
-    numbers = {int(n) for n in re.findall(r"(?<!\d)\d{1,6}(?!\d)", item.proposals)}
+def _origins(item: Any, proposals: Sequence[Edit], evidence: Evidence) -> list[int]:
+    """The examples behind a planned edit: those it names and those of its proposals, else of proposals like it."""
+    known = {row.example for row in evidence.rows}
+    examples = known & set(_numbers(item.sources))
+    numbers = set(_numbers(item.sources, "[Pp]") or ([] if known else _numbers(item.sources)))
     named = [p for i, p in enumerate(proposals, 1) if i in numbers]
-    if not named:
+    if not named and not examples:
         words = set(item.text.casefold().split())
         shared = [len(words & set(p.text.casefold().split())) for p in proposals]
         best = max(shared, default=0)
         named = [p for p, n in zip(proposals, shared, strict=True) if n == best and best > 0]
-    return sorted({source for p in named for source in p.sources})
+    return sorted(examples.union(*(p.sources for p in named)))
 
 
-def with_sources(edit: Edit, sources: Sequence[int]) -> Edit:
-    """The edit with these sources if it has none of its own."""
-    return edit if edit.sources else replace(edit, sources=tuple(sorted(set(sources))))
+def _decisions(items: Iterable[Any]) -> tuple[Decision, ...]:
+    found = []
+    for item in items:
+        for example in _numbers(item.example) or _numbers(item.example, "Example "):
+            found += [Decision(example, f"E{n}", _text(item.decision)) for n in re.findall(r"E(\d{1,9})", item.entry)]
+    return tuple(dict.fromkeys(found))

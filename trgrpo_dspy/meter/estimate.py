@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,11 @@ from .meter import Spend, Stage
 __all__ = ["INFORMATIVE", "Estimate", "StageEstimate", "estimate_calls"]
 
 INFORMATIVE = 1 / 3
-"""Share of groups that hold a contrast, where nothing better is known: about a third in practice."""
+"""Share of groups that teach, where nothing better is known: about a third in practice."""
+_LEAST_NODE = 8
+"""Examples at least in one node of a consolidation that is made in a tree."""
+_PER_CHECK = 30
+"""Examples of one check."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,6 @@ class Estimate:
                 where the comparison brought no lesson, the steps after it take its own.
             sample: Trial attempts made.
             steps: Steps of the run.
-        measured: Steps after which the library is measured; None is all.
             growth: Tokens by which the library is expected to lengthen a prompt, from the second step on.
         """
         spent: dict[str, Spend] = {}
@@ -73,7 +77,7 @@ class Estimate:
         if Stage.ROLLOUT.value in spent:
             spent[Stage.VALIDATION.value] = spent[Stage.ROLLOUT.value]
         if Stage.COMPARISON.value in spent:
-            for stage in (Stage.PROPOSALS, Stage.CONSOLIDATION):
+            for stage in (Stage.PROPOSALS, Stage.CONSOLIDATION, Stage.CHECK, Stage.REPAIR):
                 spent.setdefault(stage.value, spent[Stage.COMPARISON.value])
         return Estimate(
             tuple(_price(row, spent, growth * _share_with_library(row, steps)) for row in self.stages), sample
@@ -101,33 +105,51 @@ def estimate_calls(
     val_repeats: int,
     calls_per_attempt: float,
     measured: int | None = None,
+    groups_per_comparison: int = 1,
+    form: str = "paper",
+    checks: bool = False,
 ) -> Estimate:
     """LM calls by stage.
 
     Args:
         examples: Size of the trainset.
         steps: Steps of the run.
-        measured: Steps after which the library is measured; None is all.
         epochs: Passes over the trainset.
         group_size: Attempts at each example.
         val_examples: Size of the valset; 0 for none.
         val_repeats: Attempts at each validation example.
         calls_per_attempt: LM calls an attempt makes.
+        measured: Steps after which the library is measured; None is all.
+        groups_per_comparison: Groups at most in one comparison.
+        form: "paper" summarizes every attempt and proposes in a call of its own; "batch" does so for none.
+        checks: Whether new entries are held against labelled examples.
     """
     groups, measurements = examples * epochs, steps if measured is None else measured
-    expected = {
-        Stage.ROLLOUT: groups * group_size * calls_per_attempt,
-        Stage.SUMMARY: groups * group_size * INFORMATIVE,
-        Stage.COMPARISON: groups * INFORMATIVE,
-        Stage.PROPOSALS: groups * INFORMATIVE,
-        Stage.CONSOLIDATION: float(steps),
-        Stage.VALIDATION: val_examples * val_repeats * calls_per_attempt * (measurements + 1),
-    }
-    scaled = (Stage.SUMMARY, Stage.COMPARISON, Stage.PROPOSALS)
+    attempts = groups * group_size * calls_per_attempt
+    validation = val_examples * val_repeats * calls_per_attempt * (measurements + 1)
+    teaching = groups * INFORMATIVE
+    if form == "paper":
+        reflection = [
+            StageEstimate(Stage.SUMMARY.value, teaching * group_size, groups * group_size),
+            StageEstimate(Stage.COMPARISON.value, teaching, groups),
+            StageEstimate(Stage.PROPOSALS.value, teaching, groups),
+            StageEstimate(Stage.CONSOLIDATION.value, float(steps), float(steps)),
+        ]
+    else:
+        reflection = [
+            StageEstimate(Stage.SUMMARY.value, 0.0, groups * group_size),
+            StageEstimate(Stage.COMPARISON.value, max(steps, teaching / groups_per_comparison), groups),
+            StageEstimate(Stage.CONSOLIDATION.value, float(steps), steps + groups / _LEAST_NODE),
+        ]
+        if checks:
+            calls = steps * math.ceil(min(examples, 2 * _PER_CHECK) / _PER_CHECK)
+            reflection.append(StageEstimate(Stage.CHECK.value, float(calls), 2.0 * calls))
+            reflection.append(StageEstimate(Stage.REPAIR.value, steps / 2, float(steps)))
     return Estimate(
-        tuple(
-            StageEstimate(stage.value, calls, calls / INFORMATIVE if stage in scaled else calls)
-            for stage, calls in expected.items()
+        (
+            StageEstimate(Stage.ROLLOUT.value, attempts, attempts),
+            *reflection,
+            StageEstimate(Stage.VALIDATION.value, validation, validation),
         )
     )
 

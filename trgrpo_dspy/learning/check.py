@@ -1,0 +1,166 @@
+"""Lessons are checked before they count: what the library decides for labelled examples, against the labels.
+
+The reflection model applies the library to examples to the letter. Where the labels are a small set of values it does
+not see them and the code compares; else it is shown the expected answer and says which entries lead there. Support
+and contradictions are counted in code, per entry. Pure functions: no LM.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.entries import count_tokens
+
+from .reflector import Decision
+from .rendering import block, example_block
+
+__all__ = ["Case", "Findings", "batches", "closed_labels", "count", "problems_text"]
+
+_PER_CALL = 30
+"""Examples of one call: the reply names each example at least once."""
+_SHOWN = 4
+"""Counter-examples of one entry that a repair is shown."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A labelled example that entries are held against."""
+
+    example: int
+    """Index into the trainset."""
+    task: str
+    """Its inputs, as bounded text."""
+    expected: str
+    """Its labels, as bounded text."""
+    label: str
+    """The one label's value where there is one; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found."""
+
+    supported: Mapping[str, tuple[int, ...]]
+    """Examples that each entry decided rightly, by id."""
+    contradicted: Mapping[str, tuple[int, ...]]
+    """Examples that each entry decided wrongly, by id."""
+    uncovered: tuple[int, ...]
+    """Examples that no entry decided."""
+    disagreeing: tuple[tuple[str, str], ...]
+    """Pairs of entries that decided an example differently."""
+    decisions: Mapping[tuple[str, int], str]
+    """What each entry decided for each example."""
+
+    def is_wrong(self, entry: str) -> bool:
+        """Whether an entry decided more examples wrongly than rightly."""
+        return len(self.contradicted.get(entry, ())) > len(self.supported.get(entry, ()))
+
+
+def closed_labels(labels: Sequence[str]) -> frozenset[str]:
+    """The labels as a closed set of answers: few short values that recur; empty if they are no such set."""
+    known = {_normal(label) for label in labels if label}
+    if not known or len(known) > max(2, min(30, len(labels) // 2)) or any(len(label) > 60 for label in known):
+        return frozenset()
+    return frozenset(known)
+
+
+def batches(cases: Sequence[Case], max_tokens: int, blind: bool) -> list[tuple[tuple[Case, ...], str]]:
+    """Cases cut into calls of at most `max_tokens` and `_PER_CALL` examples: those of each call, and their text."""
+    found: list[tuple[tuple[Case, ...], str]] = []
+    now: list[Case] = []
+    texts: list[str] = []
+    for case in cases:
+        text = example_block(case.example, case.task, "" if blind else case.expected)
+        if now and (len(now) >= _PER_CALL or count_tokens("\n\n".join([*texts, text])) > max_tokens):
+            found.append((tuple(now), "\n\n".join(texts)))
+            now, texts = [], []
+        now.append(case)
+        texts.append(text)
+    return [*found, (tuple(now), "\n\n".join(texts))] if now else found
+
+
+def count(
+    decisions: Iterable[Decision], cases: Sequence[Case], library: ExperienceLibrary, labels: frozenset[str]
+) -> Findings:
+    """Hold decisions against the labels.
+
+    Args:
+        decisions: What the entries were read to decide.
+        cases: The examples that were shown.
+        library: The library; decisions of other entries are dropped.
+        labels: The closed set of answers; empty where decisions are 'supports', 'contradicts' or 'silent'.
+    """
+    of = {case.example: case for case in cases}
+    ids = {entry.id for entry in library}
+    right: dict[str, set[int]] = defaultdict(set)
+    wrong: dict[str, set[int]] = defaultdict(set)
+    said: dict[int, dict[str, str]] = defaultdict(dict)
+    for d in decisions:
+        if d.example not in of or d.entry not in ids:
+            continue
+        verdict = _verdict(d.decision, of[d.example].label, labels)
+        if verdict is not None:
+            (right if verdict else wrong)[d.entry].add(d.example)
+            said[d.example][d.entry] = d.decision
+    return Findings(
+        {id: tuple(sorted(found)) for id, found in sorted(right.items())},
+        {id: tuple(sorted(found)) for id, found in sorted(wrong.items())},
+        tuple(case.example for case in cases if case.example not in said),
+        _disagreements(said),
+        {(entry, example): decision for example, by in said.items() for entry, decision in by.items()},
+    )
+
+
+def _verdict(decision: str, label: str, labels: frozenset[str]) -> bool | None:
+    """Whether a decision is right; None if it decides nothing."""
+    text = _normal(decision)
+    if not labels:
+        return {"supports": True, "contradicts": False}.get(text.split(" ")[0] if text else "")
+    if text in labels:
+        return text == _normal(label)
+    named = {known for known in labels if re.search(rf"(?<!\w){re.escape(known)}(?!\w)", text)}
+    return named == {_normal(label)} if len(named) == 1 else None
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold().strip().strip("'\"`.").strip()
+
+
+def _disagreements(said: Mapping[int, Mapping[str, str]]) -> tuple[tuple[str, str], ...]:
+    pairs = {
+        (a, b)
+        for by in said.values()
+        for a in by
+        for b in by
+        if int(a[1:]) < int(b[1:]) and _normal(by[a]) != _normal(by[b])
+    }
+    return tuple(sorted(pairs, key=lambda pair: (int(pair[0][1:]), int(pair[1][1:]))))
+
+
+def problems_text(
+    library: ExperienceLibrary,
+    ids: Iterable[str],
+    findings: Findings,
+    cases: Sequence[Case],
+    too_long: Mapping[str, str],
+) -> str:
+    """What is wrong with entries, with the counter-examples: what a repair is shown."""
+    of = {case.example: case for case in cases}
+    parts = []
+    for id in ids:
+        against, support = findings.contradicted.get(id, ()), findings.supported.get(id, ())
+        lines = [f"[{id}] {too_long[id]}"] if id in too_long else []
+        if against:
+            lines.append(f"[{id}] decides {len(against)} of {len(against) + len(support)} examples wrongly:")
+        for example in against[:_SHOWN]:
+            case = of[example]
+            decided = findings.decisions.get((id, example), "")
+            fields = [("Task", case.task), ("Expected", case.expected), (f"What {id} decides", decided)]
+            lines.append(block(f"Example {example}", fields))
+        parts.append("\n".join(lines))
+    return "\n\n".join(filter(None, parts))

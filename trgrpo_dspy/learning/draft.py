@@ -1,0 +1,191 @@
+"""From a plan to the next library: edits are screened, applied, verified, and what fails is taken back.
+
+Pure functions of library and edits; the calls of the check are made by `learning/verify.py` in between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, LibraryLimits, apply_edits
+from trgrpo_dspy.library.entries import count_tokens, count_words
+from trgrpo_dspy.library.screening import screen
+
+from .check import Findings
+from .options import Allow
+from .verify import Verified
+
+__all__ = ["Draft", "Refusal", "Update", "draft_of", "finish"]
+
+_RUN_OF_WORDS = 8
+"""Words in a row that an entry may share with one example's task."""
+_IDENTIFIER = re.compile(r"(?=\w*\d)(?=\w*[^\W\d_])[\w-]{6,}")
+"""A word of letters and digits, such as an order number."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An edit that does not count, and why."""
+
+    edit: Edit
+    """The edit."""
+    reason: str
+    """Why, in a sentence."""
+    held: str = ""
+    """The id to let it in with (`allow=`), where it was held back for the user; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The library with a step's edits applied, before the check."""
+
+    before: ExperienceLibrary
+    """The library the step started from."""
+    library: ExperienceLibrary
+    """The library with the edits, those over the word cap included."""
+    edits: Mapping[str, Edit]
+    """The edit behind each new or changed entry, by its id."""
+    others: tuple[Edit, ...]
+    """Edits that took effect and leave no entry of their own: DELETE and KEEP."""
+    refused: tuple[Refusal, ...]
+    """Edits that did not take effect."""
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Ids of new and changed entries."""
+        return tuple(self.edits)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step made of the library."""
+
+    library: ExperienceLibrary
+    """The library after the step."""
+    applied: tuple[Edit, ...]
+    """Edits that took effect; texts as they stand after repair."""
+    refused: tuple[Refusal, ...]
+    """Edits that did not."""
+    changes: tuple[tuple[Edit, Experience | None, Experience | None], ...] = field(default=())
+    """Each edit that took effect, with its entry before and after."""
+
+
+def draft_of(
+    library: ExperienceLibrary,
+    edits: Sequence[Edit],
+    *,
+    step: int,
+    limits: LibraryLimits,
+    names: Sequence[str],
+    tasks: Mapping[int, str],
+    observations: Sequence[str] = (),
+    allow: Allow = (),
+) -> Draft:
+    """Screen edits and apply them.
+
+    Args:
+        library: The library before.
+        edits: The plan, in order.
+        step: The step's number.
+        limits: Caps; the cap on words is held after the check, which may shorten a text.
+        names: Predictors that can be taught.
+        tasks: Inputs of the training examples by index, to know an answer key by.
+        observations: What tools returned in this step: an entry may not repeat it.
+        allow: Held-back entries that may count.
+    """
+    fine, refused = [], []
+    for number, edit in enumerate(edits, 1):
+        if edit.text and (reason := _answer_key(edit.text, edit.sources, tasks)):
+            refused.append(Refusal(edit, reason))
+        elif edit.text and (why := screen(edit.text, observations)):
+            reason, id = "; ".join(why), f"H{step}.{number}"
+            if allow(edit, reason) if callable(allow) else id in allow:
+                fine.append(edit)
+            else:
+                refused.append(Refusal(edit, f"held back as {id}: {reason}", held=id))
+        else:
+            fine.append(edit)
+    report = apply_edits(library, fine, step=step, limits=replace(limits, max_words=10**6), predictors=names)
+    refused += [Refusal(r.edit, r.reason) for r in report.rejected]
+    made = [e for e in report.applied if e.operation == "ADD"]
+    new = [e.id for e in report.library if library.get(e.id) is None]
+    owners = {e.id: e for e in report.applied if e.operation == "MODIFY"} | dict(zip(new, made, strict=True))
+    others = tuple(e for e in report.applied if e.operation in ("DELETE", "KEEP"))
+    return Draft(library, report.library, owners, others, tuple(refused))
+
+
+def finish(draft: Draft, verified: Verified | None, limits: LibraryLimits) -> Update:
+    """Take back what failed the check or breaks a cap, and keep each entry's support.
+
+    Args:
+        draft: The draft.
+        verified: What the check came to; None where there was none.
+        limits: Caps.
+    """
+    library = verified.draft if verified is not None else draft.library
+    failed = dict(verified.refused) if verified is not None else {}
+    for id in draft.changed:
+        entry = library.get(id)
+        if entry is not None and (words := count_words(entry.text)) > limits.max_words:
+            failed.setdefault(id, f"{words} words; at most {limits.max_words} are allowed")
+    library = _without(library, failed, draft.before)
+    # A shortened library always fits: only drafts were made without the caps on words.
+    while count_tokens(str(library)) > limits.max_tokens:
+        last = next((id for id in reversed(draft.changed) if id not in failed and library.get(id)), None)
+        if last is None:
+            break
+        failed[last] = f"the library would exceed {limits.max_tokens} tokens"
+        library = _without(library, {last: ""}, draft.before)
+    library = _with_support(library, verified.findings if verified is not None else None)
+    refused = [*draft.refused, *(Refusal(draft.edits[id], reason) for id, reason in failed.items())]
+    changes: list[tuple[Edit, Experience | None, Experience | None]] = []
+    for id, edit in draft.edits.items():
+        if id in failed:
+            continue
+        if (after := library.get(id)) is None:
+            refused.append(Refusal(edit, "taken back by its own repair"))
+        else:
+            changes.append((replace(edit, text=after.text), draft.before.get(id), after))
+    changes += [(e, draft.before.get(e.id), library.get(e.id)) for e in draft.others]
+    return Update(library, tuple(edit for edit, _, _ in changes), tuple(refused), tuple(changes))
+
+
+def _without(library: ExperienceLibrary, failed: Iterable[str], before: ExperienceLibrary) -> ExperienceLibrary:
+    """The library with failed entries as they were before, or gone if they are new. Ids are not used again."""
+    gone = set(failed)
+    kept = (before.get(e.id) if e.id in gone else e for e in library)
+    return replace(library, entries=tuple(e for e in kept if e is not None))
+
+
+def _with_support(library: ExperienceLibrary, findings: Findings | None) -> ExperienceLibrary:
+    if findings is None:
+        return library
+    entries = tuple(
+        replace(
+            entry,
+            support=findings.supported.get(entry.id, ()),
+            against=findings.contradicted.get(entry.id, ()),
+        )
+        if entry.id in findings.supported or entry.id in findings.contradicted
+        else entry
+        for entry in library
+    )
+    return replace(library, entries=entries)
+
+
+def _answer_key(text: str, sources: Sequence[int], tasks: Mapping[int, str]) -> str:
+    """Why a text is an answer key: it repeats wording or an identifier that only one example has; else empty."""
+    words = text.casefold().split()
+    runs = {" ".join(words[i : i + _RUN_OF_WORDS]) for i in range(len(words) - _RUN_OF_WORDS + 1)}
+    identifiers = {word.casefold() for word in _IDENTIFIER.findall(text)}
+    if not runs and not identifiers:
+        return ""
+    for number in sources:
+        own = " ".join(tasks.get(number, "").casefold().split())
+        others = [" ".join(task.casefold().split()) for index, task in tasks.items() if index != number]
+        for piece in (*(run for run in runs if run in own), *(i for i in identifiers if i in own)):
+            if not any(piece in other for other in others):
+                return f"an answer key: {piece!r} stands in example {number} alone"
+    return ""

@@ -1,0 +1,141 @@
+"""The evidence table: the examples of a step side by side, as consolidation reads them.
+
+One task alone can't tell which of its features decided. Side by side, two tasks that are alike but for one feature
+can. Rows stand in order of importance (wrong or changed ones first, the others as the seed draws them), so that a
+table that must be cut keeps what teaches most.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library.entries import count_tokens
+from trgrpo_dspy.program.transcript.rendering import cut_middle
+
+from .group import RolloutGroup, mean
+from .memory import Memory
+from .rendering import block, tally
+
+__all__ = ["Evidence", "Row", "evidence_of"]
+
+_ROWS = 64
+"""Rows of one prompt at most; a larger batch is consolidated in a tree."""
+_TASK_TOKENS, _EXPECTED_TOKENS, _ANSWER_TOKENS, _FEEDBACK_TOKENS = 200, 80, 40, 60
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example of the table."""
+
+    example: int
+    """Index into the trainset."""
+    expected: str
+    """Its labels; empty if there are none or the run is label-free."""
+    wrong: bool
+    """Whether some attempt fell short."""
+    text: str
+    """The row as it is shown."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The table, and what earlier steps found out."""
+
+    rows: tuple[Row, ...] = ()
+    """In order of importance."""
+    history: str = ""
+    """What earlier steps changed, and how the examples fared since."""
+    refused: str = ""
+    """Edits that were refused or taken back, with reasons."""
+    proposals: tuple[Edit, ...] = ()
+    """In a node of the tree: the proposals that come from its rows."""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether any example was answered wrongly."""
+        return any(row.wrong for row in self.rows)
+
+    @property
+    def text(self) -> str:
+        """The rows, those with the same expected answer beside each other."""
+        return "\n\n".join(row.text for row in sorted(self.rows, key=lambda row: (row.expected, row.example)))
+
+    def within(self, max_tokens: int) -> Evidence:
+        """The most important rows, as many as fit."""
+        kept: list[Row] = []
+        size = 0
+        for row in self.rows[:_ROWS]:
+            size += count_tokens(row.text) + 1
+            if size > max_tokens:
+                break
+            kept.append(row)
+        return replace(self, rows=tuple(kept))
+
+    def nodes(self, proposals: Sequence[Edit], max_tokens: int) -> list[Evidence]:
+        """The table cut into parts of about the square root of its rows, each with its own proposals.
+
+        One part if everything fits one prompt. Rows are dealt out in turn, so that each part sees important ones.
+        """
+        if len(self.rows) <= _ROWS and len(self.within(max_tokens).rows) == len(self.rows):
+            return [self]
+        count = max(2, math.ceil(len(self.rows) / max(8, math.ceil(math.sqrt(len(self.rows))))))
+        parts = [self.rows[i::count] for i in range(count)]
+        where = {row.example: i for i, part in enumerate(parts) for row in part}
+        own: list[list[Edit]] = [[] for _ in parts]
+        for edit in proposals:
+            own[where.get(edit.sources[0], 0) if edit.sources else 0].append(edit)
+        nodes = [replace(self, rows=part, proposals=tuple(o)) for part, o in zip(parts, own, strict=True)]
+        return [replace(node, rows=node.within(max_tokens).rows) for node in nodes]
+
+
+def evidence_of(groups: Iterable[RolloutGroup], ceiling: float, memory: Memory | None, rng: random.Random) -> Evidence:
+    """Build the table from a step's groups.
+
+    Args:
+        groups: The groups; those without a usable attempt are left out.
+        ceiling: The highest score that attempts are known to reach.
+        memory: What earlier steps found out; None leaves that out.
+        rng: Draws the order of rows that are equally important.
+    """
+    rows = [
+        (_importance(group, ceiling, memory), rng.random(), _row(group, ceiling, memory))
+        for group in groups
+        if group.usable
+    ]
+    rows.sort(key=lambda item: item[:2])
+    return Evidence(
+        tuple(row for _, _, row in rows),
+        memory.history if memory is not None else "",
+        memory.refused if memory is not None else "",
+    )
+
+
+def _fallscut_middle(group: RolloutGroup, ceiling: float) -> bool:
+    if group.label_free:
+        return group.informative
+    return any(r.score is not None and r.score < ceiling - 1e-6 * max(1.0, abs(ceiling)) for r in group.usable)
+
+
+def _importance(group: RolloutGroup, ceiling: float, memory: Memory | None) -> int:
+    changed = memory is not None and memory.changed(group.example, mean([r.score for r in group.usable]))
+    return 0 if _fallscut_middle(group, ceiling) or changed else 1
+
+
+def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
+    shown = dict.fromkeys(id for r in group.usable for id in r.shown)
+    feedback = next((r.feedback for r in group.usable if r.feedback), "")
+    fields = [
+        ("Task", cut_middle(group.task, _TASK_TOKENS)),
+        ("Expected", cut_middle(group.expected, _EXPECTED_TOKENS)),
+        ("Attempts", tally(group.usable, group.label_free, _ANSWER_TOKENS)),
+        ("Feedback", "" if group.label_free else cut_middle(feedback, _FEEDBACK_TOKENS)),
+        ("Shown", ", ".join(shown) if 0 < len(shown) <= 12 else ""),
+        ("Earlier", memory.earlier(group.example) if memory is not None else ""),
+    ]
+    return Row(
+        group.example, group.expected, _fallscut_middle(group, ceiling), block(f"Example {group.example}", fields)
+    )

@@ -1,0 +1,109 @@
+"""Holding a draft of the library against labelled examples: the check as a sequence of reflection calls.
+
+New and changed entries that decide examples wrongly, or that are too long, go back once for repair with their
+counter-examples. What is then still wrong more often than right is refused with the figures.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
+from trgrpo_dspy.library.entries import count_words
+from trgrpo_dspy.meter import Stage
+
+from .check import Case, Findings, batches, closed_labels, count, problems_text
+from .reflector import Reflector
+from .steps import Ask, Steps, losses
+
+__all__ = ["Verified", "verify"]
+
+_CALLS = 3
+"""Calls of one check at most."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of a draft."""
+
+    draft: ExperienceLibrary
+    """The draft after repairs."""
+    findings: Findings
+    """What the last check found."""
+    repaired: tuple[Edit, ...] = ()
+    """Repairs that took effect."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Ids of new or changed entries that must not count, with reasons."""
+    lost: tuple[str, ...] = ()
+    """Replies that could not be used."""
+
+
+def verify(
+    reflector: Reflector,
+    draft: ExperienceLibrary,
+    changed: Sequence[str],
+    cases: Sequence[Case],
+    labels: Sequence[str],
+    program: str,
+    limits: LibraryLimits,
+    step: int,
+) -> Steps[Verified]:
+    """Check a draft, have what fails repaired once, and check again what was repaired.
+
+    Args:
+        reflector: Makes the calls.
+        draft: The library with a step's edits applied.
+        changed: Ids of its new and changed entries: only these are repaired or refused.
+        cases: Labelled examples, in order of importance; empty checks lengths only.
+        labels: The single label of every training example; empty where there is none.
+        program: Description of the program.
+        limits: Caps.
+        step: Recorded with repairs.
+    """
+    closed = closed_labels(labels)
+    calls = batches(cases, reflector.context_tokens // 4, blind=bool(closed))[:_CALLS]
+    shown = [case for group, _ in calls for case in group]
+
+    def look(library: ExperienceLibrary, round_: int) -> Steps[tuple[Findings, tuple[str, ...]]]:
+        replies = yield [
+            Ask(
+                Stage.CHECK,
+                (round_, i),
+                functools.partial(reflector.check, library, text, program, blind=bool(closed)),
+            )
+            for i, (_, text) in enumerate(calls)
+        ]
+        read = [
+            (group, reply.value) for (group, _), reply in zip(calls, replies, strict=True) if reply.value is not None
+        ]
+        seen = [case for group, _ in read for case in group]
+        return count([d for _, ds in read for d in ds], seen, library, closed), losses(replies)
+
+    findings, lost = yield from look(draft, 0)
+    over = _too_long(draft, changed, limits)
+    failed = [id for id in changed if findings.contradicted.get(id) or id in over]
+    if not failed:
+        return Verified(draft, findings, lost=lost)
+    text = problems_text(draft, failed, findings, shown, over)
+    (reply,) = yield [Ask(Stage.REPAIR, (0,), functools.partial(reflector.repair, draft, text, program))]
+    edits = [e for e in reply.value or () if e.id in failed and e.operation in ("MODIFY", "DELETE")]
+    report = apply_edits(draft, edits, step=step, limits=replace(limits, max_words=10**6))
+    lost = (*lost, *losses([reply]))
+    if report.applied and calls:
+        findings, more = yield from look(report.library, 1)
+        lost = (*lost, *more)
+    refused = [(id, _reason(findings, id)) for id in changed if report.library.get(id) and findings.is_wrong(id)]
+    return Verified(report.library, findings, report.applied, tuple(refused), lost)
+
+
+def _too_long(library: ExperienceLibrary, ids: Sequence[str], limits: LibraryLimits) -> dict[str, str]:
+    """What is said of entries above the cap on words."""
+    words = {id: count_words(entry.text) for id in ids if (entry := library.get(id)) is not None}
+    return {id: f"has {n} words; write at most 32" for id, n in words.items() if n > limits.max_words}
+
+
+def _reason(findings: Findings, id: str) -> str:
+    against, support = len(findings.contradicted.get(id, ())), len(findings.supported.get(id, ()))
+    return f"decides {against} of {against + support} labelled examples wrongly"
