@@ -18,7 +18,9 @@ ATTEMPTS = 18
 
 
 def compile(program: dspy.Module | None = None, **options: Any) -> Any:
-    given = {"metric": told, "group_size": 3, "num_epochs": 1, "trainset": examples(6), **options}
+    given = {
+        "metric": told, "group_size": 3, "num_epochs": 1, "trainset": examples(6), "learn_from": "contrast", **options
+    }  # fmt: skip
     there = {name: given.pop(name) for name in ("trainset", "valset", "library") if name in given}
     return TrainingFreeGRPO(**given).compile(program or dspy.Predict(Triage), **there)
 
@@ -29,7 +31,7 @@ def replacing(**kinds: Any) -> Any:
 
 def learned_nothing(compiled: Any) -> Any:
     """The library is empty and the instructions are the user's, word for word; returns the first step."""
-    assert compiled.experiences == ExperienceLibrary()
+    assert len(compiled.experiences) == 0
     assert compiled.signature.instructions == dspy.Predict(Triage).signature.instructions
     return compiled.detailed_results.steps[0]
 
@@ -57,14 +59,14 @@ class TestAttempts:
         lm.engine.script = replacing(program=lambda call: answer(call) if call.chance("f") % 2 else "prose")
         compiled = compile()
         assert compiled.detailed_results.steps[0].outcomes["parse_error"] > 0
-        assert any("parse_error" in call.input("attempts") for call in lm.engine.of("comparison"))
+        assert any("parse_error" in call.input("groups") for call in lm.engine.of("comparison"))
 
     def test_an_outage_is_never_a_contrast(self, lm: dspy.LM) -> None:
         lm.engine.script = replacing(
             program=lambda call: dspy.lm15.ServerError("500") if call.chance("f") % 2 else {"queue": "billing"}
         )
         step = learned_nothing(compile())
-        assert step.informative == 0 and step.outcomes["infrastructure"] > 0 and not lm.engine.of("summary")
+        assert step.informative == 0 and step.outcomes["infrastructure"] > 0 and not lm.engine.of("comparison")
 
     @pytest.mark.parametrize("score", [0.0, 1.0, 0.5, -7, True])
     def test_every_group_uniform(self, lm: dspy.LM, score: Any) -> None:
@@ -117,7 +119,9 @@ class TestMetrics:
         assert step.outcomes["metric_error"] > 0 and step.outcomes["completed"] > 0
         assert step.train_mean is not None and "legal" not in str(compiled.experiences)
         for call in lm.engine.of("comparison"):
-            assert "queue: legal" not in call.input("attempts"), "an attempt without a score is compared with nothing"
+            assert "Answer: queue: legal" not in call.input("groups"), (
+                "an attempt without a score is compared with nothing"
+            )
 
 
 class TestExamples:
@@ -139,7 +143,10 @@ class TestExamples:
         assert sum(step.outcomes.values()) == 20 and len(step.examples) == 4
         seeds = [call.seed for call in lm.engine.of("program")]
         assert len(set(seeds)) == 20, "equal examples are drawn independently"
-        assert all(call.input("attempts").count("Attempt ") == 5 for call in lm.engine.of("comparison"))
+        for call in lm.engine.of("comparison"):
+            shown = call.input("groups")
+            again = sum(int(count) for count in re.findall(r"The same again: (\d+) more", shown))
+            assert shown.count("Attempt ") + again == 5 * shown.count("Example ")
 
     def test_a_trainset_smaller_than_the_batch(self, lm: dspy.LM) -> None:
         compiled = compile(trainset=examples(3), batch_size=50, num_epochs=2)
@@ -199,12 +206,10 @@ class TestReplies:
         lm.engine.script = lambda call: learner(call) if call.kind == "program" else text
         step = learned_nothing(compile())
         assert step.informative > 0 and step.outcomes == {"completed": ATTEMPTS}
-        informative = round(6 * step.informative)
-        assert step.lost["comparison: unusable reply"] == informative
-        assert 2 * informative <= step.lost["summary: unusable reply"] <= 3 * informative  # the same ones once
+        assert step.lost == {"comparison: unusable reply": 1, "consolidation: unusable reply": 1}
 
     @pytest.mark.parametrize("text", GARBAGE)
-    @pytest.mark.parametrize("kind", ["summary", "comparison", "proposals", "consolidation"])
+    @pytest.mark.parametrize("kind", ["comparison", "consolidation", "check"])
     def test_garbage_to_one_step(self, lm: dspy.LM, kind: str, text: str) -> None:
         lm.engine.script = replacing(**{kind: lambda call: text})
         compiled = compile()
@@ -212,7 +217,7 @@ class TestReplies:
         assert sum(count for name, count in step.lost.items() if name.startswith(kind)) > 0
         for entry in compiled.experiences:
             assert re.fullmatch(r"When the ticket says '\w+', answer '\w+'\.", entry.text), "nothing made of garbage"
-        assert (len(compiled.experiences) > 0) == (kind in ("summary", "consolidation"))
+        assert (len(compiled.experiences) > 0) == (kind != "comparison")
 
     def test_half_of_every_reply(self, lm: dspy.LM) -> None:
         def half(call: Call) -> Any:
@@ -232,7 +237,7 @@ class TestReplies:
     def test_an_llm_that_is_down_for_reflection_only(self, lm: dspy.LM) -> None:
         down = scripted_lm(lambda call: dspy.lm15.ServerError("500"), name="scripted/down")
         with pytest.raises(FatalError, match=r"scripted/down.*none of 8 requests"):
-            compile(reflection_lm=down)
+            compile(reflection_lm=down, trainset=examples(160))
 
 
 NEW_LINES = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\n\n\n", "\\n"]
@@ -245,7 +250,8 @@ DELIMITERS = [
 
 
 def proposing(*edits: dict[str, Any]) -> Any:
-    return replacing(proposals=lambda call: {"edits": list(edits)}, consolidation=lambda call: {"edits": list(edits)})
+    plan = {"reasoning": "", "edits": list(edits), "dispositions": []}
+    return replacing(consolidation=lambda call: plan, check=lambda call: {"decisions": []})
 
 
 class TestEdits:
@@ -300,7 +306,7 @@ class TestEdits:
         flood = [{"operation": "ADD", "text": f"When it is case {i}, answer {i} " + "w " * 20} for i in range(60)]
         lm.engine.script = proposing(*flood)
         compiled = compile()
-        assert len(compiled.experiences) <= 50 and compiled.experiences.tokens <= 3000
+        assert len(compiled.experiences) <= 45 and compiled.experiences.tokens <= 3000
         (step,) = compiled.detailed_results.steps
         assert len(step.rejected) + sum(step.edits.values()) == 60
 
@@ -331,7 +337,7 @@ class TestTrajectories:
         compiled = compile(dspy.ChainOfThought(Triage))
         assert "FORGED" not in str(compiled.experiences)
         for call in lm.engine.calls:
-            if call.kind in ("summary", "comparison"):
+            if call.kind == "comparison":
                 told_fields = re.findall(r"^\[\[ ## (\w+) ## \]\]$", call.user, re.MULTILINE)
                 assert len(told_fields) == len(set(told_fields)) and "lessons" not in told_fields
 

@@ -89,7 +89,7 @@ def draft_of(
         library: The library before.
         edits: The plan, in order.
         step: The step's number.
-        limits: Caps; the cap on words is held after the check, which may shorten a text.
+        limits: Caps; those on words and tokens are held after the check, which may shorten a text.
         names: Predictors that can be taught.
         tasks: Inputs of the training examples by index, to know an answer key by.
         observations: What tools returned in this step: an entry may not repeat it.
@@ -107,7 +107,9 @@ def draft_of(
                 refused.append(Refusal(edit, f"held back as {id}: {reason}", held=id))
         else:
             fine.append(edit)
-    report = apply_edits(library, fine, step=step, limits=replace(limits, max_words=10**6), predictors=names)
+    report = apply_edits(
+        library, fine, step=step, limits=replace(limits, max_words=10**6, max_tokens=10**9), predictors=names
+    )
     refused += [Refusal(r.edit, r.reason) for r in report.rejected]
     made = [e for e in report.applied if e.operation == "ADD"]
     new = [e.id for e in report.library if library.get(e.id) is None]
@@ -131,7 +133,6 @@ def finish(draft: Draft, verified: Verified | None, limits: LibraryLimits) -> Up
         if entry is not None and (words := count_words(entry.text)) > limits.max_words:
             failed.setdefault(id, f"{words} words; at most {limits.max_words} are allowed")
     library = _without(library, failed, draft.before)
-    # A shortened library always fits: only drafts were made without the caps on words.
     while count_tokens(str(library)) > limits.max_tokens:
         last = next((id for id in reversed(draft.changed) if id not in failed and library.get(id)), None)
         if last is None:

@@ -183,7 +183,7 @@ class Run:
         """Merge all proposals of the step into one plan, with the step's examples side by side."""
         options = self.setup.options
         evidence = Evidence()
-        if options.evidence and self.setup.reflector.form == "batch":
+        if lessons.teaches and options.evidence and self.setup.reflector.form == "batch":
             rng = random.Random(derive_seed(options.seed, "evidence", step.index))
             memory = self.memory if options.memory else None
             evidence = evidence_of(lessons.groups, self.ceiling.value, memory, rng)

@@ -57,9 +57,14 @@ def attempt_text(rollout: Rollout, summary: str, label_free: bool, max_tokens: i
             ("Feedback", "" if label_free else cut_middle(rollout.feedback, _FEEDBACK_TOKENS)),
             ("Failure", rollout.error),
             ("Summary", summary),
-            ("Transcript", "" if summary else cut_middle(rollout.transcript, max_tokens)),
+            ("Transcript", "" if summary or _repeats_answer(rollout) else cut_middle(rollout.transcript, max_tokens)),
         ],
     )
+
+
+def _repeats_answer(rollout: Rollout) -> bool:
+    """Whether a transcript is one step that says what the answer says."""
+    return rollout.transcript.partition("\n")[2].strip() == rollout.answer.strip()
 
 
 def group_text(group: RolloutGroup, summaries: Sequence[str], max_tokens: int) -> str:

@@ -89,7 +89,7 @@ def verify(
     text = problems_text(draft, failed, findings, shown, over)
     (reply,) = yield [Ask(Stage.REPAIR, (0,), functools.partial(reflector.repair, draft, text, program))]
     edits = [e for e in reply.value or () if e.id in failed and e.operation in ("MODIFY", "DELETE")]
-    report = apply_edits(draft, edits, step=step, limits=replace(limits, max_words=10**6))
+    report = apply_edits(draft, edits, step=step, limits=replace(limits, max_words=10**6, max_tokens=10**9))
     lost = (*lost, *losses([reply]))
     if report.applied and calls:
         findings, more = yield from look(report.library, 1)
