@@ -94,6 +94,11 @@ class ExperienceLibrary(Collection, Saved):
         gone = {self[id].id for id in ids}
         return replace(self, entries=tuple(e for e in self.entries if e.id not in gone))
 
+    def only(self, ids: Iterable[str]) -> ExperienceLibrary:
+        """The entries with these ids, in the library's order: what an exposure returns."""
+        wanted = set(ids)
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.id in wanted))
+
     def with_text(self, id: str, text: str) -> ExperienceLibrary:
         """The library with another text under this id; what was counted for the old text goes."""
         return self._with(replace(self[id], text=_text(text, f"with_text {id}"), support=(), against=()))
