@@ -117,7 +117,7 @@ def examples(split: str, count: int) -> list[dspy.Example]:
 def facts(results: str) -> Any:
     """What a run found, without times and arguments."""
     found = json.loads(results)
-    for name in ("seconds", "settings"):
+    for name in ("seconds", "settings", "calls_before"):
         del found[name]
     return found
 

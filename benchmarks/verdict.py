@@ -23,8 +23,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from trgrpo_dspy.evaluation.statistics.best import select_best
 from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
-from trgrpo_dspy.evaluation.statistics.selection import select_best
 
 Array = NDArray[np.float64]
 

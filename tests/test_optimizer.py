@@ -870,7 +870,7 @@ class TestWarnings:
     def test_identical_attempts(self, lm: dspy.LM, caplog: Any) -> None:
         lm.engine.script = replacing(program=lambda call: {"queue": "legal"})
         warnings = self.found(caplog, train=4)
-        assert any("all attempts came back identical" in w for w in warnings)
+        assert any("the attempts came back word for word the same" in w for w in warnings)
 
 
 class TestLogging:

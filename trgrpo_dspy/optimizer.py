@@ -48,7 +48,7 @@ from dspy.teleprompt import Teleprompter
 
 from .engine.journal.fingerprint import fingerprint
 from .engine.session import Session
-from .evaluation.evaluate import check_examples
+from .evaluation.examples import check_examples
 from .evaluation.result import DetailedResults
 from .learning.loop import Run
 from .learning.options import LearningOptions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -51,8 +52,9 @@ def sampling(script: Any = None, **kwargs: Any) -> Any:
 
 
 def facts(found: Evaluation) -> Any:
-    """All of an evaluation but times."""
+    """All of an evaluation but times and which process paid."""
     data = json.loads(found.to_json())
+    del data["calls_before"]
     for attempts in data["rollouts"]:
         for rollout in attempts:
             del rollout["seconds"]
@@ -180,8 +182,10 @@ def test_cut_by_a_budget_and_gone_on_with(tmp_path: Path, cut: int) -> None:
 def test_a_finished_one_asks_nothing(tmp_path: Path) -> None:
     found = measured(sampling(), tmp_path)
     silent = sampling(lambda call: LMAuthError("no call is to be made"))
-    assert measured(silent, tmp_path) == found, "times too: they are the attempts' own"
+    again = measured(silent, tmp_path)
+    assert again == found, "times too: they are the attempts' own"
     assert not silent.engine.calls
+    assert "30 LM calls (30 of them before, 0 now), 540 tokens" in str(again) and "before" not in str(found)
     assert json.loads((tmp_path / "config.json").read_text())["k"] == 3
 
 
@@ -299,11 +303,13 @@ def test_a_comparison_cut_short_is_of_pairs_and_goes_on(tmp_path: Path) -> None:
         ({"seed": True}, TypeError, "seed=True"),
         ({"rollout_timeout": 0}, ValueError, "rollout_timeout=0 must be above 0"),
         ({"rollout_timeout": "1"}, TypeError, "rollout_timeout='1'"),
-        ({"budget": 5}, TypeError, "budget=5 must be a Budget"),
+        ({"budget": 5}, TypeError, "budget must be a Budget, got int; write budget=Budget"),
         ({"log_dir": 5}, TypeError, "log_dir=5 must be a path"),
         ({"log_dir": ""}, ValueError, "log_dir='' names no directory"),
         ({"num_threads": -1}, ValueError, "num_threads=-1 must be at least 1"),
         ({"program": "program"}, TypeError, "program must be a dspy.Module, got str"),
+        ({"num_thread": 4}, TypeError, r"evaluate\(\) has no option 'num_thread'; did you mean num_threads=?"),
+        ({"colour": 4}, TypeError, r"evaluate\(\) has no option 'colour'; its options are num_threads, seed, budget"),
     ],
 )
 def test_bad_arguments_are_named_and_leave_nothing(
@@ -327,6 +333,22 @@ def test_odd_texts_are_kept(tmp_path: Path) -> None:
     found = measured(sampling(), tmp_path, metric=metric, k=1)
     assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
     assert "中文" in found.rollouts[0][0].feedback
+
+
+def test_the_options_are_the_signature() -> None:
+    for function in (evaluate, compare):
+        parameters = inspect.signature(function).parameters
+        assert {"k", "num_threads", "temperature", "log_dir", "callbacks"} <= set(parameters)
+        assert parameters["seed"].default == 0 and parameters["k"].default == 1 and "options" not in parameters
+
+
+def test_callbacks_hear_of_the_whole_evaluation() -> None:
+    heard: list[Any] = []
+    found = measured(sampling(), k=2, callbacks=[heard.append])
+    started, *attempts, ended = heard
+    assert started.run == "evaluate" and started.attempts == len(attempts) == 20 and len(started.valset) == 10
+    assert {(a.rollout.example, a.rollout.attempt) for a in attempts} == {(i, j) for i in range(10) for j in range(2)}
+    assert ended.verdict == str(found) and ended.stop_reason == "completed" and ended.spend == found.spend
 
 
 # -- killed ----------------------------------------------------------------------------------------------------------

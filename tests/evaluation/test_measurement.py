@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trgrpo_dspy import Evaluation, SchemaVersionError
-from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
+from trgrpo_dspy.evaluation.measurement import summarize_evaluation
 from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval, pass_at_k
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend
@@ -28,7 +28,7 @@ def evaluation(scores: list[list[float | None]], **changes: Any) -> Evaluation:
         tuple(
             Rollout(i, j, Outcome.INFRASTRUCTURE, None, error="down")
             if score is None
-            else Rollout(i, j, Outcome.COMPLETED, score, answer=f"queue: {j}", **{**kept, **changes})
+            else Rollout(i, j, Outcome.COMPLETED, score, **{"answer": f"queue: {j}", **kept, **changes})
             for j, score in enumerate(attempts)
         )
         for i, attempts in enumerate(scores)
@@ -131,7 +131,7 @@ def test_json_that_is_no_evaluation_is_refused(text: str) -> None:
 
 def test_a_line_tells_what_was_measured() -> None:
     one = str(evaluation([[1], [0], [None]]))
-    assert one.startswith("0.500 (95% interval") and "over 2 examples, 1 unscored" in one
+    assert one.startswith("0.500 (95% interval") and "over 2 of 3 examples" in one
     assert "6 LM calls, 1,234 tokens, cost $0.50" in one and "partial" not in one and "Mean@" not in one
     many = str(evaluation([[1, 0], [0, 0]]))
     assert many.startswith("Mean@2 0.250 (95% interval") and "Pass@2 0.500 (95% interval" in many
@@ -141,7 +141,7 @@ def test_a_line_tells_what_was_measured() -> None:
 
 def test_where_attempts_have_no_score_pass_at_k_is_over_fewer_examples_and_says_so() -> None:
     found = str(evaluation([[1, None], [0, 1], [1, 1], [None, None]]))
-    assert "over 3 examples, Pass@2 over the 2 with 2 scores, 1 unscored; " in found
+    assert "over 3 of 4 examples, Pass@2 over the 2 with 2 scores; " in found
     assert "with 2 scores" not in str(evaluation([[0, 1], [None, None]]))
 
 
@@ -184,3 +184,12 @@ def test_versus_tells_the_detectable_difference_and_the_flips() -> None:
     assert f"differences from {found.detectable:.3f} can be detected" in str(found)
     assert [flip.after - flip.before for flip in found.flips] == [1.0] * 12 + [0.5] * 12
     assert math.isclose(found.flips[0].before, 0.0) and found.flips[0].example == 0
+
+
+def test_a_notebook_shows_figures_and_the_lowest_scores_and_every_text_is_data() -> None:
+    found = evaluation([[1, 1]] * 12 + [[0, 0], [None, None]], answer="<img src=x onerror=alert(1)>")
+    found = replace(found, tasks=(("<b>task</b>", "expected"),) * 14)
+    shown = found._repr_html_()
+    assert shown.startswith("<div") and "Mean@2 0.923" in shown and "over 13 of 14 examples" in shown
+    assert "<img" not in shown and "<b>task" not in shown and "&lt;img" in shown and "color:" not in shown
+    assert shown.index(">0.000<") < shown.index(">1.000<") and shown.count(">1.000<") == 9

@@ -1,13 +1,13 @@
 """What is returned and what is said of it: never below the input, a tie keeps it, 'improved' only beyond noise."""
 
 import random
+from dataclasses import replace
 
-import dspy
 import pytest
 
 from trgrpo_dspy.evaluation.result import Measurement, Verdict
 from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval
-from trgrpo_dspy.evaluation.verdict import decide, warnings_after, warnings_before, with_ending
+from trgrpo_dspy.evaluation.verdict import decide, with_ending
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.meter import Spend
 
@@ -62,14 +62,25 @@ def test_a_library_scored_on_a_few_examples_only_is_not_chosen():
 @pytest.mark.parametrize(
     "baseline, wanted, step, text",
     [
-        (None, False, 3, "Not measured: there was no valset"),
+        (None, False, 3, "Not measured: there was no valset, so the last library is returned"),
+        (None, False, 0, "Not measured: there was no valset, so the input is returned"),
         (None, True, 0, "Not measured: the run ended before the input was"),
         (measured(0, [None] * 5), True, 0, "Not measured: no validation example could be scored"),
     ],
 )
 def test_what_was_not_measured_is_said(baseline, wanted, step, text):
-    verdict = decide(baseline, [], last_step=3, wanted=wanted)
+    verdict = decide(baseline, [], last_step=0 if wanted else step, wanted=wanted)
     assert verdict.text.startswith(text) and verdict.step == step
+
+
+def test_nothing_scored_is_not_the_same_as_no_valset():
+    text = decide(None, [], last_step=2, wanted=False, scored=False).text
+    assert text == "Not measured: no attempt could be scored, and there was no valset, so the last library is returned."
+
+
+def test_the_way_to_a_library_that_was_not_measured_is_named():
+    text = decide(measured(0, [1.0, 0.0]), [], last_step=2, changed=True).text
+    assert "the run ended before a new library was measured; attach(program, compiled.detailed_results.steps" in text
 
 
 @pytest.mark.parametrize("last_step, why", [(2, "no step changed the library"), (0, "no step was completed")])
@@ -87,14 +98,15 @@ def test_an_early_end_and_cut_replies_are_said_with_the_cure():
     assert with_ending(Verdict("Improved.", True, 1), "completed", ()).text == "Improved."
 
 
-def test_warnings():
-    train = [dspy.Example(q=str(i)).with_inputs("q") for i in range(5)]
-    many = [dspy.Example(q=f"v{i}").with_inputs("q") for i in range(40)]
-    assert warnings_before(train, many) == ()
-    assert "2 of 42" in warnings_before(train, [*many, *train[:2]])[0]
-    assert "5 examples" in warnings_before(train, many[:5])[0]
-    assert warnings_after(4, 2, 1, {"completed": 20}) == ()
-    assert warnings_after(0, 0, 0, {}) == ()
-    assert "No group had a contrast" in warnings_after(4, 0, 1, {"completed": 20})[0]
-    assert "identical" in warnings_after(4, 2, 3, {"completed": 20})[0]
-    assert "10 of 20 attempts have no score" in warnings_after(4, 2, 0, {"completed": 10, "infrastructure": 10})[0]
+def test_copies_are_one_input_and_the_sentence_says_so():
+    scores = [0.0] * 8, [1.0] * 4 + [0.0] * 4
+    base, better = (replace(measured(i, s * 5), inputs=tuple(range(8)) * 5) for i, s in enumerate(scores))
+    verdict = decide(base, [better], last_step=1)
+    assert verdict.improved is False and "+0.500 on 40 validation examples (8 distinct) (95% interval" in verdict.text
+    assert "only a rough guide below 30 examples" in verdict.text
+
+
+def test_lost_validation_is_counted_in_the_sentence():
+    base, better = measured(0, [0.0] * 30 + [None] * 30), measured(1, [1.0] * 28 + [None] * 32)
+    assert "Improved: +1.000 on 28 of 60 validation examples (" in decide(base, [better], last_step=1).text
+    assert "none of 1 library scored above it on 30 of 60 validation" in decide(base, [base], last_step=1).text

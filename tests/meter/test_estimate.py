@@ -97,7 +97,7 @@ class TestCallsByStage:
             expected = TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(4))
         assert {row.stage: row.calls for row in expected.stages}["validation"] == 0
         assert expected.cost is None
-        assert str(expected).splitlines()[-1].split()[-1] == "?"
+        assert str(expected).splitlines()[-1].split()[-3:] == ["?", "?", "?"]
 
 
 def growing(call: Call) -> Any:

@@ -28,7 +28,7 @@ from programs.experiments.run import run
 from programs.experiments.tasks import DataSet, Task, open_task
 from trgrpo_dspy import Evaluation, FatalError
 from trgrpo_dspy.errors import JournalError
-from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
+from trgrpo_dspy.evaluation.measurement import summarize_evaluation
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend
 from trgrpo_dspy.meter.estimate import estimate_calls

@@ -7,28 +7,34 @@ were finished until then and says why it ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trgrpo_dspy.evaluation.statistics.comparison import Comparison, ending, paired_comparison
-from trgrpo_dspy.evaluation.statistics.intervals import Mean, mean_with_interval, pass_at_k
+from trgrpo_dspy.evaluation.statistics.comparison import PairedComparison, ending, paired_comparison
+from trgrpo_dspy.evaluation.statistics.intervals import Mean, mean_at_k, mean_with_interval, pass_at_k
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.saved import Saved
 
-__all__ = ["FAILED", "MANY_UNSCORED", "UNSCORED", "Evaluation", "PerAttempt", "attempt_warnings"]
+from .html import details, page, table
+from .inspect_log import write_inspect_log
+from .outcomes import attempt_warnings
+
+__all__ = [
+    "Evaluation",
+    "PerAttempt",
+    "average",
+    "calls_text",
+    "summarize_evaluation",
+]
 
 SCHEMA_VERSION = 1
-MANY_UNSCORED = 0.2
-"""Share of unscored attempts from which the user is told."""
-MANY_FAILED = 0.5
-"""Share of attempts in which the program itself failed from which the user is told."""
-UNSCORED = tuple(outcome.value for outcome in Outcome if outcome.scoreless)
-"""Outcomes without a score."""
-FAILED = tuple(outcome.value for outcome in Outcome if outcome.failed)
-"""Outcomes in which the program itself failed."""
+_SHOWN = 10
+"""Examples that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,13 @@ class Evaluation(Saved):
     as 'max_cost'."""
     data: str = ""
     """The number of examples and a hash of them, so that others are not taken for the same; empty is unknown."""
+    inputs: tuple[int, ...] = ()
+    """For each example the index of the first one with equal inputs: copies count once in every interval. Empty: each
+    example counts as its own."""
+    tasks: tuple[tuple[str, str], ...] = ()
+    """Input and expected answer of each example, as bounded text; empty is unknown."""
+    calls_before: int = field(default=0, compare=False)
+    """LM calls of `spend` that earlier processes made; the others were made now."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 
@@ -116,7 +129,7 @@ class Evaluation(Saved):
         values = [
             pass_at_k(len(s), sum(_reaches(x, threshold) for x in s), k) if len(s) >= k else None for s in per_example
         ]
-        return mean_with_interval(values)
+        return mean_with_interval(values, units=self.inputs or None)
 
     @property
     def per_attempt(self) -> PerAttempt:
@@ -124,24 +137,26 @@ class Evaluation(Saved):
         counted = [r for attempts in self.rollouts for r in attempts if r.outcome is not Outcome.INFRASTRUCTURE]
         return PerAttempt(
             attempts=len(counted),
-            lm_calls=_average(r.lm_calls for r in counted),
-            tool_calls=_average(r.tool_calls for r in counted),
-            prompt_tokens=_average(r.prompt_tokens for r in counted),
-            completion_tokens=_average(r.completion_tokens for r in counted),
-            cost=_average(r.cost for r in counted),
-            seconds=_average(r.seconds for r in counted),
+            lm_calls=average(r.lm_calls for r in counted),
+            tool_calls=average(r.tool_calls for r in counted),
+            prompt_tokens=average(r.prompt_tokens for r in counted),
+            completion_tokens=average(r.completion_tokens for r in counted),
+            cost=average(r.cost for r in counted),
+            seconds=average(r.seconds for r in counted),
         )
 
     def rows(self) -> list[dict[str, Any]]:
         """One row of plain data an example, lists with one entry an attempt: for JSON or `datasets.Dataset.from_list`.
 
-        The columns: `example` (its index), `score` (the mean), and by attempt `scores`, `outcomes`, `answers`,
-        `errors`, `lm_calls`, `tool_calls`, `prompt_tokens`, `completion_tokens`, `cost` (US dollars, None is unknown)
-        and `seconds`.
+        The columns: `example` (its index), `task`, `expected`, `score` (the mean), and by attempt `scores`, `outcomes`,
+        `answers`, `errors`, `lm_calls`, `tool_calls`, `prompt_tokens`, `completion_tokens`, `cost` (US dollars,
+        None is unknown) and `seconds`.
         """
         return [
             {
                 "example": index,
+                "task": self._task(index)[0],
+                "expected": self._task(index)[1],
                 "score": score,
                 "scores": [r.score for r in attempts],
                 "outcomes": [r.outcome.value for r in attempts],
@@ -157,6 +172,23 @@ class Evaluation(Saved):
             for index, (score, attempts) in enumerate(zip(self.scores, self.rollouts, strict=True))
         ]
 
+    def _task(self, index: int) -> tuple[str, str]:
+        return self.tasks[index] if index < len(self.tasks) else ("", "")
+
+    def to_inspect(self, path: str | os.PathLike[str], name: str = "evaluation") -> None:
+        """Write all attempts as a log for `inspect view` (extra `inspect`).
+
+        Args:
+            path: The file to write; it ends in `.eval` or `.json`.
+            name: Name of the task in the log.
+
+        Raises:
+            ImportError: inspect_ai is not installed.
+            ValueError: The path ends in neither.
+        """
+        attempts = [rollout for attempts in self.rollouts for rollout in attempts]
+        write_inspect_log(path, attempts, self.tasks, self.mean, spend=self.spend, name=name, partial=self.partial)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What kept attempts from being scored, or the program from working, where that was often."""
@@ -165,7 +197,7 @@ class Evaluation(Saved):
             errors.setdefault(r.outcome.value, r.error)
         return attempt_warnings(self.outcomes, errors)
 
-    def versus(self, other: Evaluation, seed: int = 0) -> Comparison:
+    def versus(self, other: Evaluation, seed: int = 0) -> PairedComparison:
         """This program minus another one, paired by example; see `compare`.
 
         Args:
@@ -188,78 +220,78 @@ class Evaluation(Saved):
                 f"the evaluations are of different examples ({self.data}; {other.data}); "
                 "compare evaluations of the same devset, in the same order"
             )
-        found = paired_comparison(other.scores, self.scores, seed=seed)
+        found = paired_comparison(other.scores, self.scores, seed=seed, units=self.inputs or other.inputs or None)
         return replace(found, stop_reason=other.stop_reason if other.partial else self.stop_reason)
 
     def __str__(self) -> str:
-        """Mean@k and Pass@k with their intervals, what was left out, what was spent, and whether it is all."""
-        parts = [self._told_scores()]
+        """Mean@k and Pass@k with their intervals, over how many examples, what was spent, and whether it is all."""
+        parts = [self._scores_text()]
         if self.spend:
             total = total_spend(self.spend)
             cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
-            parts.append(
-                f"{total.calls} LM calls, {total.prompt_tokens + total.completion_tokens:,} tokens, cost {cost}"
-            )
+            tokens = total.prompt_tokens + total.completion_tokens
+            parts.append(f"{calls_text(total.calls, self.calls_before)}, {tokens:,} tokens, cost {cost}")
         if self.partial:
             done = sum(bool(attempts) for attempts in self.rollouts)
             parts.append(f"partial, {ending(self.stop_reason)}: {done} of {len(self.rollouts)} examples done")
         return ". ".join(["; ".join(parts), *self.warnings])
 
-    def _told_scores(self) -> str:
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, the attempts by outcome, and the examples with the lowest scores."""
+        by_score = sorted(range(len(self.scores)), key=lambda i: math.inf if (s := self.scores[i]) is None else s)
+        rows = [
+            [i, "unscored" if self.scores[i] is None else f"{self.scores[i]:.3f}", *self._task(i),
+             "; ".join(dict.fromkeys(r.answer or r.error for r in self.rollouts[i]))]
+            for i in by_score[:_SHOWN]
+        ]  # fmt: skip
+        outcomes = table(["outcome", "attempts"], self.outcomes.items())
+        lowest = table(["example", "score", "task", "expected", "answers"], rows)
+        said = [details("warnings", self.warnings)] if self.warnings else []
+        return page(str(self).split(". ")[0] if said else str(self), [outcomes, *said, lowest])
+
+    def _scores_text(self) -> str:
         """Mean@k and Pass@k, and over how many examples each of them is."""
         if self.k == 1:
-            text, few = _told(self.mean), ""
-        else:
-            graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
-            found = self.pass_at_with_interval(self.k)
-            text = f"Mean@{self.k} {_told(self.mean)}, "
-            text += f"Pass@{self.k}{' (score at least 1)' if graded else ''} {_told(found)}"
-            few = f", Pass@{self.k} over the {found.n} with {self.k} scores" if found.n < self.mean.n else ""
-        text += f" over {self.mean.n} examples{few}"
-        return text + (f", {self.mean.unscored} unscored" if self.mean.unscored else "")
+            return f"{self.mean} over {self.mean.examples}"
+        graded = any(r.score not in (None, 0.0, 1.0) for attempts in self.rollouts for r in attempts)
+        passed = self.pass_at_with_interval(self.k)
+        few = f", Pass@{self.k} over the {passed.n} with {self.k} scores" if passed.n < self.mean.n else ""
+        return (
+            f"Mean@{self.k} {self.mean}, Pass@{self.k}{' (score at least 1)' if graded else ''} {passed} "
+            f"over {self.mean.examples}{few}"
+        )
 
 
-def attempt_warnings(outcomes: Mapping[str, int], errors: Mapping[str, str]) -> tuple[str, ...]:
-    """What is to be said of attempts many of which have no score, or in many of which the program itself failed.
+def summarize_evaluation(
+    rollouts: Sequence[tuple[Rollout, ...]], spend: tuple[Spend, ...], inputs: Sequence[int] = ()
+) -> Evaluation:
+    """Scores, mean and outcomes of attempts.
 
     Args:
-        outcomes: Attempts by outcome.
-        errors: The first error of each outcome.
+        rollouts: The attempts, grouped by example.
+        spend: What they took.
+        inputs: For each example the index of the first one with equal inputs; empty makes each its own.
     """
-    found, attempts = [], sum(outcomes.values())
-    unscored = sum(outcomes.get(name, 0) for name in UNSCORED)
-    failed = sum(outcomes.get(name, 0) for name in FAILED)
-    if unscored > attempts * MANY_UNSCORED:
-        found.append(
-            f"{unscored} of {attempts} attempts have no score: an LM or a tool that is down or too slow, or a metric "
-            f"that raises or returns no number ({_first(outcomes, errors, UNSCORED)})."
-        )
-    if failed > attempts * MANY_FAILED:
-        found.append(
-            f"In {failed} of {attempts} attempts the program itself failed ({_first(outcomes, errors, FAILED)})."
-        )
-    return tuple(found)
+    scores = mean_at_k([[r.score for r in attempts] for attempts in rollouts])
+    outcomes = Counter(r.outcome.value for attempts in rollouts for r in attempts)
+    k = max((len(attempts) for attempts in rollouts), default=1)
+    mean = mean_with_interval(scores, units=inputs or None)
+    return Evaluation(
+        tuple(rollouts), tuple(scores), mean, dict(sorted(outcomes.items())), spend, k, inputs=tuple(inputs)
+    )
 
 
-def _first(outcomes: Mapping[str, int], errors: Mapping[str, str], names: Sequence[str]) -> str:
-    """Counts of these outcomes, each with the first error that was met."""
-    found = [name for name in names if outcomes.get(name)]
-    return "; ".join(f"{outcomes[n]} {n}" + (f", the first: {errors[n]}" if n in errors else "") for n in found)
+def calls_text(calls: int, before: int) -> str:
+    """How many LM calls were made, and how many of them by earlier processes."""
+    return f"{calls} LM calls" + (f" ({before} of them before, {calls - before} now)" if before else "")
 
 
 def _reaches(score: float, threshold: float) -> bool:
     return score >= threshold or math.isclose(score, threshold, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _average(values: Iterable[float | None]) -> float | None:
+def average(values: Iterable[float | None]) -> float | None:
     """The mean; None if there is nothing, or anything is unknown."""
     found = list(values)
     known = [value for value in found if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(found) else None
-
-
-def _told(mean: Mean) -> str:
-    text = "unscored" if mean.value is None else f"{mean.value:.3f}"
-    if mean.interval is None:
-        return text
-    return f"{text} ({100 * mean.interval.level:.0f}% interval {mean.interval.low:.3f} to {mean.interval.high:.3f})"

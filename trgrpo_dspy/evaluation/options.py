@@ -1,73 +1,38 @@
-"""How a program is to be measured: the arguments that `evaluate` and `compare` share, checked once."""
+"""The options of `evaluate` and `compare`: those of every run, and what concerns measuring alone."""
 
 from __future__ import annotations
 
-import math
-import os
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from trgrpo_dspy.engine.executors.threads import Executor, check_executor
-from trgrpo_dspy.meter import Budget
+from trgrpo_dspy.engine.options import DECIDES, RunOptions, number, whole
 
-__all__ = ["Plan"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The arguments that `evaluate` and `compare` share."""
-
-    k: int
-    num_threads: int | None
-    failure_score: float
-    seed: int
-    temperature: float | None
-    log_dir: str | os.PathLike[str] | None
-    budget: Budget | None
-    rollout_timeout: float | None
-    executor: Executor | None = None
-
-    def __post_init__(self) -> None:
-        """Check them."""
-        _check_whole(k=self.k, num_threads=1 if self.num_threads is None else self.num_threads)
-        _check_number("failure_score", self.failure_score)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed={self.seed!r} must be a whole number")
-        if self.temperature is not None:
-            _check_number("temperature", self.temperature)
-            if not 0 < self.temperature <= 2:
-                raise ValueError(
-                    f"temperature={self.temperature} must be above 0 and at most 2; None keeps the program's own"
-                )
-        if self.rollout_timeout is not None:
-            _check_number("rollout_timeout", self.rollout_timeout)
-            if self.rollout_timeout <= 0:
-                raise ValueError(f"rollout_timeout={self.rollout_timeout} must be above 0; leave it out for no limit")
-        if self.budget is not None and not isinstance(self.budget, Budget):
-            raise TypeError(f"budget={self.budget!r} must be a Budget, e.g. Budget(max_cost=5.0)")
-        if self.log_dir is not None and not isinstance(self.log_dir, (str, os.PathLike)):
-            raise TypeError(f"log_dir={self.log_dir!r} must be a path")
-        if self.log_dir == "":
-            raise ValueError("log_dir='' names no directory; leave it out to keep nothing")
-        check_executor(self.executor)
-
-    @property
-    def decisive(self) -> dict[str, Any]:
-        """What decides the results: part of the journal's fingerprint."""
-        names = ("k", "failure_score", "seed", "temperature")
-        return {name: getattr(self, name) for name in names}
+__all__ = ["EvaluationOptions"]
 
 
-def _check_whole(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r} must be a whole number")
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+@dataclass(kw_only=True, eq=False, repr=False)
+class EvaluationOptions(RunOptions):
+    """How a program is measured."""
 
+    k: Annotated[int, whole(1), DECIDES] = 1
+    """Attempts at each example. The first is made exactly as `dspy.Evaluate` would; each further one has its own
+    `rollout_id`, and its own seed where the LM carries one. With a `log_dir`, `k` may grow."""
+    temperature: Annotated[float | None, number(above=0, most=2, why="; None keeps the program's own"), DECIDES] = None
+    """Sampling temperature (the paper evaluates at 0.3), of the first attempt too; a predictor's own and models that
+    accept none keep theirs. None is the program's own."""
 
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} must be a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}={value} must be finite")
+    @classmethod
+    def of(cls, function: str, k: int, options: Mapping[str, Any]) -> EvaluationOptions:
+        """Make the options that a function was called with.
+
+        Raises:
+            TypeError: There is no such option; the message names the nearest.
+        """
+        for name in options:
+            if name not in cls.names():
+                near = difflib.get_close_matches(name, cls.names(), 1)
+                hint = f"; did you mean {near[0]}=?" if near else f"; its options are {', '.join(cls.names())}"
+                raise TypeError(f"{function}() has no option {name!r}{hint}")
+        return cls(k=k, **options)

@@ -1,23 +1,45 @@
-"""What a run measured and did: frozen records that round-trip through JSON. No dspy, no LM."""
+"""What a run measured and did: frozen records that round-trip through JSON. No dspy, no LM.
+
+Records grow by fields that have a default, so that older JSON loads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from trgrpo_dspy.evaluation.statistics.intervals import Interval, Mean
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.meter import Estimate, Spend, total_spend
+from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.saved import Saved
 
-__all__ = ["DetailedResults", "Measurement", "StepResult", "Verdict"]
+from .gepa_names import GEPANames
+from .html import details, page, table
+from .measurement import average, calls_text, summarize_evaluation
+from .outcomes import UNSCORED
 
-SCHEMA_VERSION = 1
+__all__ = ["DetailedResults", "Measurement", "StepResult", "Verdict", "step_line"]
+
+SCHEMA_VERSION = 2
 _SPEND_HEAD = (
     "stage", "expected", "at most", "calls", "retries", "failed", "cached", "cut", "prompt", "reply", "cost, $",
 )  # fmt: skip
+
+
+def _from_schema_1(value: Any) -> Any:
+    """Read a rejected edit of schema 1, which held the edit's fields beside the reason."""
+    if isinstance(value, Mapping) and "edit" not in value and "reason" in value:
+        return {"edit": {name: value.get(name, "") for name in ("operation", "id", "text")}, "reason": value["reason"]}
+    return value
+
+
+Refused = Annotated[RejectedEdit, BeforeValidator(_from_schema_1)]
+"""An edit that did not take effect, and why."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,31 @@ class Measurement:
     """Tool calls of a scored attempt, on average; None if nothing was scored."""
     tokens: float | None = None
     """Billed prompt and completion tokens of a scored attempt, on average."""
+    inputs: tuple[int, ...] = ()
+    """For each validation example the index of the first one with equal inputs: copies count once in every interval.
+    Empty: each example counts as its own."""
+
+    @classmethod
+    def of(
+        cls,
+        step: int,
+        library: ExperienceLibrary,
+        rollouts: Sequence[tuple[Rollout, ...]],
+        inputs: Sequence[int] = (),
+    ) -> Measurement:
+        """What the attempts at the validation examples say of a library."""
+        found = summarize_evaluation(rollouts, (), inputs)
+        scored = [r for attempts in rollouts for r in attempts if r.score is not None]
+        return cls(
+            step,
+            library,
+            found.scores,
+            found.mean,
+            found.outcomes,
+            tool_calls=average(float(r.tool_calls) for r in scored),
+            tokens=average(float(r.prompt_tokens + r.completion_tokens) for r in scored),
+            inputs=tuple(inputs),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +105,7 @@ class StepResult:
     """Attempts by outcome."""
     edits: dict[str, int]
     """Edits that took effect, by operation."""
-    rejected: tuple[RejectedEdit, ...]
+    rejected: tuple[Refused, ...]
     """Edits that did not, with reasons."""
     lost: dict[str, int]
     """Reflection replies that could not be used, as 'stage: reason'."""
@@ -68,11 +115,25 @@ class StepResult:
     """Its size in tokens of 4 characters."""
     spend: tuple[Spend, ...]
     """Spend of the step by stage and model, its validation included."""
-    mistakes: float = 0.0
-    """Share of groups that taught by mistakes alone, 0 to 1."""
     validation: Measurement | None = None
     """The new library measured on the valset; None without one, if the library was not due (`evaluate_every`) or says
     nothing new, or if the run ended first."""
+    mistakes: float = 0.0
+    """Share of groups without a contrast that taught by what all attempts got wrong, 0 to 1."""
+    held: tuple[Refused, ...] = ()
+    """Edits held back for the user to allow, with reasons; they are in no library until then."""
+    notes: tuple[str, ...] = ()
+    """What else the user should know of the step, a sentence each."""
+
+    @property
+    def attempts(self) -> int:
+        """Attempts of the step."""
+        return sum(self.outcomes.values())
+
+    @property
+    def scored(self) -> int:
+        """Attempts that are in `train_mean`; without a metric those that answered."""
+        return self.attempts - sum(self.outcomes.get(name, 0) for name in UNSCORED)
 
 
 @dataclass(frozen=True)
@@ -94,7 +155,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class DetailedResults(Saved):
+class DetailedResults(Saved, GEPANames):
     """Everything a run measured, did and spent."""
 
     saved_as = "results"
@@ -119,6 +180,13 @@ class DetailedResults(Saved):
     """Wall time, in seconds."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
+    calls_before: int = field(default=0, compare=False)
+    """LM calls of `spend` that earlier processes of the run made; the others were made now."""
+
+    @property
+    def replayed(self) -> DetailedResults:
+        """The same results, of a run that was finished before: all calls were made then."""
+        return replace(self, calls_before=self.total.calls)
 
     @property
     def measured(self) -> tuple[Measurement, ...]:
@@ -147,36 +215,76 @@ class DetailedResults(Saved):
         """The verdict, a line a step, the spend, and the warnings."""
         lines = [self.verdict.text]
         if self.baseline is not None:
-            lines.append(f"input: validation {_percent(self.baseline.mean.value)}")
+            lines.append(f"input: validation {self.baseline.mean.brief}")
         lines += [step_line(step) for step in self.steps]
+        lines.append(f"spent: {self._spent()}")
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def _spent(self) -> str:
         total = self.total
         cost = "unknown" if total.cost is None else f"${total.cost:.2f}"
-        lines.append(
-            f"spent: {total.calls} LM calls ({total.cached} cached, {total.failed} failed, {total.retries} retries), "
-            f"{total.prompt_tokens:,} prompt and {total.completion_tokens:,} completion tokens, cost {cost}"
+        return (
+            f"{calls_text(total.calls, self.calls_before)} ({total.cached} cached, {total.failed} failed, "
+            f"{total.retries} retries), {total.prompt_tokens:,} prompt and {total.completion_tokens:,} completion "
+            f"tokens, cost {cost}"
         )
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, steps, spend, warnings."""
+        rows = [["input", "", "", "", "", self.baseline.mean.brief]] if self.baseline is not None else []
+        rows += [
+            [
+                f"step {step.step}",
+                _train_text(step),
+                _teaching_text(step),
+                _edits_text(step),
+                f"{len(step.library)} ({step.library_tokens} tokens)",
+                "" if step.validation is None else step.validation.mean.brief,
+            ]
+            for step in self.steps
+        ]
+        head = ["", "train", "groups", "edits", "entries", "validation"]
+        return page(self.verdict.text, [table(head, rows), details("spend", [self._spent()]), *_listed(self.warnings)])
 
 
 def step_line(step: StepResult) -> str:
-    """One line that tells a step."""
-    edits = ", ".join(f"{count} {name}" for name, count in sorted(step.edits.items())) or "no edits"
+    """One line that says how a step went."""
     parts = [
         f"step {step.step} (epoch {step.epoch})",
-        f"train {_percent(step.train_mean)}",
-        f"{100 * step.informative:.0f}% of {len(step.examples)} groups informative",
-        f"{edits}, {len(step.rejected)} rejected",
+        f"train {_train_text(step)}",
+        _teaching_text(step),
+        _edits_text(step),
         f"library {len(step.library)} entr{'y' if len(step.library) == 1 else 'ies'}, {step.library_tokens} tokens",
     ]
     if step.lost:
         parts.append("lost: " + ", ".join(f"{count} {reason}" for reason, count in step.lost.items()))
     if step.validation is not None:
-        parts.append(f"validation {_percent(step.validation.mean.value)}")
+        parts.append(f"validation {step.validation.mean.brief}")
         if step.validation.tool_calls:
             parts.append(
                 f"{step.validation.tool_calls:.1f} tool calls and {step.validation.tokens or 0:,.0f} tokens each"
             )
-    return " | ".join(parts)
+    return " | ".join([*parts, *step.notes])
+
+
+def _train_text(step: StepResult) -> str:
+    """The mean of the attempts, and of how many, where some have no score."""
+    text = "unscored" if step.train_mean is None else f"{step.train_mean:.3f}"
+    return text if step.scored == step.attempts else f"{text} over {step.scored} of {step.attempts} attempts"
+
+
+def _teaching_text(step: StepResult) -> str:
+    text = f"{100 * step.informative:.0f}% of {len(step.examples)} groups informative"
+    return text + (f", {100 * step.mistakes:.0f}% by mistakes alone" if step.mistakes else "")
+
+
+def _edits_text(step: StepResult) -> str:
+    edits = ", ".join(f"{count} {name}" for name, count in sorted(step.edits.items())) or "no edits"
+    return f"{edits}, {len(step.rejected)} rejected" + (f", {len(step.held)} held back" if step.held else "")
+
+
+def _listed(warnings: Sequence[str]) -> list[str]:
+    return [details(f"{len(warnings)} warnings" if len(warnings) > 1 else "1 warning", warnings)] if warnings else []
 
 
 def _of_stage(spend: Iterable[Spend], stage: str) -> Spend:
@@ -188,7 +296,3 @@ def _spend_row(stage: str, expected: float, at_most: float, spent: Spend) -> tup
     tokens = (spent.prompt_tokens, spent.completion_tokens)
     cost = "?" if spent.cost is None else f"{spent.cost:.2f}"
     return (stage, f"{expected:.0f}", f"{at_most:.0f}", *(f"{n:,}" for n in (*counts, *tokens)), cost)
-
-
-def _percent(value: float | None) -> str:
-    return "unscored" if value is None else f"{value:.3f}"

@@ -19,7 +19,7 @@ from trgrpo_dspy.engine.runner import task_text
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.evaluation.result import DetailedResults
+from trgrpo_dspy.evaluation.result import DetailedResults, Measurement
 from trgrpo_dspy.evaluation.verdict import with_ending
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.program.copies import own_copy
@@ -33,7 +33,7 @@ from .draft import Draft, draft_of, finish
 from .driver import Driver
 from .evidence import Evidence, evidence_of
 from .memory import Memory
-from .record import Record, measurement_of, step_result
+from .record import Record, step_result
 from .reflector import Context, Plan
 from .schedule import Step
 from .selection import Ceiling
@@ -88,7 +88,7 @@ class Run:
         known = session.journal.get("result") if session.journal is not None else None
         if known is not None and known["num_epochs"] == self.setup.options.num_epochs:
             logger.info("the run in %s was completed before: its result is returned", self.setup.options.log_dir)
-            return DetailedResults.from_json(known["results"])
+            return DetailedResults.from_json(known["results"]).replayed
         if session.calls_before:
             logger.info(
                 "going on in %s: %d LM calls were made before", self.setup.options.log_dir, session.calls_before
@@ -129,6 +129,7 @@ class Run:
             estimate=self.setup.estimate(),
             settings=self.setup.options.as_record(),
             seconds=time.monotonic() - self._started,
+            calls_before=session.calls_before,
         )
         self._keep_best()
         if session.journal is not None and session.files is not None:
@@ -154,7 +155,7 @@ class Run:
         setup = self.setup
         if setup.valset:
             rollouts = self.session.run(self.attempts.measuring(0, setup.start))
-            self.record.baseline = baseline = measurement_of(0, setup.start, rollouts)
+            self.record.baseline = baseline = Measurement.of(0, setup.start, rollouts, setup.inputs)
             self.record.note(r for attempts in rollouts for r in attempts)
             self.ceiling.note(r.score for attempts in rollouts for r in attempts)
             if baseline.mean.n == 0 and not self.session.gate.silent:  # all else would be in vain
@@ -247,7 +248,7 @@ class Run:
         at, batch = self._measuring
         rollouts = self.session.finish(batch)
         self._measuring, made = None, self.record.steps[at]
-        measured = measurement_of(made.step, made.library, rollouts)
+        measured = Measurement.of(made.step, made.library, rollouts, self.setup.inputs)
         self.record.steps[at] = replace(made, validation=measured)
         self.memory.note_measured(made.step, self.record.baseline, measured)
         self.session.emit(story.measured(measured))

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from trgrpo_dspy.evaluation.evaluate import summarize_evaluation
+from trgrpo_dspy.evaluation.outcomes import UNSCORED
 from trgrpo_dspy.evaluation.result import Measurement, StepResult, Verdict
-from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval
-from trgrpo_dspy.evaluation.verdict import decide, warnings_after
+from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
+from trgrpo_dspy.evaluation.verdict import decide
+from trgrpo_dspy.evaluation.warnings import warnings_after
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.program.rollout import Rollout
@@ -21,7 +22,7 @@ from .group import mean
 from .schedule import Step
 from .setup import Setup
 
-__all__ = ["Record", "measurement_of", "step_result"]
+__all__ = ["Record", "step_result"]
 
 
 class Record:
@@ -41,7 +42,7 @@ class Record:
         self._errors: dict[str, str] = {}
         self._lost: Counter[str] = Counter()
         self._groups, self._informative = 0, 0
-        self._alike, self._alike_below_top = 0, 0
+        self._answered, self._identical = 0, 0
 
     def note(self, rollouts: Iterable[Rollout]) -> None:
         """Keep the first error of each outcome."""
@@ -55,10 +56,9 @@ class Record:
         self.steps.append(result)
         self._groups += len(groups)
         self._informative += sum(group.informative for group in groups)
-        scores = [r.score for group in groups for r in group.rollouts if r.score is not None]
-        top = max(scores, default=None)  # attempts that are alike because they are all right are no cause for alarm
-        self._alike += sum(group.identical for group in groups)
-        self._alike_below_top += sum(g.identical and (top is None or g.usable[0].score != top) for g in groups)
+        answered = [group for group in groups if sum(not r.outcome.failed for r in group.usable) > 1]
+        self._answered += len(answered)
+        self._identical += sum(group.identical for group in answered)
         self.outcomes.update(result.outcomes)
         self._lost.update(result.lost)
         self.note(r for group in groups for r in group.rollouts)
@@ -76,6 +76,7 @@ class Record:
             last_step=steps[-1].step if steps else 0,
             wanted=bool(self._setup.valset),
             changed=any(step.library.digest != start.digest for step in steps),
+            scored=not self.outcomes or any(name not in UNSCORED for name in self.outcomes),
             seed=self._setup.options.seed,
         )
         libraries = {0: start, **{step.step: step.library for step in steps}}
@@ -87,31 +88,17 @@ class Record:
         best = max(measured, key=lambda m: -math.inf if m.mean.value is None else m.mean.value, default=None)
         if best is None or best is measured[-1]:
             return library
-        pairs = zip(best.scores, measured[-1].scores, strict=True)
-        interval = mean_with_interval([a - b for a, b in pairs if a is not None and b is not None]).interval
+        interval = paired_comparison(measured[-1].scores, best.scores, units=best.inputs or None).interval
         if interval is None or interval.low <= 0:
             return library
         return replace(best.library, next_id=library.next_id)  # ids are never used again
 
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of how the run went."""
-        identical = self._alike_below_top if self._informative else self._alike
-        return warnings_after(self._groups, self._informative, identical, self.outcomes, self._errors, self._lost)
-
-
-def measurement_of(step: int, library: ExperienceLibrary, rollouts: Sequence[tuple[Rollout, ...]]) -> Measurement:
-    """What the attempts on the valset say of a library."""
-    found = summarize_evaluation(rollouts, ())
-    made = [r for attempts in rollouts for r in attempts if r.score is not None]
-    return Measurement(
-        step,
-        library,
-        found.scores,
-        found.mean,
-        found.outcomes,
-        tool_calls=mean([float(r.tool_calls) for r in made]),
-        tokens=mean([float(r.prompt_tokens + r.completion_tokens) for r in made]),
-    )
+        return warnings_after(
+            self._groups, self._informative, self.outcomes, self._errors, self._lost,
+            answered=self._answered, identical=self._identical,
+        )  # fmt: skip
 
 
 def step_result(step: Step, lessons: Lessons, update: Update, lost: Sequence[str]) -> StepResult:
@@ -127,7 +114,8 @@ def step_result(step: Step, lessons: Lessons, update: Update, lost: Sequence[str
         mistakes=sum(by == "mistakes" for _, by in lessons.teaches) / len(groups),
         outcomes=dict(sorted(Counter(r.outcome.value for r in rollouts).items())),
         edits=dict(sorted(Counter(edit.operation for edit in update.applied).items())),
-        rejected=tuple(RejectedEdit(r.edit, r.reason) for r in update.refused),
+        rejected=tuple(RejectedEdit(r.edit, r.reason) for r in update.refused if not r.held),
+        held=tuple(RejectedEdit(r.edit, r.reason) for r in update.refused if r.held),
         lost=dict(sorted(Counter(lost).items())),
         library=update.library,
         library_tokens=update.library.tokens,

@@ -8,7 +8,8 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.evaluation.verdict import warnings_before
+from trgrpo_dspy.evaluation.examples import distinct_inputs
+from trgrpo_dspy.evaluation.warnings import warnings_before
 from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.meter.estimate import Estimate, estimate_calls
@@ -54,6 +55,8 @@ class Setup:
     """The program as the reflection is shown it."""
     warnings: tuple[str, ...]
     """What can be said of the data before anything is spent."""
+    inputs: tuple[int, ...]
+    """For each validation example the index of the first one with equal inputs."""
 
     @classmethod
     def of(
@@ -85,6 +88,7 @@ class Setup:
             _reflection_lm(options, student, reflector),
             describe(student, taught, options.objective, max_tokens=reflector.context_tokens // _PROGRAM_SHARE),
             warnings_before(trainset, valset),
+            distinct_inputs(valset),
         )
 
     def is_due(self, step: Step) -> bool:

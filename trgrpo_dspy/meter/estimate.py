@@ -58,8 +58,7 @@ class Estimate:
     @property
     def cost(self) -> float | None:
         """US dollars expected in all; None is unknown."""
-        costs = [row.cost for row in self.stages]
-        return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)
+        return _sum(row.cost for row in self.stages)
 
     def priced(self, trials: Iterable[Spend], sample: int, *, steps: int = 1, growth: float = 0.0) -> Estimate:
         """Add tokens and cost from trial calls: each stage's calls at the mean of its trials.
@@ -91,7 +90,12 @@ class Estimate:
                 f"{row.stage:<14}{row.calls:>9.0f}{row.at_most:>9.0f}{_number(row.prompt_tokens):>12}"
                 f"{_number(row.completion_tokens):>12}{_money(row.cost):>10}"
             )
-        lines.append(f"{'all':<14}{self.calls:>9.0f}{self.at_most:>9.0f}{'':>24}{_money(self.cost):>10}")
+        prompt = _sum(row.prompt_tokens for row in self.stages)
+        completion = _sum(row.completion_tokens for row in self.stages)
+        lines.append(
+            f"{'all':<14}{self.calls:>9.0f}{self.at_most:>9.0f}{_number(prompt):>12}{_number(completion):>12}"
+            f"{_money(self.cost):>10}"
+        )
         return "\n".join(lines)
 
 
@@ -170,6 +174,13 @@ def _price(row: StageEstimate, spent: Mapping[str, Spend], growth: float) -> Sta
     cost = None if trial.cost is None else trial.cost * (scale + more / max(1, tokens))
     prompt, completion = trial.prompt_tokens * scale + more, trial.completion_tokens * scale
     return StageEstimate(row.stage, row.calls, row.at_most, prompt, completion, cost)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum; None if any is unknown."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _number(value: float | None) -> str:

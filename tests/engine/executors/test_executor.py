@@ -108,7 +108,7 @@ def told_by(compiled: dspy.Module) -> Any:
     """All that must not depend on where attempts were made."""
     results = compiled.detailed_results
     record = json.loads(results.to_json())
-    for changing in ("seconds", "settings"):
+    for changing in ("seconds", "settings", "calls_before"):
         record.pop(changing)
     return str(compiled.experiences), record
 

@@ -174,7 +174,7 @@ def test_lone_surrogates_from_a_model_do_not_lose_the_run(tmp_path: Path) -> Non
         return learner(call)
 
     compiled = run(tmp_path, lm=scripted_lm(script))
-    assert any(r.id == "E99" for step in compiled.detailed_results.steps for r in step.rejected)
+    assert any(r.edit.id == "E99" for step in compiled.detailed_results.steps for r in step.rejected)
     assert DetailedResults.from_json((tmp_path / "results.json").read_text()) == compiled.detailed_results
 
 

@@ -40,7 +40,7 @@ def compile_with(lm: Any, log_dir: Path | None, program: dspy.Module | None = No
 def facts(compiled: dspy.Module) -> Any:
     """All that a run found, but for times and for the arguments that may change."""
     found = json.loads(compiled.detailed_results.to_json())
-    for name in ("seconds", "settings"):
+    for name in ("seconds", "settings", "calls_before"):
         del found[name]
     return found, compiled.experiences.to_json()
 

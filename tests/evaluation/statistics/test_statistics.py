@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROOT
 
+from trgrpo_dspy.evaluation.statistics.best import _largest_statistics, select_best
 from trgrpo_dspy.evaluation.statistics.comparison import Flip, paired_comparison
 from trgrpo_dspy.evaluation.statistics.intervals import Interval, mean_at_k, mean_with_interval, pass_at_k
-from trgrpo_dspy.evaluation.statistics.selection import _largest_statistics, select_best
 
 QUARTERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 PAIRS = st.lists(st.tuples(QUARTERS, QUARTERS), min_size=2, max_size=40)

@@ -13,26 +13,16 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .intervals import (
-    Array,
-    Interval,
-    check_level,
-    paired_differences,
-    read_scores,
-    resamples_of,
-    t_quantile,
-    typical_size,
-    unseen_end,
-    unseen_rate,
-)
+from .intervals import Interval, check_level, resamples_of, t_quantile, typical_size, unseen_end, unseen_rate
+from .units import Array, paired_differences, read_scores, rows_text, unit_totals
 
-__all__ = ["FEW_DIFFERENT", "RELIABLE_PAIRS", "Comparison", "Flip", "ending", "paired_comparison"]
+__all__ = ["FEW_DIFFERENT", "RELIABLE_INPUTS", "Flip", "PairedComparison", "ending", "paired_comparison"]
 
-RELIABLE_PAIRS = 30
-"""Scored pairs below which a comparison is marked unreliable."""
+RELIABLE_INPUTS = 30
+"""Distinct inputs scored for both programs below which a comparison is marked unreliable."""
 
 FEW_DIFFERENT = 4
-"""Pairs that differ below which the text says that the interval is rough."""
+"""Distinct inputs that differ below which the text says that the interval is rough."""
 
 _DENSE = 10  # distinct sizes of difference from which scores count as continuous
 _BOOTSTRAP = 2000  # resamples of the bootstrap-t interval
@@ -56,7 +46,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Program b minus program a, paired by example."""
 
     difference: float | None
@@ -64,17 +54,17 @@ class Comparison:
     interval: Interval | None
     """Interval of the difference; None below two scored pairs."""
     wins: int
-    """Pairs in which b scored higher."""
+    """Distinct inputs on which b scored higher, all their rows together."""
     ties: int
-    """Pairs with equal scores."""
+    """Distinct inputs with equal scores."""
     losses: int
-    """Pairs in which b scored lower."""
+    """Distinct inputs on which b scored lower."""
     n: int
-    """Pairs scored for both."""
+    """Examples scored for both."""
     unscored: int
     """Examples unscored for a, for b or for both."""
     reliable: bool
-    """Whether there are at least RELIABLE_PAIRS scored pairs."""
+    """Whether at least RELIABLE_INPUTS distinct inputs were scored for both."""
     method: str
     """How the interval was made."""
     detectable: float | None
@@ -84,6 +74,8 @@ class Comparison:
     """The examples whose score differs, largest difference first."""
     stop_reason: str = "completed"
     """Why measuring ended; anything but 'completed' left examples out."""
+    distinct: int | None = None
+    """Distinct inputs among the n examples: what the interval is over. None: each example counts as its own."""
 
     @property
     def flipped(self) -> tuple[int, ...]:
@@ -96,12 +88,10 @@ class Comparison:
             return "not measured: no example was scored for both programs"
         text = f"{self.difference:+.3f}"
         if self.interval is not None:
-            text += (
-                f" ({100 * self.interval.level:.0f}% interval {self.interval.low:+.3f} to {self.interval.high:+.3f})"
-            )
-        text += f" over {self.n} examples: {self.wins} won, {self.ties} tied, {self.losses} lost"
-        text += f", {self.unscored} unscored" if self.unscored else ""
-        if self.wins + self.losses < FEW_DIFFERENT <= self.n:
+            text += f" ({self.interval:+.3f})"
+        text += f" over {rows_text(self.n, self.n + self.unscored, self.distinct)}"
+        text += f": {self.wins} won, {self.ties} tied, {self.losses} lost"
+        if self.wins + self.losses < FEW_DIFFERENT <= self.wins + self.ties + self.losses:
             text += f"; with only {self.wins + self.losses} that differ the interval is rough"
         if self.detectable is not None:
             text += f"; differences from {self.detectable:.3f} can be detected"
@@ -110,13 +100,17 @@ class Comparison:
 
 
 def ending(stop_reason: str) -> str:
-    """How it is told that measuring ended early."""
+    """How measuring ended, in words, where it ended early."""
     return "no attempt could be scored" if stop_reason == "unscored" else f"ended by {stop_reason}"
 
 
 def paired_comparison(
-    a: Sequence[float | None], b: Sequence[float | None], level: float = 0.95, seed: int = 0
-) -> Comparison:
+    a: Sequence[float | None],
+    b: Sequence[float | None],
+    level: float = 0.95,
+    seed: int = 0,
+    units: Sequence[int] | None = None,
+) -> PairedComparison:
     """Mean of b minus a over the examples scored for both, with an interval that covers.
 
     Differences of one size (0/1 scores): Tango's score interval (Tango 1998, Statistics in Medicine 17:891-908).
@@ -131,13 +125,14 @@ def paired_comparison(
     simulation. What it can't mend: frequent small gains beside rare large losses of which none was seen.
     All pairs tied: plus and minus the rate of differing pairs that n ties
     cannot rule out, ``1 - ((1 - level) / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores,
-    taken to be at least [0, 1].
+    taken to be at least [0, 1]. All of this is over distinct inputs: a pair is one input, with its rows added up.
 
     Args:
         a: Scores of the reference program, one entry per example, None = unscored.
         b: Scores of the other program on the same examples.
         level: Confidence level in (0, 1).
         seed: Seed of the bootstrap.
+        units: The distinct input of each example; None makes each example its own.
 
     Raises:
         ValueError: Empty or unequally long lists, a score that is no finite number, a level out of range.
@@ -146,35 +141,38 @@ def paired_comparison(
     left, right = read_scores(a, "a"), read_scores(b, "b")
     differences = paired_differences(left, right, "a", "b")
     paired = np.isfinite(differences)
-    kept = np.sort(differences[paired])
+    totals = unit_totals(differences, units)
+    kept = np.sort(totals.values[totals.rows > 0])
     n, wins, losses = len(kept), int((kept > 0).sum()), int((kept < 0).sum())
-    interval, detectable, method = None, None, "none: fewer than 2 scored pairs"
-    if n > 1 and wins + losses == 0:
+    interval, detectable, method = None, None, "none: fewer than 2 distinct inputs scored for both"
+    if n > 1:
         pooled = np.concatenate([left[paired], right[paired]])
-        span = max(1.0, float(pooled.max())) - min(0.0, float(pooled.min()))
-        interval, detectable, method = _tied_interval(n, span, level)
-    elif n > 1:
-        span = _span(np.concatenate([left[paired], right[paired]]))
-        interval, detectable, method = _paired_interval(kept, span, level, seed)
-    return Comparison(
+        heaviest = float(totals.rows.max() / totals.rows[totals.rows > 0].mean())
+        if wins + losses == 0:
+            span = max(1.0, float(pooled.max())) - min(0.0, float(pooled.min()))
+            interval, detectable, method = _tied_interval(totals.effective, span, level)
+        else:
+            interval, detectable, method = _paired_interval(kept, heaviest * _span(pooled), level, seed)
+    return PairedComparison(
         difference=math.fsum(kept) / n if n else None,
         interval=interval,
         wins=wins,
         ties=n - wins - losses,
         losses=losses,
-        n=n,
-        unscored=len(left) - n,
-        reliable=n >= RELIABLE_PAIRS,
+        n=int(paired.sum()),
+        unscored=len(left) - int(paired.sum()),
+        reliable=n >= RELIABLE_INPUTS,
         method=method,
         detectable=detectable,
         flips=_flips(left, right, differences),
+        distinct=None if units is None else n,
     )
 
 
 def _flips(left: Array, right: Array, differences: Array) -> tuple[Flip, ...]:
-    """Pairs that differ, largest first, equal ones in order."""
-    places = np.flatnonzero(np.isfinite(differences) & (differences != 0))
-    order = places[np.argsort(-np.abs(differences[places]).round(12), kind="stable")]
+    """Examples that differ, largest first, equal ones in order."""
+    rows = np.flatnonzero(np.isfinite(differences) & (differences != 0))
+    order = rows[np.argsort(-np.abs(differences[rows]).round(12), kind="stable")]
     return tuple(Flip(int(i), float(left[i]), float(right[i])) for i in order)
 
 
@@ -231,11 +229,15 @@ def _score_end(won: float, lost: float, n: int, q: float) -> float:
     return high
 
 
-def _tied_interval(n: int, span: float, level: float) -> tuple[Interval, float, str]:
-    """Interval, detectable difference and method when all n pairs are tied."""
+def _tied_interval(n: float, span: float, level: float) -> tuple[Interval, float, str]:
+    """Interval, detectable difference and method when all n pairs are tied; n may be an effective number."""
     unseen = unseen_rate(n, level)
     error = span * math.sqrt(unseen / n)  # as if as many pairs differed as n ties leave possible
-    return Interval(-unseen * span, unseen * span, level), _detectable(n, error), "all tied: rule of three"
+    return (
+        Interval(-unseen * span, unseen * span, level),
+        _detectable(max(2, round(n)), error),
+        "all tied: rule of three",
+    )
 
 
 def _bootstrap_t(d: Array, mean: float, level: float, seed: int) -> tuple[float, float]:

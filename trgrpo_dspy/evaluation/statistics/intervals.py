@@ -1,9 +1,10 @@
-"""Means of scores with intervals, Mean@k and Pass@k, and what comparisons and the gate share.
+"""Means of scores with intervals, Mean@k and Pass@k, and what comparisons and the choice of a library share.
 
 A score list has one entry per example, ``float | None``; ``None`` means *unscored* (an outage) and is left
-out and counted, never read as 0. Programs are compared only on examples scored for both. Scores may have
-any finite range; rules that need a bounded range say so. All functions are pure, and those that use chance
-take a ``seed``: the same arguments give the same answer, whatever the order of the examples.
+out and counted, never read as 0. Programs are compared only on examples scored for both. Rows with equal inputs are
+one unit of every interval (`units.py`). Scores may have any finite range; rules that need a bounded range say so. All
+functions are pure, and those that use chance take a ``seed``: the same arguments give the same answer, whatever the
+order of the examples.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .units import Array, UnitTotals, read_scores, rows_text, unit_totals
 
 __all__ = ["Interval", "Mean", "mean_at_k", "mean_with_interval", "pass_at_k"]
 
 _CELLS = 100_000  # resampling weights held in memory at once; small blocks stay in the cache
 
-Array = NDArray[np.float64]
 Single = NDArray[np.float32]
 
 
@@ -38,6 +38,10 @@ class Interval:
     level: float
     """Confidence level, a fraction such as 0.95."""
 
+    def __format__(self, number: str) -> str:
+        """'95% interval 0.1 to 0.3', its ends in this number format."""
+        return f"{100 * self.level:.0f}% interval {self.low:{number}} to {self.high:{number}}"
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -51,9 +55,29 @@ class Mean:
     """Scored examples."""
     unscored: int
     """Examples without a score."""
+    distinct: int | None = None
+    """Distinct inputs among the scored examples: what the interval is over. None: each example counts as its own."""
+
+    @property
+    def examples(self) -> str:
+        """How many examples the mean is over: '9 of 20 examples (4 distinct)'."""
+        return rows_text(self.n, self.n + self.unscored, self.distinct)
+
+    @property
+    def brief(self) -> str:
+        """The mean alone where every example is scored and distinct, else with how many it is over."""
+        if self.value is None:
+            return f"unscored (0 of {self.unscored} examples)" if self.unscored else "unscored"
+        whole = not self.unscored and self.distinct in (None, self.n)
+        return f"{self.value:.3f}" if whole else f"{self.value:.3f} over {self.examples}"
+
+    def __str__(self) -> str:
+        """The mean with its interval."""
+        text = "unscored" if self.value is None else f"{self.value:.3f}"
+        return text if self.interval is None else f"{text} ({self.interval:.3f})"
 
 
-def mean_with_interval(scores: Sequence[float | None], level: float = 0.95) -> Mean:
+def mean_with_interval(scores: Sequence[float | None], level: float = 0.95, units: Sequence[int] | None = None) -> Mean:
     """Mean of per-example scores with a confidence interval.
 
     Scores of 0 and 1 only: Wilson's score interval. Other scores inside [0, 1]: Wilson's interval with the
@@ -67,21 +91,30 @@ def mean_with_interval(scores: Sequence[float | None], level: float = 0.95) -> M
     k=4 and 32 it covers Mean@k in 90 to 97% and Pass@k in 90 to 98%, least where a few hard examples make the
     difference (in the worst case, Pass@16 at a truth of 0.94, in 85%).
 
+    Copies of an input are one unit: its scores are averaged, and where inputs have unequal numbers of rows the variance
+    is that of a weighted mean over the inputs, with degrees of freedom by Kish's effective number of them.
+
     Args:
         scores: One entry per example, None = unscored.
         level: Confidence level in (0, 1).
+        units: The distinct input of each example; None makes each example its own.
 
     Raises:
-        ValueError: Empty scores, a score that is no finite number, or a level out of range.
+        ValueError: Empty scores, a score that is no finite number, a level out of range, or not as many units.
     """
     check_level(level)
     values = read_scores(scores, "scores")
     kept = np.sort(values[np.isfinite(values)])
-    n = len(kept)
+    totals = unit_totals(values, units)
+    scored = totals.rows > 0
+    n, distinct = len(kept), int(scored.sum())
     if n == 0:
-        return Mean(None, None, 0, len(values))
+        return Mean(None, None, 0, len(values), None if units is None else 0)
     value = math.fsum(kept) / n
-    return Mean(value, _mean_interval(kept, value, level) if n > 1 else None, n, len(values) - n)
+    interval = None
+    if distinct > 1:
+        interval = _mean_interval(UnitTotals(totals.sums[scored], totals.rows[scored]), value, level)
+    return Mean(value, interval, n, len(values) - n, None if units is None else distinct)
 
 
 def mean_at_k(scores_per_example: Sequence[Sequence[float | None]]) -> list[float | None]:
@@ -125,28 +158,35 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return (draws - math.comb(n - correct, k)) / draws
 
 
-def _mean_interval(kept: Array, value: float, level: float) -> Interval | None:
-    """Interval of the mean of two or more sorted scores."""
-    n, half = len(kept), (1 + level) / 2
-    spread, variance = float(kept[-1] - kept[0]), float(kept.var())
-    constant = spread <= 1e-12 * float(np.abs(kept).max()) or not variance  # which may be too small for a number
-    if kept[0] < 0 or kept[-1] > 1:
-        reach = t_quantile(half, n - 1) * float(kept.std(ddof=1)) / math.sqrt(n)
+def _mean_interval(totals: UnitTotals, value: float, level: float) -> Interval | None:
+    """Interval of the mean of two or more distinct inputs, given the mean over their rows."""
+    order = np.argsort(totals.sums / totals.rows, kind="stable")
+    means, weights = (totals.sums / totals.rows)[order], totals.rows[order] / totals.rows.mean()
+    n, half, even = totals.effective, (1 + level) / 2, bool((weights == weights[0]).all())
+    t = t_quantile(half, max(1, round(n) - 1))
+    constant = float(means[-1] - means[0]) <= 1e-12 * float(np.abs(means).max())
+    variance = math.fsum(weights**2 * (means - value) ** 2) / len(means) ** 2  # of the mean
+    constant = constant or not variance  # the variance of numbers that differ may be too small for a number
+    if means[0] < 0 or means[-1] > 1:
+        reach = t * math.sqrt(variance * n / max(n - 1, 1e-9))
         return None if constant else Interval(value - reach, value + reach, level)
-    binary = bool(((kept == 0) | (kept == 1)).all())
+    all_or_nothing = bool(((means == 0) | (means == 1)).all())
+    binary = even and all_or_nothing
     if constant and not binary:
         unseen = unseen_rate(n, level)
         return Interval(value * (1 - unseen), value + unseen * (1 - value), level)
-    effective = float(n) if binary else value * (1 - value) * n / variance
-    q = NormalDist().inv_cdf(half) if binary else t_quantile(half, n - 1)
+    effective = n if constant or binary else value * (1 - value) / variance
+    if all_or_nothing:  # a few heavy inputs that agree must not count for more than all of them can
+        effective = min(effective, n)
+    q = NormalDist().inv_cdf(half) if binary else t
     centre = (value + q * q / (2 * effective)) / (1 + q * q / effective)
     reach = math.sqrt(value * (1 - value) / effective + (q / (2 * effective)) ** 2)
     reach *= q / (1 + q * q / effective)
     low, high = min(centre - reach, value), max(centre + reach, value)
     if not binary and value >= 0.5:
-        low = min(low, 1 - unseen_end(1 - kept, 1.0, q))
+        low = min(low, 1 - unseen_end(weights * (1 - means), float(weights.max()), q))
     if not binary and value <= 0.5:
-        high = max(high, unseen_end(kept, 1.0, q))
+        high = max(high, unseen_end(weights * means, float(weights.max()), q))
     return Interval(max(0.0, low), min(1.0, high), level)
 
 
@@ -159,7 +199,7 @@ def unseen_end(values: Array, span: float, t: float) -> float:
     return mean + t * math.sqrt(max(spread, 0.0) / (total - 1))
 
 
-def unseen_rate(n: int, level: float) -> float:
+def unseen_rate(n: float, level: float) -> float:
     """Largest rate of an event that n draws without one leave possible (Clopper-Pearson at 0 of n)."""
     return 1 - math.pow((1 - level) / 2, 1 / n)
 
@@ -168,29 +208,6 @@ def typical_size(table: Array) -> Array:
     """Root mean square of the entries of each column that are not 0; every column has one."""
     peak = np.abs(table).max(axis=0)
     return np.asarray(peak * np.sqrt(((table / peak) ** 2).sum(axis=0) / (table != 0).sum(axis=0)))
-
-
-def paired_differences(a: Array, b: Array, name_a: str, name_b: str) -> Array:
-    """Entries of b minus a, NaN where either is unscored, exactly 0 for differences of rounding size."""
-    if len(a) != len(b):
-        raise ValueError(f"{name_b} has {len(b)} scores and {name_a} has {len(a)}; they must match")
-    difference = b - a
-    rounding = np.maximum(1e-12 * np.maximum(np.abs(a), np.abs(b)), 1e-150)  # below, its square is 0
-    return np.where(np.abs(difference) <= rounding, 0.0, difference)
-
-
-def read_scores(scores: Sequence[float | None], name: str) -> Array:
-    """Scores as an array with NaN for None; ValueError on anything but finite numbers and None."""
-    raw: NDArray[Any] = np.asarray(scores)
-    if raw.ndim != 1 or raw.size == 0:
-        raise ValueError(f"{name} has shape {raw.shape}; it must be a list with one score per example")
-    if raw.dtype.kind in "biuf" and np.isfinite(raw).all():
-        return raw.astype(np.float64)
-    for i, score in enumerate(scores):
-        number = isinstance(score, Real | np.bool_) and math.isfinite(score)
-        if score is not None and not number:
-            raise ValueError(f"{name}[{i}] is {score!r}; it must be a finite number, or None for unscored")
-    return np.array([math.nan if score is None else float(score) for score in scores])
 
 
 def check_level(level: float) -> None:

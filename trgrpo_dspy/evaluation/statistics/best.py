@@ -1,4 +1,4 @@
-"""The gate that picks a library: the best of several candidates, with an interval that pays for the choice.
+"""The best of several candidates, with an interval that pays for the choice.
 
 Pure functions; the same arguments give the same answer, whatever the order of the examples.
 """
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import Array, Interval, check_level, paired_differences, read_scores, resamples_of, typical_size
+from .intervals import Interval, check_level, resamples_of, typical_size
+from .units import Array, paired_differences, read_scores, unit_totals
 
-__all__ = ["Selection", "select_best"]
+__all__ = ["Best", "select_best"]
 
 
 @dataclass(frozen=True)
-class Selection:
+class Best:
     """The best of several candidates against one baseline."""
 
     best: int | None
@@ -32,9 +33,11 @@ class Selection:
     p_value: float | None
     """Two-sided p-value of the gain, adjusted for the choice among all candidates."""
     n: int
-    """Pairs behind the gain; without a best candidate the scored examples of the baseline."""
+    """Examples behind the gain; without a best candidate the scored examples of the baseline."""
     tried: int
     """Candidates measured."""
+    distinct: int | None = None
+    """Distinct inputs among the n examples; None: each example counts as its own."""
 
 
 def select_best(
@@ -43,14 +46,15 @@ def select_best(
     level: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
-) -> Selection:
+    units: Sequence[int] | None = None,
+) -> Best:
     """Candidate with the highest mean paired gain, with an interval that pays for the choice.
 
-    The interval is that of a single-step max-t bootstrap (Romano and Wolf 2005): examples are resampled for
+    The interval is that of a single-step max-t bootstrap (Romano and Wolf 2005): distinct inputs are resampled for
     all candidates at once, so their correlation counts, and the critical value is the quantile of the largest
     absolute studentized gain. Each candidate gets half a win and half a loss of typical size, which keeps
     sparse 0/1 differences from looking certain. A sign-flip test of the same maximum, which flips whole
-    examples and respects discreteness, must agree: if it does not reject, the interval is widened to take in
+    inputs and respects discreteness, must agree: if it does not reject, the interval is widened to take in
     zero. So ``improved``, ``interval.low > 0`` and ``p_value <= 1 - level`` always say the same, and without
     any true effect a gain is claimed in about half of ``1 - level`` of the runs. No resampling foresees what the
     sample does not hold: where small gains are frequent and whole losses too rare to be seen, more are claimed.
@@ -61,6 +65,7 @@ def select_best(
         level: Simultaneous confidence level in (0, 1).
         seed: Seed of the resampling.
         resamples: Resamples of the bootstrap and of the test, at least ``1 / (1 - level)``.
+        units: The distinct input of each example; None makes each example its own.
 
     Raises:
         ValueError: Empty or unequally long lists, a score that is no finite number, a level or number of
@@ -81,22 +86,24 @@ def select_best(
         mean = math.fsum(kept) / len(kept) if len(kept) else 0.0
         if mean > gain + 1e-12 * float(np.abs(kept).max(initial=0.0)):
             best, gain = j, mean
+    compared = reference if best is None else columns[best]
+    n, totals = int(np.isfinite(compared).sum()), unit_totals(compared, units)
+    distinct = None if units is None else int((totals.rows > 0).sum())
     if best is None:
-        return Selection(None, None, None, False, None, int(np.isfinite(reference).sum()), len(columns))
-    table = np.column_stack(columns)
+        return Best(None, None, None, False, None, n, len(columns), distinct)
+    table = np.column_stack([unit_totals(column, units).values for column in columns])
     low, high, p_value = _gate(table, best, allowed, seed, resamples)
     interval = Interval(low, max(high, gain), level)
-    pairs = int(np.isfinite(columns[best]).sum())
-    return Selection(best, gain, interval, low > 0, p_value, pairs, len(columns))
+    return Best(best, gain, interval, low > 0, p_value, n, len(columns), distinct)
 
 
 def _gate(table: Array, best: int, allowed: int, seed: int, resamples: int) -> tuple[float, float, float]:
-    """Low end, high end and p-value for column ``best`` of differences (examples by candidates)."""
+    """Low end, high end and p-value for column ``best`` of differences (distinct inputs by candidates)."""
     informative = (np.isfinite(table) & (table != 0)).any(axis=0)
     column = int(informative[:best].sum())
     table = table[:, informative]
     table = table[np.isfinite(table).any(axis=1)]
-    table = table[np.lexsort(table.T)]  # makes the order of the examples irrelevant
+    table = table[np.lexsort(table.T)]  # makes the order of the inputs irrelevant
     mask = np.isfinite(table)
     table = np.where(mask, table, 0.0)
     scale = typical_size(table)

@@ -1,0 +1,154 @@
+"""Attempts as a log of inspect_ai (extra `inspect`), for `inspect view`: written by its own log API."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from trgrpo_dspy.evaluation.statistics.intervals import Mean
+from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.program.rollout import Rollout
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalResults, EvalSample
+
+__all__ = ["write_inspect_log"]
+
+_SCORER = "metric"
+
+
+def write_inspect_log(
+    path: str | os.PathLike[str],
+    attempts: Sequence[Rollout],
+    tasks: Sequence[tuple[str, str]],
+    mean: Mean,
+    *,
+    spend: Sequence[Spend] = (),
+    name: str = "evaluation",
+    partial: bool = False,
+) -> None:
+    """Write attempts as a log, a sample each; examples are numbered from 1, as inspect does.
+
+    Args:
+        path: The file to write; it ends in `.eval` or `.json`.
+        attempts: The attempts. One without a score has the score NaN, which inspect counts as unscored.
+        tasks: Input and expected answer of each example, as text; empty where they are not known.
+        mean: The mean over the examples.
+        spend: What was spent, by model.
+        name: Name of the task.
+        partial: Whether attempts are missing because the run ended early.
+
+    Raises:
+        ImportError: inspect_ai is not installed.
+        ValueError: The path ends in neither `.eval` nor `.json`.
+    """
+    try:
+        from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSpec, EvalStats, write_eval_log
+    except ImportError as error:
+        raise ImportError("to_inspect() needs inspect_ai: pip install 'trgrpo-dspy[inspect]'") from error
+    if not os.fspath(path).endswith((".eval", ".json")):
+        raise ValueError(f"path={os.fspath(path)!r} must end in .eval or .json: inspect tells its logs by that")
+    models = list(dict.fromkeys(row.model for row in spend if row.model)) or ["unknown"]
+    samples = [_sample(rollout, tasks, models[0]) for rollout in attempts]
+    ids = sorted({rollout.example + 1 for rollout in attempts})
+    spec = EvalSpec(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=name,
+        model=", ".join(models),
+        dataset=EvalDataset(name=name, samples=len(tasks) or len(ids), sample_ids=ids),
+        config=EvalConfig(epochs=max((rollout.attempt + 1 for rollout in attempts), default=1)),
+        packages={"trgrpo_dspy": importlib.metadata.version("trgrpo-dspy")},
+    )
+    log = EvalLog(
+        status="cancelled" if partial else "success",
+        eval=spec,
+        results=_results(samples, mean),
+        stats=EvalStats(model_usage=_usage(spend)),
+        samples=samples,
+    )
+    write_eval_log(log, os.fspath(path))
+
+
+def _usage(spend: Sequence[Spend]) -> dict[str, Any]:
+    from inspect_ai.model import ModelUsage
+
+    return {
+        row.model: ModelUsage(
+            input_tokens=row.prompt_tokens,
+            output_tokens=row.completion_tokens,
+            total_tokens=row.prompt_tokens + row.completion_tokens,
+            total_cost=row.cost,
+        )
+        for row in spend
+        if row.model
+    }
+
+
+def _sample(rollout: Rollout, tasks: Sequence[tuple[str, str]], model: str) -> EvalSample:
+    from inspect_ai.log import EvalError, EvalSample
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
+    from inspect_ai.scorer import Score
+
+    task, expected = tasks[rollout.example] if rollout.example < len(tasks) else ("", "")
+    task, expected, answer, error = map(_text, (task, expected, rollout.answer, rollout.error))
+    did = _text(rollout.transcript) or answer or error
+    facts: dict[str, Any] = {
+        "outcome": rollout.outcome.value,
+        "lm_calls": rollout.lm_calls,
+        "tool_calls": rollout.tool_calls,
+        "prompt_tokens": rollout.prompt_tokens,
+        "completion_tokens": rollout.completion_tokens,
+        "cost": rollout.cost,
+        "shown": list(rollout.shown),
+        "error": error,
+    }
+    score = Score(
+        value=math.nan if rollout.score is None else rollout.score,
+        answer=answer,
+        explanation=_text(rollout.feedback) or error or None,
+    )
+    failed = rollout.outcome not in (Outcome.COMPLETED, Outcome.LABEL_FREE)
+    return EvalSample(
+        id=rollout.example + 1,
+        epoch=rollout.attempt + 1,
+        input=task,
+        target=expected,
+        messages=[ChatMessageUser(content=task), ChatMessageAssistant(content=did, model=model)],
+        output=ModelOutput.from_content(model, answer, error=error or None),
+        scores={_SCORER: score},
+        metadata=facts,
+        total_time=rollout.seconds,
+        error=EvalError(message=error, traceback=error, traceback_ansi=error) if failed and error else None,
+    )
+
+
+def _results(samples: Sequence[EvalSample], mean: Mean) -> EvalResults:
+    from inspect_ai.log import EvalMetric, EvalResults, EvalScore
+
+    metrics = {"mean": mean.value}
+    if mean.interval is not None:
+        metrics |= {"low": mean.interval.low, "high": mean.interval.high}
+    scored = sum(not math.isnan(s.scores[_SCORER].as_float()) for s in samples if s.scores)
+    return EvalResults(
+        total_samples=len(samples),
+        completed_samples=sum(sample.error is None for sample in samples),
+        scores=[
+            EvalScore(
+                name=_SCORER,
+                scorer=_SCORER,
+                scored_samples=scored,
+                unscored_samples=len(samples) - scored,
+                metrics={n: EvalMetric(name=n, value=v) for n, v in metrics.items() if v is not None},
+            )
+        ],
+    )
+
+
+def _text(text: str) -> str:
+    """The text as UTF-8 can hold it: a lone surrogate becomes a question mark."""
+    return text.encode(errors="replace").decode()
