@@ -99,6 +99,7 @@ advice = st.one_of(st.sampled_from(LESSONS), st.text(max_size=40)).map(clean_ent
 entries = st.builds(
     Experience, st.integers(1, 40).map(lambda n: f"E{n}"), advice, st.sampled_from([(), ("a",), ("a.b", "c[0]")]),
     st.integers(0, 9), st.integers(0, 9), numbers, numbers, numbers, st.booleans(),
+    st.sampled_from(["", "Final answers", "A & B: c"]), st.integers(0, 9), st.integers(0, 9),
 )  # fmt: skip
 libraries = st.builds(
     ExperienceLibrary, st.lists(entries, max_size=5, unique_by=lambda e: e.id).map(tuple), st.integers(41, 99),

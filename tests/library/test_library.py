@@ -501,7 +501,7 @@ def test_json_is_plain_and_has_a_version() -> None:
     assert (data["schema_version"], data["next_id"], data["banned"]) == (2, 2, [])
     assert data["entries"] == [
         {"id": "E1", "text": "Prüfe", "targets": [], "created_step": 0, "updated_step": 0, "sources": [],
-         "support": [], "against": [], "pinned": False}
+         "support": [], "against": [], "pinned": False, "section": "", "helpful": 0, "harmful": 0}
     ]  # fmt: skip
 
 

@@ -10,15 +10,15 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator
 
 from .entries import as_written, clean_entry, count_tokens
 
-__all__ = ["ID_END", "ID_PATTERN", "Collection", "Experience", "number_of"]
+__all__ = ["ID_END", "ID_PATTERN", "Collection", "Experience", "Numbering", "number_of", "numbering"]
 
 ID_PATTERN = "E[1-9][0-9]{0,8}"
 """What an id looks like; numbers are below a thousand million, so that no text can make an absurd one."""
@@ -51,6 +51,12 @@ class Experience:
     """Indices of the training examples that it was found wrong on, when it was last checked."""
     pinned: bool = False
     """Whether learning must neither change nor delete it."""
+    section: str = ""
+    """Heading that it stood under in the file it was imported from."""
+    helpful: int = 0
+    """How often it was found helpful where it was imported from, beside `support`."""
+    harmful: int = 0
+    """How often it was found harmful where it was imported from, beside `against`."""
 
     def __post_init__(self) -> None:
         """Refuse what would not stand in a prompt as one entry."""
@@ -75,8 +81,10 @@ class Experience:
             *([f"for {', '.join(self.targets)}"] if self.targets else ()),
             *(["pinned"] if self.pinned else ()),
             *([f"right on {len(self.support)}, wrong on {len(self.against)}"] if self.support or self.against else ()),
+            *([f"helpful {self.helpful}, harmful {self.harmful}"] if self.helpful or self.harmful else ()),
             *([f"from {_some('example', self.sources)}"] if self.sources else ()),
             *([f"added in step {self.created_step}"] if self.created_step else ()),
+            *([f"under {self.section!r}"] if self.section else ()),
             *([f"changed in step {self.updated_step}"] if self.updated_step > self.created_step else ()),
         ]
 
@@ -158,6 +166,26 @@ def number_of(id: str) -> int:
     if not re.fullmatch(ID_PATTERN, id):
         raise ValueError(f"{id[:40]!r} is no experience id; ids are E1, E2, ...")
     return int(id[1:])
+
+
+class Numbering(NamedTuple):
+    """Ids for entries that bring numbers along."""
+
+    numbers: tuple[int, ...]
+    """One for each entry, all different."""
+    next_id: int
+    """The number after all of them."""
+
+
+def numbering(wanted: Sequence[int]) -> Numbering:
+    """The wanted numbers; where one is 0, too large or taken, the next that is free after all of them."""
+    usable = [number if 0 < number < ID_END // 2 else 0 for number in wanted]
+    next_id, given = max(usable, default=0) + 1, dict[int, None]()
+    for number in usable:
+        if not number or number in given:
+            number, next_id = next_id, next_id + 1
+        given[number] = None
+    return Numbering(tuple(given), next_id)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -18,7 +18,9 @@ __all__ = ["Item", "ParsedList", "list_items", "parse_markdown", "render_markdow
 
 _ITEM = re.compile(r"(?P<indent> *)(?:[-*+•]|\d{1,9}[.)])(?:[ \t]+(?P<text>.*)|)")
 _ID = re.compile(rf"(?:\*\*)?\[?({ID_PATTERN})(?:\][:.]?(?:\*\*)?|[:.](?:\*\*)?|\*\*:?)(?:\s+|$)")
-_NOTE = re.compile(r"(for|pinned|sources|support|against|added in step|changed in step): ?(.*)", re.IGNORECASE)
+_NOTE = re.compile(
+    r"(for|pinned|section|sources|support|against|helpful|harmful|added in step|changed in step): ?(.*)", re.IGNORECASE
+)
 _NEXT = re.compile(rf"next id: ({ID_PATTERN})", re.IGNORECASE)
 _FENCE = re.compile(r" *(```|~~~)")
 
@@ -40,7 +42,7 @@ class Item:
     text: str
     """All of its lines."""
     section: str
-    """The heading above it, in lower case."""
+    """The heading above it; a title is none."""
     notes: list[tuple[int, str]] = field(default_factory=list)
     """Items below it, with their line numbers."""
 
@@ -64,6 +66,11 @@ def _notes(entry: Experience) -> Iterator[tuple[str, str]]:
     for name, numbers in (("sources", entry.sources), ("support", entry.support), ("against", entry.against)):
         if numbers:
             yield name, ", ".join(map(str, numbers))
+    if entry.section:
+        yield "section", entry.section
+    for name, count in (("helpful", entry.helpful), ("harmful", entry.harmful)):
+        if count:
+            yield name, str(count)
     if entry.created_step:
         yield "added in step", str(entry.created_step)
     if entry.updated_step != entry.created_step:
@@ -74,7 +81,7 @@ def parse_markdown(text: str) -> ParsedList:
     """Read a list; headings and paragraphs are no entries, a code fence belongs to the item before it."""
     stated = max((number_of(m[1]) for m in map(_NEXT.fullmatch, map(str.strip, text.splitlines())) if m), default=1)
     items = list_items(text)
-    advice = [item for item in items if item.section != "banned"]
+    advice = [item for item in items if not _banned(item)]
     ids = [m[1] if (m := _ID.match(item.text)) else "" for item in advice]
     next_id = max([stated, *(number_of(id) + 1 for id in ids if id)])
     entries: dict[str, Experience] = {}
@@ -85,8 +92,12 @@ def parse_markdown(text: str) -> ParsedList:
         if entry.id in entries:
             raise ValueError(f"line {item.line}: the id {entry.id} stands twice; give one of them another, or none")
         entries[entry.id] = entry
-    banned = (clean_entry(item.text) for item in items if item.section == "banned")
+    banned = (clean_entry(item.text) for item in items if _banned(item))
     return ParsedList(tuple(entries.values()), next_id, tuple(text for text in banned if text))
+
+
+def _banned(item: Item) -> bool:
+    return item.section.casefold() == "banned"
 
 
 def list_items(text: str) -> list[Item]:
@@ -99,7 +110,7 @@ def list_items(text: str) -> list[Item]:
         if mark and fence in ("", mark[1]):
             fence = "" if fence else mark[1]
         elif not fence and line.startswith("#"):
-            section, outer = line.strip("# ").casefold(), -1
+            section, outer = line.strip("# ") if line.startswith("##") else "", -1
             continue
         found = None if fence or mark else _ITEM.fullmatch(line)
         if found and (outer < 0 or len(found["indent"]) <= outer):
@@ -114,10 +125,11 @@ def list_items(text: str) -> list[Item]:
 
 
 def _entry(item: Item, id: str) -> Experience:
-    text = clean_entry(_ID.sub("", item.text, count=1))
+    label = _ID.match(item.text)
+    text = clean_entry(item.text[label.end() :] if label else item.text)
     if not text:
         raise ValueError(f"line {item.line}: the entry has no text; write it after the id, or remove the line")
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"section": item.section}
     for number, note in item.notes:
         name, value = _NOTE.fullmatch(note).groups()  # type: ignore[union-attr]
         try:
@@ -133,6 +145,10 @@ def _field(name: str, value: str) -> dict[str, Any]:
         return {"targets": tuple(re.findall(r"`([^`]+)`", value) or filter(None, map(str.strip, value.split(","))))}
     if name == "pinned":
         return {"pinned": value.casefold() in ("yes", "true", "")}
+    if name == "section":
+        return {name: value}
+    if name in ("helpful", "harmful"):
+        return {name: int(value)}
     if name.endswith("step"):
         return {"created_step" if name.startswith("added") else "updated_step": int(value)}
     return {name: tuple(int(number) for number in value.split(",") if number.strip())}
