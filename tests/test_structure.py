@@ -37,7 +37,7 @@ RECORDS = ["errors", "events", "saved", "program.rollout",
     "engine.seeds", "learning.group", "learning.schedule", "evaluation.measurement",
     "evaluation.result", "evaluation.statistics"]  # fmt: skip
 """What loads without DSPy and without an LM client: plain records and pure functions."""
-RECORDS += [name_of(p) for room in ("library", "meter", "failures") for p in sorted((PACKAGE / room).glob("*.py"))]
+RECORDS += [name_of(p) for room in ("library", "meter", "failures") for p in sorted((PACKAGE / room).rglob("*.py"))]
 
 EXPORTED = [
     "Budget",
