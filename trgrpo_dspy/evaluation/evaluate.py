@@ -22,7 +22,7 @@ from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls.health import TOO_MANY_LOST
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import Flow
-from trgrpo_dspy.engine.journal.fingerprint import evaluation_fingerprint, examples_digest
+from trgrpo_dspy.engine.journal.fingerprint import examples_digest, fingerprint
 from trgrpo_dspy.engine.journal.logdir import LogDir
 from trgrpo_dspy.engine.options import signature_with
 from trgrpo_dspy.engine.runner import Runner, expected_text, task_text
@@ -107,13 +107,13 @@ def _measure(
         options,
         metric=metric,
         kind="evaluate" if alone else "compare",
-        fingerprint=lambda: evaluation_fingerprint(
+        fingerprint=lambda: fingerprint(
             kind="an evaluation" if alone else "a comparison",
-            programs=programs,
-            devset=devset,
-            metric=metric,
             settings=options.decisive,
-            lm=dspy.settings.lm,
+            programs=programs,
+            data={"devset": devset},
+            metric=metric,
+            lms={"lm": dspy.settings.lm},
         ),
     )
     tasks = tuple((task_text(example), expected_text(example)) for example in devset)

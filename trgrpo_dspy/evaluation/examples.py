@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.engine.journal.fingerprint import plain
+from trgrpo_dspy.engine.journal.plain import plain
 
 __all__ = ["check_examples", "contradicting", "distinct_inputs", "input_digest"]
 

@@ -117,15 +117,13 @@ class Setup:
     def fingerprint_parts(self) -> dict[str, Any]:
         """What tells this run from another, for the journal."""
         return {
-            "program": self.student,
-            "reflector": self.reflector,
-            "library": self.start,
-            "trainset": self.trainset,
-            "valset": self.valset,
-            "metric": self.options.metric,
+            "kind": "an optimizer",
             "settings": self.options.decisive,
-            "lm": dspy.settings.lm,
-            "reflection_lm": self.reflection_lm,
+            "programs": {"program": self.student, "reflector": self.reflector},
+            "data": {"trainset": self.trainset, "valset": self.valset},
+            "metric": self.options.metric,
+            "lms": {"lm": dspy.settings.lm, "reflection_lm": self.reflection_lm},
+            "library": self.start,
         }
 
 

@@ -25,8 +25,16 @@ _ABSENT = object()
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], may_grow: Collection[str] = ()) -> list[str]:
-    """Each difference in a line, by its place; what `may_grow` and has grown is none."""
-    return [_told(name, a, b) for name, a, b in _differing(was, now) if not (name in may_grow and _grew(a, b))]
+    """Each difference in a line, by its place; what `may_grow` and has grown is none.
+
+    Hashes of code are not comparable between versions of Python: then only the versions are named.
+    """
+    other_python = was.get("python") != now.get("python")
+    return [
+        _described(name, a, b)
+        for name, a, b in _differing(was, now)
+        if not (name in may_grow and _grew(a, b)) and not (other_python and " code " in name)
+    ]
 
 
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -43,13 +51,13 @@ def _grew(was: Any, now: Any) -> bool:
     return isinstance(was, int) and isinstance(now, int) and now > was
 
 
-def _told(name: str, was: Any, now: Any) -> str:
+def _described(name: str, was: Any, now: Any) -> str:
     if was is _ABSENT or now is _ABSENT:
         value, what = (now, "is new") if was is _ABSENT else (was, "is gone")
         told = "" if isinstance(value, (Mapping, list)) else _shown(_readable(value))
         return f"{name} ({told}) {what}" if told else f"{name} {what}"
     if _is_examples(was) and _is_examples(now):
-        return f"{name}: {_told_of_examples(was, now)}"
+        return f"{name}: {_describe_examples(was, now)}"
     before, after = _readable(was), _readable(now)
     if before == after:
         return f"{name} ({before}) was changed" if before else f"{name} was changed"
@@ -81,7 +89,7 @@ def _is_examples(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) and item.startswith(HASH_MARK) for item in value)
 
 
-def _told_of_examples(was: Sequence[str], now: Sequence[str]) -> str:
+def _describe_examples(was: Sequence[str], now: Sequence[str]) -> str:
     if len(was) != len(now):
         common = min(len(was), len(now))
         same = f", the first {common} the same" if common and was[:common] == now[:common] else ""

@@ -8,24 +8,24 @@ told in plain, so that a difference can be named (`differences.py`); the rest is
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import inspect
 import json
-import re
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
-from trgrpo_dspy.failures.secrets import names_secret
 from trgrpo_dspy.library import ExperienceLibrary
 
 from .differences import HASH_MARK
+from .plain import digest, mark, plain, without_addresses
+from .reached import reach
+from .sources import Origin, origin
 
-__all__ = ["evaluation_fingerprint", "examples_digest", "fingerprint", "plain", "request_hash"]
+__all__ = ["examples_digest", "fingerprint", "request_hash"]
 
 _SAMPLING = (
     "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "min_p", "n", "stop",
@@ -36,56 +36,16 @@ _SAMPLING = (
 """The keyword arguments of an LM that change what it says; all others may hold secrets and stay out."""
 _HASHED = ("extra_body", "tools")
 """The same, where a value may hold anything, such as the headers of a tool's server: told by their hash."""
-_PIECE = 2000
-"""Bytes hashed at a time: for 2,048 the interpreter lock is given up, and busy threads are slow to return it."""
-_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON data that is the same in every process: no memory address, no dictionary order."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in sorted(value.items(), key=lambda pair: str(pair[0]))}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((plain(v) for v in value), key=str)
-    return _plain_object(value)
-
-
-def _plain_object(value: Any) -> Any:
-    if isinstance(value, dspy.Example):
-        return plain(dict(value.items()))
-    if isinstance(value, BaseModel):
-        return plain(value.model_dump())
-    if isinstance(value, type) and issubclass(value, BaseModel):
-        return plain(value.model_json_schema())
-    if isinstance(value, bytes):
-        return hashlib.sha256(value).hexdigest()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, functools.partial):
-        return [plain(value.func), plain(value.args), plain(value.keywords)]
-    if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    for content in ("tolist", "tobytes"):  # arrays and images, whose repr is cut short
-        if callable(method := getattr(value, content, None)):
-            return plain(method())
-    return _ADDRESS.sub("", repr(value))
-
-
-_encode = json.JSONEncoder(sort_keys=True, default=plain).encode
 
 
 def request_hash(lm: dspy.BaseLM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> str:
     """Hash of all that decides a reply: model, sampling settings, and what is asked."""
-    return _hash([lm.model, lm.model_type, prompt, messages, _sampling({**lm.kwargs, **kwargs})])
+    return digest([lm.model, lm.model_type, prompt, messages, _sampling({**lm.kwargs, **kwargs})])
 
 
 def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
-    return found | {name: _hash(settings[name]) for name in _HASHED if settings.get(name)}
+    return found | {name: digest(settings[name]) for name in _HASHED if settings.get(name)}
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,113 +53,93 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {n: HASH_MARK + v if n in _HASHED else plain(v) for n, v in _sampling(settings).items()}
 
 
-def _hash(value: Any) -> str:
-    """Hash of the value as JSON data; `plain` is asked for what JSON does not know."""
-    try:
-        text = _encode(value)
-    except TypeError:  # names that are no text, or can't be sorted
-        text = json.dumps(plain(value), sort_keys=True)
-    data, digest = text.encode("ascii"), hashlib.sha256()
-    for start in range(0, len(data), _PIECE):
-        digest.update(data[start : start + _PIECE])
-    return digest.hexdigest()[:32]
-
-
-def _mark(value: Any) -> str:
-    """The value's hash as a fingerprint tells it."""
-    return HASH_MARK + _hash(value)[:16]
-
-
 def fingerprint(
     *,
-    program: dspy.Module,
-    reflector: dspy.Module,
-    library: ExperienceLibrary,
-    trainset: Sequence[dspy.Example],
-    valset: Sequence[dspy.Example],
-    metric: Any,
-    settings: Mapping[str, Any],
-    lm: dspy.BaseLM | None,
-    reflection_lm: dspy.BaseLM | None,
-) -> dict[str, Any]:
-    """Describe a run part by part, so that a mismatch can name what differs."""
-    return {
-        **{name: plain(value) for name, value in settings.items()},
-        "program": _program(program),
-        "reflector": _program(reflector),
-        "starting library": f"{len(library)} entries {_mark(library.digest)}",
-        "trainset": _examples(trainset),
-        "valset": _examples(valset),
-        "metric": _metric(metric),
-        "lm": _lm(lm),
-        "reflection_lm": _lm(reflection_lm),
-        "adapter": _adapter(),
-    }
-
-
-def evaluation_fingerprint(
-    *,
     kind: str,
-    programs: Mapping[str, dspy.Module],
-    devset: Sequence[dspy.Example],
-    metric: Any,
     settings: Mapping[str, Any],
-    lm: dspy.BaseLM | None,
+    programs: Mapping[str, dspy.Module],
+    data: Mapping[str, Sequence[dspy.Example]],
+    metric: Any,
+    lms: Mapping[str, dspy.BaseLM | None],
+    library: ExperienceLibrary | None = None,
 ) -> dict[str, Any]:
-    """Describe an evaluation part by part; `kind` tells it from other runs that keep a journal."""
+    """Describe a run part by part, so that a mismatch can name what differs.
+
+    Args:
+        kind: The kind of work, such as 'an evaluation': a journal belongs to one.
+        settings: The options that decide the result.
+        programs: The modules that run, by the name they are told by.
+        data: The examples, likewise.
+        metric: The metric; None is the label-free mode.
+        lms: The LMs, likewise; None is one that the program brings along.
+        library: The library a run starts from.
+    """
     return {
         "kind": kind,
-        **{name: plain(value) for name, value in settings.items()},
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{name: _option(value) for name, value in settings.items()},
         **{name: _program(program) for name, program in programs.items()},
-        "devset": _examples(devset),
+        **({} if library is None else {"starting library": f"{len(library)} entries {mark(library.digest)}"}),
+        **{name: [mark(_example(example)) for example in examples] for name, examples in data.items()},
         "metric": _metric(metric),
-        "lm": _lm(lm),
+        **{name: _lm(lm) for name, lm in lms.items()},
         "adapter": _adapter(),
     }
 
 
 def examples_digest(examples: Sequence[dspy.Example]) -> str:
     """How many examples there are, and a hash of them: the same for the same ones in the same order."""
-    return f"{len(examples)} examples, {_hash([_example(e) for e in examples])}"
-
-
-def _examples(examples: Sequence[dspy.Example]) -> list[str]:
-    return [_mark(_example(example)) for example in examples]
-
-
-def _adapter() -> str:
-    return type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "ChatAdapter"
+    return f"{len(examples)} examples, {digest([_example(e) for e in examples])}"
 
 
 def _example(example: dspy.Example) -> Any:
     return [plain(dict(example.items())), sorted(example.inputs().keys())]
 
 
+def _adapter() -> Any:
+    adapter = dspy.settings.adapter
+    name = type(adapter).__name__ if adapter else "ChatAdapter"
+    own = adapter is not None and origin(type(adapter)) == Origin.OWN
+    return {"class": name, **_reached({"": adapter})} if own else name
+
+
 def _program(program: dspy.Module) -> dict[str, Any]:
-    parts = list(program.named_sub_modules(dspy.Module))
-    own = {type(m) for _, m in parts if not type(m).__module__.startswith(("dspy.", "trgrpo_dspy."))}
+    parts = dict(program.named_sub_modules(dspy.Module))
+    predictors = {name: part for name, part in parts.items() if isinstance(part, dspy.Predict)}
+    others = {name: part for name, part in parts.items() if type(part) is not dspy.Predict and not _is_ours(part)}
     return {
-        "modules": {name: _module(module) for name, module in parts},
-        "code": {cls.__qualname__: _source(cls) for cls in sorted(own, key=lambda cls: cls.__qualname__)},
-        **{name: _predictor(predictor) for name, predictor in program.named_sub_modules(dspy.Predict)},
+        "modules": {name: type(part).__qualname__ for name, part in parts.items()},
+        **_reached(others, known=predictors.values()),
+        **{name: _predictor(predictor) for name, predictor in predictors.items()},
     }
 
 
-def _module(module: Any) -> dict[str, Any]:
-    tools = _tools(module)
-    return {"class": type(module).__qualname__, **_settings(module), **({"tools": tools} if tools else {})}
+def _is_ours(module: dspy.Module) -> bool:
+    return type(module).__module__.startswith("trgrpo_dspy.")
 
 
-def _settings(module: Any) -> dict[str, Any]:
-    """A module's own plain settings, such as `max_iters`; a predictor's and our own reflector's are told apart."""
-    if isinstance(module, dspy.Predict) or type(module).__module__.startswith("trgrpo_dspy."):
-        return {}
-    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    plain_ones = {name: value for name, value in own.items() if isinstance(value, (bool, int, float, str))}
-    return {
-        name: _mark(value) if isinstance(value, str) or names_secret(name) else value
-        for name, value in plain_ones.items()
-    }
+def _reached(roots: Mapping[str, Any], known: Iterable[Any] = ()) -> dict[str, Any]:
+    found = reach(roots, lambda one: _lm(one) if isinstance(one, dspy.BaseLM) else _predictor(one), known)
+    return {"code": dict(found.code), "holds": dict(found.values), "packages": dict(found.packages)}
+
+
+def _option(value: Any) -> Any:
+    """An option: as it is, or, where it is code of the user's own, with all that this reaches."""
+    return _metric(value) if callable(value) and origin(value) == Origin.OWN else plain(value)
+
+
+def _metric(metric: Any) -> Any:
+    if metric is None:
+        return "none (label-free)"
+    if isinstance(metric, dspy.Module):
+        return _program(metric)
+    return {"function": plain(_target(metric)), **_reached({"": metric})}
+
+
+def _target(metric: Any) -> Any:
+    """The function or class that a metric is made of."""
+    found = inspect.unwrap(metric.func if isinstance(metric, functools.partial) else metric)
+    return found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
 
 
 def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
@@ -208,7 +148,7 @@ def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
         "instructions": signature.instructions,
         "fields": {name: _field(name, field) for name, field in signature.fields.items()},
         "order of fields": ", ".join(signature.fields),
-        "demos": f"{len(predictor.demos)} {_mark(predictor.demos)}",
+        "demos": f"{len(predictor.demos)} {mark(predictor.demos)}",
         "settings": _told(predictor.config),
         "LM": _lm(predictor.lm),
     }
@@ -217,10 +157,10 @@ def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
 def _field(name: str, field: Any) -> str:
     """A field's type, the description it was given, and all else by hash."""
     extra = field.json_schema_extra or {}
-    kind = _ADDRESS.sub("", inspect.formatannotation(field.annotation))
+    kind = without_addresses(inspect.formatannotation(field.annotation))
     description = extra.get("desc", "")
     told = kind if description in ("", f"${{{name}}}") else f"{kind}, {description!r}"
-    return f"{told} {_mark([extra, _schema(field)])}"
+    return f"{told} {mark([extra, _schema(field)])}"
 
 
 def _schema(field: Any) -> Any:
@@ -228,14 +168,7 @@ def _schema(field: Any) -> Any:
     try:
         return TypeAdapter(field.annotation).json_schema()
     except Exception:  # any type may stand here, with any code of its own
-        return _ADDRESS.sub("", str(field.annotation))
-
-
-def _tools(module: Any) -> dict[str, str]:
-    tools = module.__dict__.get("tools")
-    if not isinstance(tools, Mapping):
-        return {}
-    return {str(name): _source(getattr(tool, "func", tool)) for name, tool in tools.items()}
+        return without_addresses(str(field.annotation))
 
 
 def _lm(lm: Any) -> str:
@@ -246,41 +179,4 @@ def _lm(lm: Any) -> str:
         return str(lm.model)
     hidden = {name: settings[name] for name in _HASHED if name in settings}
     told = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True)
-    return f"{lm.model} {told} {_mark(hidden)}" if hidden else f"{lm.model} {told}"
-
-
-def _metric(metric: Any) -> Any:
-    if metric is None:
-        return "none (label-free)"
-    if isinstance(metric, dspy.Module):
-        return {"class": f"{plain(metric)} {_source(type(metric))}", **_program(metric)}
-    target = inspect.unwrap(metric.func if isinstance(metric, functools.partial) else metric)
-    if not inspect.isroutine(target) and not inspect.isclass(target):
-        target = type(target)
-    return {"function": f"{plain(target)} {_source(target)}", "what it holds": _mark(_state(metric, target))}
-
-
-def _state(metric: Any, target: Any) -> list[Any]:
-    """What a metric holds beside its source: arguments of a partial, closure, defaults, an object's plain settings."""
-    owner = getattr(metric, "__self__", None if inspect.isroutine(metric) else metric)
-    closure = [cell.cell_contents for cell in getattr(target, "__closure__", None) or () if _is_filled(cell)]
-    return [
-        [metric.args, metric.keywords] if isinstance(metric, functools.partial) else None,
-        [value for value in closure if isinstance(value, (bool, int, float, str, list, tuple, dict))],
-        getattr(target, "__defaults__", None) and [repr(type(v)) if callable(v) else v for v in target.__defaults__],
-        {k: v for k, v in getattr(owner, "__dict__", {}).items() if isinstance(v, (bool, int, float, str))},
-    ]
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return bool(cell.cell_contents is not cell)
-    except ValueError:  # a name that is not bound yet
-        return False
-
-
-def _source(target: Any) -> str:
-    try:
-        return _mark(inspect.getsource(target))
-    except (OSError, TypeError):
-        return "source not readable"
+    return f"{lm.model} {told} {mark(hidden)}" if hidden else f"{lm.model} {told}"

@@ -52,6 +52,8 @@ CREATE TABLE IF NOT EXISTS lost (unit TEXT PRIMARY KEY, reason TEXT NOT NULL);
 no plain data). `attempts` and `lost`: what rollouts and reflection steps came to."""
 _MAY_GROW = ("num_epochs", "k")
 """Settings of which more may be asked for: what there is stays valid."""
+_NAMED = 12
+"""Differences that a message names."""
 
 
 @dataclass(frozen=True)
@@ -251,21 +253,20 @@ class Journal:
         Raises:
             JournalError: The directory holds another run; the message lists the differences.
         """
-        known = self.get("fingerprint")
+        known, wanted = self.get("fingerprint"), json.loads(_dump(dict(fingerprint)))
         if known is not None:
-            held, wanted = (one.get("kind", "an optimizer") for one in (known, fingerprint))
-            if held != wanted:
+            where = f"log_dir={str(self.directory)!r} holds"
+            if known.get("kind") != wanted.get("kind"):
                 raise JournalError(
-                    f"log_dir={str(self.directory)!r} holds the journal of another kind of work: it was made by "
-                    f"{held}, this is {wanted}. Pass another directory"
+                    f"{where} the journal of another kind of work: it was made by {known.get('kind')}, "
+                    f"this is {wanted.get('kind')}. Pass another directory"
                 )
-            told = json.loads(_dump(dict(fingerprint)))
-            if "metric" in told and not self._finished:  # nothing rests on the one before: it may have been broken
-                known["metric"] = told["metric"]
-            if found := differences(known, told, _MAY_GROW):
+            if "metric" in wanted and not self._finished:  # nothing rests on the one before: it may have been broken
+                known["metric"] = wanted["metric"]
+            if found := differences(known, wanted, _MAY_GROW):
+                more = [f"and {len(found) - _NAMED} more differences"] if len(found) > _NAMED else []
                 raise JournalError(
-                    f"log_dir={str(self.directory)!r} holds another run. Pass another directory, or undo: "
-                    + "; ".join(found)
+                    f"{where} another run. Pass another directory, or undo: " + "; ".join(found[:_NAMED] + more)
                 )
         self.set("fingerprint", dict(fingerprint))
 

@@ -1,0 +1,126 @@
+"""Values as plain data that is the same in every process, and their hashes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dspy
+from pydantic import BaseModel
+
+from .differences import HASH_MARK
+
+__all__ = ["digest", "mark", "plain", "without_addresses"]
+
+_PIECE = 2000
+"""Bytes hashed at a time: for 2,048 the interpreter lock is given up, and busy threads are slow to return it."""
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+_DEEPEST = 60
+"""Levels of nesting that are read; some of DSPy's and the user's frames are on the stack already."""
+_LARGE = 2**16
+"""Bytes of an array above which it is hashed as it stands in memory."""
+_SCALARS = (type(None), bool, int, float, str)
+
+Refer = Callable[[Any], Any]
+"""Plain data for an object that is no container, or None for the usual."""
+
+
+def plain(value: Any, refer: Refer | None = None, most: int = 0) -> Any:
+    """The value as JSON data that is the same in every process: no memory address, no dictionary order.
+
+    A container that holds itself is cut where it comes again.
+
+    Args:
+        value: Anything.
+        refer: Asked first for each object that is no container.
+        most: Containers and objects to read at most; 0 is all.
+    """
+    return _Reader(refer, most).read(value)
+
+
+def digest(value: Any) -> str:
+    """Hash of the value as JSON data; `plain` is asked for what JSON does not know."""
+    try:
+        text = _encode(value)
+    except (TypeError, ValueError, RecursionError):  # names that are no text or can't be sorted; loops; depth
+        text = json.dumps(plain(value), sort_keys=True)
+    data, hashed = text.encode("ascii"), hashlib.sha256()
+    for start in range(0, len(data), _PIECE):
+        hashed.update(data[start : start + _PIECE])
+    return hashed.hexdigest()[:32]
+
+
+def mark(value: Any) -> str:
+    """The value's hash as it stands in a fingerprint."""
+    return HASH_MARK + digest(value)[:16]
+
+
+def without_addresses(text: str) -> str:
+    """The text of a `repr` without memory addresses."""
+    return _ADDRESS.sub("", text)
+
+
+class _Reader:
+    """Reads one value."""
+
+    def __init__(self, refer: Refer | None, most: int) -> None:
+        self._refer, self._most = refer, most
+        self._above: list[int] = []
+        """The containers and objects that hold the value being read, outermost first."""
+        self._read = 0
+
+    def read(self, value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if id(value) in self._above:
+            return f"the {len(self._above) - self._above.index(id(value))}. above"
+        self._read += 1
+        if len(self._above) >= _DEEPEST or (self._most and self._read > self._most):
+            return "not read"
+        self._above.append(id(value))
+        try:
+            return self._compound(value)
+        finally:
+            self._above.pop()
+
+    def _compound(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): self.read(v) for k, v in sorted(value.items(), key=lambda pair: str(pair[0]))}
+        if isinstance(value, (list, tuple)):
+            return list(value) if all(type(v) in _SCALARS for v in value) else [self.read(v) for v in value]
+        if isinstance(value, (set, frozenset)):
+            items = sorted(value, key=lambda item: without_addresses(repr(item)))
+            return sorted((self.read(v) for v in items), key=str)
+        if self._refer is not None and (found := self._refer(value)) is not None:
+            return found
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        if isinstance(value, dspy.Example):
+            return self.read(dict(value.items()))
+        if isinstance(value, BaseModel):
+            return self.read(value.model_dump())
+        if isinstance(value, type) and issubclass(value, BaseModel):
+            return self.read(value.model_json_schema())
+        if isinstance(value, bytes):
+            return hashlib.sha256(value).hexdigest()
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: self.read(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, functools.partial):
+            return [self.read(value.func), self.read(value.args), self.read(value.keywords)]
+        if callable(value):
+            return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        if getattr(value, "nbytes", 0) > _LARGE:
+            return [str(getattr(value, "dtype", "")), hashlib.sha256(value.tobytes()).hexdigest()]
+        for content in ("tolist", "tobytes"):  # arrays and images, whose repr is cut short
+            if callable(method := getattr(value, content, None)):
+                return self.read(method())
+        return without_addresses(repr(value))
+
+
+_encode = json.JSONEncoder(sort_keys=True, default=plain).encode
