@@ -47,7 +47,7 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     results = compiled.detailed_results
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert names == [
-        "config.json", "journal.sqlite", "libraries/step_001.json", "libraries/step_002.json", "program.json",
+        "config.json", "events.jsonl", "journal.sqlite", "libraries/step_001.json", "libraries/step_002.json", "program.json",
         "results.json", "run.lock",
     ]  # fmt: skip
     config = json.loads((tmp_path / "config.json").read_text())
@@ -129,7 +129,7 @@ def test_the_best_program_so_far_is_there_while_the_run_goes_on(tmp_path: Path) 
 
 
 def test_a_run_that_was_cut_leaves_its_best_program_and_results(tmp_path: Path) -> None:
-    compiled = run(tmp_path, budget=Budget(max_lm_calls=45))
+    compiled = run(tmp_path, budget=Budget(max_lm_calls=20))
     assert compiled.detailed_results.stop_reason == "max_lm_calls"
     program = dspy.Predict(Triage)
     program.load(tmp_path / "program.json")
@@ -169,8 +169,11 @@ def test_lone_surrogates_from_a_model_do_not_lose_the_run(tmp_path: Path) -> Non
     """A proposal that is rejected is kept word for word in the results."""
 
     def script(call: Any) -> Any:
-        if call.kind == "proposals":
-            return {"edits": [{"operation": "MODIFY", "id": "E99", "text": "When \\ud83d is there, look twice."}]}
+        if call.kind == "comparison":
+            return {
+                "comparison": "",
+                "edits": [{"operation": "MODIFY", "id": "E99", "text": "When \\ud83d is there, look twice."}],
+            }
         return learner(call)
 
     compiled = run(tmp_path, lm=scripted_lm(script))

@@ -564,16 +564,16 @@ def test_an_agents_calls_are_replayed_and_only_unfinished_attempts_use_tools_aga
     assert uses < len(agent.uses) <= uses + AGENT["num_threads"] * (len(caps) - 1)
 
 
-def test_a_reply_whose_request_no_longer_matches_is_not_used(tmp_path: Path) -> None:
+def test_a_reply_whose_request_no_longer_matches_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tool tells another thing the second time: what followed from the first is asked for anew."""
     settings = {**AGENT, "num_threads": 1, "valset": VAL[:1]}
     for marks in ((" (v1)", " (v2)"), (" (v2)", " (v2)")):
         shutil.rmtree(tmp_path, ignore_errors=True)
-        now = {"mark": marks[0]}
-        agent = Agent(lambda now=now: now["mark"])
+        monkeypatch.setenv("MARK", marks[0])  # what only running shows is in no fingerprint
+        agent = Agent(lambda: os.environ["MARK"])
         first, second = scripted_lm(agent_script), scripted_lm(agent_script)
         compile_with(first, tmp_path, agent, budget=Budget(max_lm_calls=2), **settings)
-        now["mark"] = marks[1]
+        monkeypatch.setenv("MARK", marks[1])
         compile_with(second, tmp_path, agent, budget=Budget(max_lm_calls=4), **settings)
         after_tool = [c for c in second.engine.calls if "in the rules" in c.user]
         assert all("(v2)" in call.user for call in after_tool)
