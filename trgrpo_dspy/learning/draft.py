@@ -179,8 +179,8 @@ def _with_support(library: ExperienceLibrary, findings: Findings | None) -> Expe
 def _answer_key(text: str, sources: Sequence[int], tasks: Mapping[int, str]) -> str:
     """Why a text is an answer key: it repeats wording or an identifier that only one example has; else empty."""
     words = text.casefold().split()
-    runs = {" ".join(words[i : i + _RUN_OF_WORDS]) for i in range(len(words) - _RUN_OF_WORDS + 1)}
-    identifiers = {word.casefold() for word in _IDENTIFIER.findall(text)}
+    runs = [" ".join(words[i : i + _RUN_OF_WORDS]) for i in range(len(words) - _RUN_OF_WORDS + 1)]
+    identifiers = [word.casefold() for word in _IDENTIFIER.findall(text)]
     if not runs and not identifiers:
         return ""
     for number in sources:

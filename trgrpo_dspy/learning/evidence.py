@@ -92,7 +92,9 @@ class Evidence:
         return [replace(node, rows=node.within(max_tokens).rows) for node in nodes]
 
 
-def evidence_of(groups: Iterable[RolloutGroup], ceiling: float, memory: Memory | None, rng: random.Random) -> Evidence:
+def evidence_of(
+    groups: Iterable[RolloutGroup], ceiling: float, memory: Memory | None, rng: random.Random, step: int = 0
+) -> Evidence:
     """Build the table from a step's groups.
 
     Args:
@@ -100,6 +102,7 @@ def evidence_of(groups: Iterable[RolloutGroup], ceiling: float, memory: Memory |
         ceiling: The highest score that attempts are known to reach.
         memory: What earlier steps found out; None leaves that out.
         rng: Draws the order of rows that are equally important.
+        step: The step that the groups are of.
     """
     rows = [
         (_importance(group, ceiling, memory), rng.random(), _row(group, ceiling, memory))
@@ -109,7 +112,7 @@ def evidence_of(groups: Iterable[RolloutGroup], ceiling: float, memory: Memory |
     rows.sort(key=lambda item: item[:2])
     return Evidence(
         tuple(row for _, _, row in rows),
-        memory.history if memory is not None else "",
+        memory.history(step) if memory is not None else "",
         memory.refused if memory is not None else "",
     )
 

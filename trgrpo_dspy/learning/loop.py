@@ -187,7 +187,7 @@ class Run:
         if lessons.teaches and options.evidence and self.setup.reflector.form == "batch":
             rng = random.Random(derive_seed(options.seed, "evidence", step.index))
             memory = self.memory if options.memory else None
-            evidence = evidence_of(lessons.groups, self.ceiling.value, memory, rng)
+            evidence = evidence_of(lessons.groups, self.ceiling.value, memory, rng, step.index)
         context = Context(self.setup.program, library)
         steps = self.setup.reflector.consolidate(lessons.proposals, evidence, context)
         (plan,) = self.session.run([self._driver.drive(steps, step.index)])
@@ -235,7 +235,7 @@ class Run:
             self.record.last_measured = update.library
             flows = self.attempts.measuring(step.index, update.library)
             self._measuring = len(self.record.steps) - 1, self.session.begin(flows)
-            if self.session.meter.budget.capped:  # what was learned until a cap is reached can be returned
+            if self.session.meter.budget.capped or self.setup.options.build_on == "best":  # what is built on is known
                 self.settle()
         else:
             self._keep_best()

@@ -28,6 +28,7 @@ class Memory:
         """Remember nothing yet."""
         self._scores: dict[int, dict[int, float]] = defaultdict(dict)
         self._steps: dict[int, list[str]] = {}
+        self._measured: dict[int, str] = {}
         self._refused: deque[str] = deque(maxlen=_REFUSED)
 
     def note_scores(self, step: int, groups: Iterable[RolloutGroup]) -> None:
@@ -44,10 +45,10 @@ class Memory:
 
     def note_measured(self, step: int, baseline: Measurement | None, measured: Measurement) -> None:
         """Remember how a step's library did on examples that nobody learns from."""
-        if step in self._steps and (score := measured.mean.value) is not None:
+        if (score := measured.mean.value) is not None:
             was = baseline.mean.value if baseline is not None else None
             against = "" if was is None else f" (without any experience {was:.3f})"
-            self._steps[step].append(f"held-out score after this step {score:.3f}{against}")
+            self._measured[step] = f"held-out score after this step {score:.3f}{against}"
 
     def earlier(self, example: int) -> str:
         """How an example fared in earlier steps."""
@@ -60,11 +61,17 @@ class Memory:
             return False
         return abs(scores[max(scores)] - score) > 1e-6
 
-    @property
-    def history(self) -> str:
-        """What each step changed, a line each."""
-        lines = [f"Step {step}: {'; '.join(what) or 'no edit'}" for step, what in sorted(self._steps.items())]
-        return "\n".join(lines[-5:])
+    def history(self, now: int) -> str:
+        """What each step before `now` changed, a line each.
+
+        The library of the step before is measured beside `now`: whether that is done yet is a matter of time, so its
+        score is left out. Else the same run would ask for another consolidation.
+        """
+        lines = []
+        for step, what in sorted(self._steps.items())[-5:]:
+            measured = [self._measured[step]] if step in self._measured and step < now - 1 else []
+            lines.append(f"Step {step}: {'; '.join([*what, *measured]) or 'no edit'}")
+        return "\n".join(lines)
 
     @property
     def refused(self) -> str:

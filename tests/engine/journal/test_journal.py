@@ -112,16 +112,16 @@ def test_an_attempt_comes_back_exactly(
         assert found == rollout and found is not None and isinstance(found.outcome, Outcome)
 
 
-def test_the_first_result_of_a_unit_stays(tmp_path: Path) -> None:
-    first, second = Rollout(0, 0, Outcome.INFRASTRUCTURE, None), Rollout(0, 0, Outcome.COMPLETED, 1.0)
+def test_the_first_result_of_a_unit_stays_and_an_outage_for_this_process_alone(tmp_path: Path) -> None:
+    outage, first, second = Rollout(0, 0, Outcome.INFRASTRUCTURE, None), *(
+        Rollout(0, 0, Outcome.COMPLETED, score) for score in (0.0, 1.0)
+    )
     with Journal(tmp_path) as journal:
-        assert journal.finish("u", first) == first
-        assert journal.finish("u", second) == first
-        assert journal.attempt("u") == first
-        assert journal.lost("r") == ""
-        journal.lose("r", "summary: infrastructure")
-        journal.lose("r", "something else")
-        assert journal.lost("r") == "summary: infrastructure"
+        assert journal.finish("u", first) == first == journal.finish("u", second) == journal.attempt("u")
+        assert journal.finish("v", outage) == outage == journal.finish("v", second) == journal.attempt("v")
+    with Journal(tmp_path) as journal:
+        assert (journal.attempt("u"), journal.attempt("v")) == (first, None)
+        assert journal.finish("v", second) == second
 
 
 def test_attempts_of_a_later_patch_with_more_fields_can_be_read(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_results_are_committed_before_anything_is_asked_that_rests_on_them(tmp_p
     found: list[int] = []
 
     def script(call: Call) -> Any:
-        if call.kind == "summary":
+        if call.kind == "comparison":
             found.append(len(rows(tmp_path, "attempts")))
         return learner(call)
 
@@ -121,7 +121,7 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, whole: Any) -> None:
     assert not sent(lm)
 
 
-@pytest.mark.parametrize("cut", random.Random(0).sample(range(1, 88), 7))
+@pytest.mark.parametrize("cut", random.Random(0).sample(range(1, 57), 6))
 def test_cut_by_a_budget(tmp_path: Path, whole: Any, cut: int) -> None:
     first, second = scripted_lm(), scripted_lm()
     stopped = compile_with(first, tmp_path, budget=Budget(max_lm_calls=cut))
@@ -152,7 +152,7 @@ def test_the_same_budget_again_spends_nothing(tmp_path: Path) -> None:
     assert not sent(second)
 
 
-@pytest.mark.parametrize("at", [0, 17, 70])
+@pytest.mark.parametrize("at", [0, 17, 50])
 @pytest.mark.parametrize("error", [LMAuthError("bad key", model="scripted/model"), KeyboardInterrupt(), SystemExit(3)])
 def test_cut_by_an_exception(tmp_path: Path, whole: Any, error: BaseException, at: int) -> None:
     first = scripted_lm(lambda call: error if call.number == at else learner(call))
@@ -206,42 +206,24 @@ def test_label_free_runs_resume_as_well(tmp_path: Path) -> None:
 # -- outages ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_lost_consolidation_stays_lost_for_what_follows_rests_on_it(tmp_path: Path) -> None:
-    """Trying it again would give another library than the one step 2's attempts were made and paid with."""
-    script = failing("consolidation", LMRateLimitError("slow down"), last=0)
-    whole, first, second = scripted_lm(script), scripted_lm(), scripted_lm()
-    expected = facts(compile_with(whole, None))
-    first = scripted_lm(failing("consolidation", LMRateLimitError("slow down"), last=0))
-    compile_with(first, tmp_path, budget=Budget(max_lm_calls=60))
-    assert rows(tmp_path, "lost") == [("consolidation/1/consolidation/1/0/0", "consolidation: infrastructure")]
-    assert facts(compile_with(second, tmp_path)) == expected
-    assert sent(first, second) == sent(whole)
+def unspent(facts: Any) -> Any:
+    """The facts without what was spent: failed calls are counted."""
+    found, library = facts
+    bare = {name: value for name, value in found.items() if name not in ("spend", "steps")}
+    return bare, [{n: v for n, v in step.items() if n != "spend"} for step in found["steps"]], library
 
 
-def test_attempts_are_not_taken_for_attempts_with_another_library(tmp_path: Path, whole: Any) -> None:
-    """Whatever makes a resumed run learn another library: its scores are measured, not remembered."""
-    first, second = scripted_lm(failing("proposals", LMRateLimitError("no"), last=1)), scripted_lm()
-    compile_with(first, tmp_path, budget=Budget(max_lm_calls=80), num_threads=1)  # always the same group's are lost
-    before = json.loads((tmp_path / "libraries/step_001.json").read_text())
-    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db:
-        db.execute("DELETE FROM lost")
-        db.commit()
-    found = facts(compile_with(second, tmp_path))
-    assert json.loads((tmp_path / "libraries/step_001.json").read_text()) != before
-    assert found[1] == whole[0][1]
-    for one, two in zip(found[0]["steps"], whole[0][0]["steps"], strict=True):
-        assert (one["validation"], one["train_mean"]) == (two["validation"], two["train_mean"])
-
-
-@pytest.mark.parametrize("kind", ["program", "summary", "comparison", "proposals"])
-def test_what_an_outage_took_is_gone_also_after_resuming(tmp_path: Path, kind: str) -> None:
-    error = LMServerError("overloaded")
-    whole, second = scripted_lm(failing(kind, error, first=9, last=11)), scripted_lm()
-    expected = facts(compile_with(whole, None, num_threads=1))
-    first = scripted_lm(failing(kind, error, first=9, last=11))
-    compile_with(first, tmp_path, num_threads=1, budget=Budget(max_lm_calls=70))
-    assert facts(compile_with(second, tmp_path)) == expected
-    assert sent(first, second) == sent(whole)
+@pytest.mark.parametrize("kind", ["program", "comparison", "consolidation"])
+def test_what_an_outage_took_is_made_again_on_resume(tmp_path: Path, whole: Any, kind: str) -> None:
+    """Also what followed from it: attempts with another library are no attempts with this one."""
+    first = scripted_lm(failing(kind, LMServerError("overloaded"), first=9 if kind == "program" else 0, last=11))
+    broken = facts(compile_with(first, tmp_path, num_threads=1))
+    assert unspent(broken) != unspent(whole[0])
+    second, third = scripted_lm(), scripted_lm()
+    assert unspent(facts(compile_with(second, tmp_path))) == unspent(whole[0])
+    assert sent(second)
+    assert unspent(facts(compile_with(third, tmp_path))) == unspent(whole[0])
+    assert not sent(third)
 
 
 def test_a_backend_that_never_answered_leaves_no_results(tmp_path: Path, whole: Any) -> None:
@@ -264,7 +246,7 @@ def test_replies_of_the_journal_do_not_prove_the_backend(tmp_path: Path, error: 
     assert sent(broken).total() <= most
 
 
-def test_an_abandoned_attempt_stays_abandoned(tmp_path: Path) -> None:
+def test_an_attempt_that_took_too_long_is_made_again(tmp_path: Path) -> None:
     released = threading.Event()
 
     def slow(call: Call) -> Any:
@@ -272,14 +254,12 @@ def test_an_abandoned_attempt_stays_abandoned(tmp_path: Path) -> None:
             released.wait(2)
         return learner(call)
 
-    first, second = scripted_lm(slow), scripted_lm()
-    settings = {"trainset": TRAIN[:3], "valset": None, "num_epochs": 2, "batch_size": 3}
-    one = compile_with(first, tmp_path, rollout_timeout=0.3, budget=Budget(max_lm_calls=17), **settings)
+    settings = {"trainset": TRAIN[:3], "valset": None, "num_epochs": 1, "batch_size": 3}
+    one = compile_with(scripted_lm(slow), tmp_path, rollout_timeout=0.3, **settings)
     released.set()
-    assert one.detailed_results.stop_reason == "max_lm_calls"
-    two = compile_with(second, tmp_path, rollout_timeout=60, **settings)
-    assert two.detailed_results.steps[0].outcomes["infrastructure"] == 3
-    assert not sent(first) & sent(second)
+    assert one.detailed_results.steps[0].outcomes["infrastructure"] == 3
+    two = compile_with(scripted_lm(), tmp_path, rollout_timeout=60, **settings)
+    assert two.detailed_results.steps[0].outcomes == {"completed": 9}
 
 
 def test_an_attempt_that_finished_while_it_was_given_up_counts(tmp_path: Path) -> None:

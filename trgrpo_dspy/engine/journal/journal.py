@@ -5,8 +5,8 @@ Guarantees:
 - A reply is committed before the program that asked for it sees it, so killing the process at any moment loses at most
   the calls in flight. Resuming *replays* a run: a request that was answered in the same unit of work is answered from
   here, any other goes out.
-- What a unit of work came to is committed before anything rests on it, also that it met an outage or took too long:
-  a resumed run stands on the same results. The first result committed stays.
+- What an attempt came to is committed before anything rests on it, and the first result stays. What an outage or a
+  timeout took is not committed: a resumed run makes it again, and ends as if there had been no outage.
 - One process at a time: a second one is refused with the first one's pid. The lock dies with its process.
 - A journal of another program, data, metric or learning setting is refused with the differences named; one of a newer
   schema, or one that is damaged, is refused with what to do. Nothing is overwritten.
@@ -46,10 +46,9 @@ CREATE TABLE IF NOT EXISTS calls (
 );
 CREATE TABLE IF NOT EXISTS other_calls (unit TEXT NOT NULL, call TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts (unit TEXT PRIMARY KEY, rollout TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS lost (unit TEXT PRIMARY KEY, reason TEXT NOT NULL);
 """
 """`calls`: replies that can be replayed. `other_calls`: what was spent beside them (calls that failed, replies that are
-no plain data). `attempts` and `lost`: what rollouts and reflection steps came to."""
+no plain data). `attempts`: what rollouts came to."""
 _MAY_GROW = ("num_epochs", "k")
 """Settings of which more may be asked for: what there is stays valid."""
 _NAMED = 12
@@ -132,7 +131,6 @@ class Journal:
             self._finished: dict[str, Rollout | None] = {
                 unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
             }
-            self._lost: dict[str, str] = dict(self._db.all("SELECT unit, reason FROM lost"))
 
     def _unusable(self, path: Path, error: sqlite3.Error) -> JournalError:
         if isinstance(error, sqlite3.OperationalError):
@@ -209,30 +207,24 @@ class Journal:
     def finish(self, unit: str, rollout: Rollout) -> Rollout:
         """Take a finished attempt with outcome, score, feedback and transcript: committed in a moment, or by `flush`.
 
+        What an outage took is not committed: it holds for this process, and the next one makes the attempt again.
+
         Returns:
-            What stands in the journal: an attempt that was given up may have finished a moment before.
+            The attempt as it counts: one that was given up may have finished a moment before.
         """
         first = self._finished.setdefault(unit, rollout)
         if first is not rollout:
             return first or self.attempt(unit) or rollout
-        with self._guard():
-            self._db.write_soon("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
-        self._finished[unit] = None  # it is in the database now, or will be when that is read
+        if rollout.outcome is not Outcome.INFRASTRUCTURE:
+            with self._guard():
+                self._db.write_soon("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
+            self._finished[unit] = None  # it is in the database now, or will be when that is read
         return rollout
 
     def flush(self) -> None:
         """Commit the finished attempts: to be called before anything is asked that rests on them."""
         with self._guard():
             self._db.flush()
-
-    def lost(self, unit: str) -> str:
-        """Why a reflection step gave nothing; empty if it did or has not been tried."""
-        return self._lost.get(unit, "")
-
-    def lose(self, unit: str, reason: str) -> None:
-        """Commit that a reflection step gave nothing: what follows rests on it."""
-        if self._lost.setdefault(unit, reason) == reason:
-            self._write("INSERT OR IGNORE INTO lost", unit, reason)
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
