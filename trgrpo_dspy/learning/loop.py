@@ -21,6 +21,7 @@ from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement
 from trgrpo_dspy.evaluation.verdict import with_ending
+from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.instructions import write_library
@@ -134,7 +135,7 @@ class Run:
         self._keep_best()
         if session.journal is not None and session.files is not None:
             session.files.results(results.to_json())
-            if reason == "completed":
+            if reason == "completed" and not _lost_to_outages(results):  # else the next process makes that again
                 done = {"num_epochs": self.setup.options.num_epochs, "results": results.to_json()}
                 session.journal.set("result", done)
         session.emit(story.ended(results, library))
@@ -258,3 +259,12 @@ class Run:
         """Write the best program so far into the log directory."""
         if self.session.files is not None:
             self.session.files.program(self.setup.student, self.record.best()[1], self.setup.names)
+
+
+def _lost_to_outages(results: DetailedResults) -> bool:
+    """Whether an attempt or a reflection reply was lost to infrastructure."""
+    measured = [results.baseline, *(step.validation for step in results.steps)]
+    outcomes = [one.outcomes for one in (*results.steps, *measured) if one is not None]
+    lost = [reason for step in results.steps for reason in step.lost]
+    infrastructure = Outcome.INFRASTRUCTURE.value
+    return any(one.get(infrastructure) for one in outcomes) or any(r.endswith(infrastructure) for r in lost)

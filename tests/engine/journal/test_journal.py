@@ -113,8 +113,9 @@ def test_an_attempt_comes_back_exactly(
 
 
 def test_the_first_result_of_a_unit_stays_and_an_outage_for_this_process_alone(tmp_path: Path) -> None:
-    outage, first, second = Rollout(0, 0, Outcome.INFRASTRUCTURE, None), *(
-        Rollout(0, 0, Outcome.COMPLETED, score) for score in (0.0, 1.0)
+    outage, first, second = (
+        Rollout(0, 0, Outcome.INFRASTRUCTURE, None),
+        *(Rollout(0, 0, Outcome.COMPLETED, score) for score in (0.0, 1.0)),
     )
     with Journal(tmp_path) as journal:
         assert journal.finish("u", first) == first == journal.finish("u", second) == journal.attempt("u")

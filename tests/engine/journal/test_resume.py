@@ -21,7 +21,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import Config, Message, Request, Response, TextPart, ThinkingPart, ToolCallPart, Usage
-from dspy.utils.exceptions import LMAuthError, LMRateLimitError, LMServerError
+from dspy.utils.exceptions import LMAuthError, LMServerError
 from support import ROOT
 from support.scripted import TOKENS, Call, Triage, answer, exact, examples, learner, scripted_lm, told
 
