@@ -244,7 +244,14 @@ class _ToolWatch(OutsideAdapters):
         self._calls, self._unit, self._recorder = calls, unit, recorder
         self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._recorder.enter(call_id)
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self._recorder.leave(call_id)
+
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._recorder.enter(call_id)
         arguments = inputs.get("kwargs", inputs)
         self._open[call_id] = (str(instance.name), dict(arguments) if isinstance(arguments, Mapping) else {})
 
@@ -256,6 +263,7 @@ class _ToolWatch(OutsideAdapters):
         if isinstance(exception, FatalError):  # a tool's key was refused: an agent would make an observation of it
             self._calls.stop("fatal", exception)
         self._recorder.tool_call(name, arguments, result=outputs, error=exception)
+        self._recorder.leave(call_id)
 
 
 def _own_inputs(example: dspy.Example) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import json
 import pickle
+import random
 import re
 import time
 from collections.abc import Callable
@@ -46,11 +47,19 @@ class ToolWatch(BaseCallback):
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self.open = recorder, {}
 
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.recorder.enter(call_id)
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self.recorder.leave(call_id)
+
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self.open[call_id] = (instance.name, inputs.get("kwargs", inputs))
+        self.recorder.enter(call_id)
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self.recorder.tool_call(*self.open.pop(call_id), result=outputs, error=exception)
+        self.recorder.leave(call_id)
 
 
 class Attempt:
@@ -275,37 +284,98 @@ def test_best_of_n_tells_the_kept_try_and_the_other_tries_tool_calls(keep: int) 
     assert len(attempt.recorder) == 3
 
 
-def test_parallel_calls_are_all_told() -> None:
-    class Fan(dspy.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.agent = dspy.ReAct("question -> answer", [lookup])
+class Fan(dspy.Module):
+    """Asks an agent, and then one more predictor, about several parts of a question at a time."""
 
-        def forward(self, question: str) -> dspy.Prediction:
-            examples = [dspy.Example(question=f"{question}{i}.").with_inputs("question") for i in range(6)]
-            parallel = dspy.Parallel(num_threads=6, disable_progress_bar=True)
-            return dspy.Prediction(answers=[p.answer for p in parallel([(self.agent, e) for e in examples])])
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.plan = dspy.Predict("question -> plan")
+        self.agent = dspy.ReAct("question -> answer", [lookup])
+        self.check = dspy.Predict("question, answers: list[str] -> verdict")
 
-    def reply(prompt: str) -> str:
-        time.sleep(0.01)
-        number = re.search(r"task(\d)\.", prompt)[1]
-        if "next_tool_name" not in prompt:
-            return fielded(reasoning="r", answer=f"answer{number}")
-        if "is the value of" in prompt:
-            return fielded(next_thought="enough", next_tool_name="finish", next_tool_args="{}")
-        args = json.dumps({"key": f"k{number}"})
-        return fielded(next_thought=f"thought{number}", next_tool_name="lookup", next_tool_args=args)
+    def one(self, question: str) -> str:
+        answer = self.agent(question=question).answer
+        return str(self.check(question=question, answers=[answer]).verdict)
 
-    attempt = Attempt(Fan(), scripted(reply), question="task")
-    text = attempt.text(100_000)
-    assert attempt.error is None
-    for i in range(6):
-        assert text.count(f"is the value of k{i}") == text.count(f"thought{i}") == 1
-        step = next(block for block in text.split("\n\n") if f"thought{i}" in block)
-        assert f"is the value of k{i}" in step
-    assert attempt.recorder.tool_calls == 12
+    async def a_one(self, question: str) -> str:
+        answer = (await self.agent.acall(question=question)).answer
+        return str((await self.check.acall(question=question, answers=[answer])).verdict)
+
+    def forward(self, question: str) -> dspy.Prediction:
+        self.plan(question=question)
+        asked = [f"{question}{i}." for i in range(6)]
+        if self.how == "gather":
+            answers = asyncio.run(self.gather(asked))
+        elif self.how == "asyncify":
+            answers = asyncio.run(self.asyncified(asked))
+        else:
+            agents = [dspy.Example(question=q).with_inputs("question") for q in asked]
+            parallel = dspy.Parallel(num_threads=3, disable_progress_bar=True)
+            answers = [p.answer for p in parallel([(self.agent, e) for e in agents])]
+        return dspy.Prediction(verdict=self.check(question=question, answers=answers).verdict)
+
+    async def gather(self, asked: list[str]) -> list[str]:
+        return list(await asyncio.gather(*map(self.a_one, asked)))
+
+    async def asyncified(self, asked: list[str]) -> list[str]:
+        agent = dspy.asyncify(self.agent)
+        return [p.answer for p in await asyncio.gather(*(agent(question=q) for q in asked))]
+
+
+class Unsteady(Engine):
+    """Answers after a while that nobody knows."""
+
+    def complete(self, request: Request) -> Response:
+        time.sleep(random.random() / 200)
+        return super().complete(request)
+
+
+class AsyncUnsteady:
+    """The same on an event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def complete(self, request: Request) -> Response:
+        await asyncio.sleep(random.random() / 200)
+        return self.engine.complete(request)
+
+
+def fan_reply(prompt: str) -> str:
+    number = (re.findall(r"task(\d)\.", prompt) or ["all"])[0]
+    if "`plan`" in prompt or "## plan" in prompt:
+        return fielded(plan="ask six")
+    if "`verdict`" in prompt or "## verdict" in prompt:
+        return fielded(verdict=f"verdict{number}")
+    if "next_tool_name" not in prompt:
+        return fielded(reasoning="r", answer=f"answer{number}")
+    if "is the value of" in prompt:
+        return fielded(next_thought="enough", next_tool_name="finish", next_tool_args="{}")
+    args = json.dumps({"key": "same"})
+    return fielded(next_thought=f"thought{number}", next_tool_name="lookup", next_tool_args=args)
+
+
+@pytest.mark.parametrize("how", ["Parallel", "gather", "asyncify"])
+def test_what_happens_at_a_time_is_told_in_the_order_of_its_causes(how: str) -> None:
+    engine = Unsteady(fan_reply)
+    lm = dspy.LM("t/s", engine=engine, async_engine=AsyncUnsteady(Engine(fan_reply)), cache=False, num_retries=0)
+    attempts = [Attempt(Fan(how), lm, question="task") for _ in range(6)]
+    assert [a.error for a in attempts] == [None] * 6
+    text, *others = [a.text(100_000) for a in attempts]
+    assert others == [text] * 5
+    steps = text.split("\n\n")
+    thoughts = [i for i, step in enumerate(steps) if re.search(r"thought\d", step)]
+    assert [re.search(r"thought(\d)", steps[i])[1] for i in thoughts] == list("012345")
+    for i in thoughts:
+        assert "observation: <same> is the value of same" in steps[i]
+        assert "answer" in steps[i + 2]  # one agent after the other, not their steps mixed
+    assert steps[0] == "=== Step 1: plan ===\nplan: ask six"
+    assert "verdict: verdictall" in steps[-1]
+    assert attempts[0].recorder.tool_calls == 12
     assert "trajectory" not in text
-    assert [int(n) for n in re.findall(r"=== Step (\d+):", text)] == list(range(1, 19))
+    numbers = [int(n) for n in re.findall(r"=== Step (\d+):", text)]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_a_tool_called_by_the_program_itself_is_a_step() -> None:
