@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
 from typing import Any
 
 import dspy
@@ -73,8 +74,8 @@ class Recorder(list[Any]):
 
     def leave(self, call_id: str) -> None:
         """The call has ended."""
-        with suppress(ValueError):  # an abandoned coroutine is closed in another context
-            if (context := self._open.pop(call_id, None)) is not None:
+        if (context := self._open.pop(call_id, None)) is not None:
+            with suppress(ValueError):  # an abandoned coroutine is closed in another context
                 context.__exit__(None, None, None)
 
     def append(self, entry: Any) -> None:
@@ -127,6 +128,8 @@ class Recorder(list[Any]):
             error: What the program raised.
             max_tokens: The bound. The largest values are shortened first, then the middle of the text goes.
         """
+        for call_id in list(self._open):  # calls that never ended: their settings are gone already
+            copy_context().run(self.leave, call_id)
         with self._lock:
             blocks = tell(self._root.events(), self._inputs, outputs_of(prediction))
         if error is not None:
