@@ -16,7 +16,7 @@ from typing import Any, Literal
 import dspy
 
 from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits
-from trgrpo_dspy.library.entries import clean_entry, count_tokens
+from trgrpo_dspy.library.entries import clean_entry, count_tokens, guard_fields
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle
@@ -367,7 +367,12 @@ def _ask(predictor: dspy.Predict, **inputs: str) -> Any:
     """Call a step with the inputs that are there: an absent input is an absent field."""
     absent = tuple(name for name in predictor.signature.input_fields if not inputs.get(name))
     signature = _without(predictor.signature, absent, predictor.signature.instructions)
-    known = {name: value for name, value in inputs.items() if value and name in predictor.signature.input_fields}
+    # The XML adapter does not escape inputs: a tag named like a field of the prompt would close it.
+    known = {
+        name: guard_fields(value, predictor.signature.fields)
+        for name, value in inputs.items()
+        if value and name in predictor.signature.input_fields
+    }
     return predictor(signature=signature, **known)
 
 

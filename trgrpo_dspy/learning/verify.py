@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
+from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits, screen
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.meter import Stage
 
@@ -88,7 +88,9 @@ def verify(
         return Verified(draft, findings, lost=lost)
     text = problems_text(draft, failed, findings, shown, over)
     (reply,) = yield [Ask(Stage.REPAIR, (0,), functools.partial(reflector.repair, draft, text, program))]
-    edits = [e for e in reply.value or () if e.id in failed and e.operation in ("MODIFY", "DELETE")]
+    edits = [
+        e for e in reply.value or () if e.id in failed and e.operation in ("MODIFY", "DELETE") and not screen(e.text)
+    ]
     report = apply_edits(draft, edits, step=step, limits=replace(limits, max_words=10**6, max_tokens=10**9))
     lost = (*lost, *losses([reply]))
     if report.applied and calls:
