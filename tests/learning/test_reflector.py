@@ -10,120 +10,209 @@ from typing import Any
 
 import dspy
 import pytest
-from support.scripted import Call, Reply, Triage, examples, learner, scripted_lm, told
+from support.scripted import Call, Reply, Triage, examples, learner, scripted_lm, told, write
 
 from trgrpo_dspy import Experience, ExperienceLibrary, Reflector, TrainingFreeGRPO
 from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.learning.evidence import Evidence, Row
 from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.learning.reflector import Comparison, Lesson, library_text
+from trgrpo_dspy.learning.reflector import Comparison, Context, Lesson
+from trgrpo_dspy.learning.rendering import library_text
+from trgrpo_dspy.learning.steps import in_place
 from trgrpo_dspy.library import Edit, LibraryLimits
 from trgrpo_dspy.program.rollout import Rollout
 
+NOTHING = Context()
+PAPER = ("summary", "comparison", "proposals", "consolidation")
+
 
 def rollout(attempt: int, score: float | None, answer: str = "legal", **fields: Any) -> Rollout:
-    given = {"feedback": f"feedback {attempt}", "transcript": f"=== Step 1 ===\nqueue: {answer}", **fields}
+    given = {"feedback": f"feedback {attempt}", "transcript": f"=== Step 1 ===\nthought {attempt}", **fields}
     return Rollout(3, attempt, Outcome.COMPLETED, score, answer=f"queue: {answer}", **given)
 
 
 def group(*rollouts: Rollout, **fields: Any) -> RolloutGroup:
-    given = {"task": "ticket: refund case 3", "expected": "queue: billing", **fields}
-    return RolloutGroup(3, rollouts=rollouts or (rollout(0, 0.0), rollout(1, 1.0, "billing")), **given)
+    given = {"example": 3, "task": "ticket: refund case 3", "expected": "queue: billing", **fields}
+    return RolloutGroup(rollouts=rollouts or (rollout(0, 0.0), rollout(1, 1.0, "billing")), **given)
 
 
-NOTHING = ExperienceLibrary()
+def paper(**options: Any) -> Reflector:
+    return Reflector(form="paper", summarize="always", **options)
 
 
-class TestSteps:
-    def test_forward_learns_from_one_group(self, lm: dspy.LM) -> None:
-        learned = Reflector()(attempts=group(), experiences=NOTHING)
-        assert len(learned.summaries) == 2 and all("It read the ticket" in s for s in learned.summaries)
-        assert isinstance(learned.comparison, Comparison)
-        assert [x.text for x in learned.lessons] == ["When the ticket says 'refund', answer 'billing'."]
-        assert [(e.operation, e.text, e.sources) for e in learned.edits] == [("ADD", learned.lessons[0].text, (3,))]
+def compile(reflector: Reflector | None = None, train: int = 8, **options: Any) -> Any:
+    given = {"metric": told, "group_size": 4, "num_epochs": 1, "reflector": reflector, **options}
+    return TrainingFreeGRPO(**given).compile(dspy.Predict(Triage), trainset=examples(train))
+
+
+class TestTheBatchForm:
+    def test_groups_are_compared_side_by_side_and_proposals_know_their_examples(self, lm: dspy.LM) -> None:
+        two = [group(), group(rollout(0, 0.0), example=5, task="ticket: login case 5", expected="queue: access")]
+        learned = Reflector()(two, NOTHING)
+        assert lm.engine.kinds() == {"comparison": 1}
+        assert [(e.operation, e.text, e.sources) for e in learned.edits] == [
+            ("ADD", "When the ticket says 'refund', answer 'billing'.", (3,)),
+            ("ADD", "When the ticket says 'login', answer 'access'.", (5,)),
+        ]
+        (reflection,) = learned.reflections
+        assert reflection.examples == (3, 5) and reflection.summaries == {3: ("", ""), 5: ("",)}
+
+    def test_the_comparison_sees_program_library_label_and_every_attempt(self, lm: dspy.LM) -> None:
+        library = ExperienceLibrary.of("When the ticket says 'laptop', answer 'hardware'.")
+        in_place(Reflector(max_lessons=4).reflect([group()], Context("a: x -> y", library)))
+        (call,) = lm.engine.calls
+        assert call.input("program") == "a: x -> y" and call.input("max_edits") == "4"
+        assert call.input("experiences") == "[E1] When the ticket says 'laptop', answer 'hardware'."
+        assert call.input("groups") == (
+            "Example 3\nTask: ticket: refund case 3\nExpected: queue: billing\n"
+            "Attempt 1 (score 0, completed)\nAnswer: queue: legal\nFeedback: feedback 0\n"
+            "Transcript:\n  === Step 1 ===\n  thought 0\n"
+            "Attempt 2 (score 1, completed)\nAnswer: queue: billing\nFeedback: feedback 1\n"
+            "Transcript:\n  === Step 1 ===\n  thought 1"
+        )
+
+    def test_attempts_that_came_back_the_same_are_shown_once(self, lm: dspy.LM) -> None:
+        same = [replace(rollout(0, 0.0), attempt=i) for i in range(3)]
+        in_place(Reflector().reflect([group(*same, rollout(3, 1.0))], NOTHING))
+        shown = lm.engine.calls[0].input("groups")
+        assert shown.count("Attempt ") == 2 and "The same again: 2 more" in shown
+
+    def test_a_transcript_that_only_repeats_the_answer_is_left_out(self, lm: dspy.LM) -> None:
+        bare = rollout(0, 0.0, transcript="=== Step 1: self ===\nqueue: legal")
+        in_place(Reflector().reflect([group(bare)], NOTHING))
+        assert "Transcript" not in lm.engine.calls[0].input("groups")
+
+    def test_failed_and_unscored_attempts(self, lm: dspy.LM) -> None:
+        failed = Rollout(3, 0, Outcome.PROGRAM_ERROR, 0.0, error="KeyError: 'x'", transcript="t")
+        lost = Rollout(3, 1, Outcome.INFRASTRUCTURE, None, transcript="OUTAGE-MARK")
+        in_place(Reflector().reflect([group(failed, lost, rollout(2, 1.0))], NOTHING))
+        shown = lm.engine.calls[0].input("groups")
+        assert "Attempt 1 (score 0, program_error)\nFailure: KeyError: 'x'" in shown
+        assert "OUTAGE-MARK" not in lm.engine.calls[0].text
+
+    def test_only_attempts_too_long_to_be_read_whole_are_summarized(self, lm: dspy.LM) -> None:
+        long = rollout(1, 1.0, transcript="start " + "x" * 9000 + " end")
+        found = in_place(Reflector().reflect([group(rollout(0, 0.0), long)], NOTHING))
+        assert lm.engine.kinds() == {"summary": 1, "comparison": 1}
+        assert found[0].summaries[3][0] == "" and found[0].summaries[3][1].startswith("It read the ticket")
+        summary = lm.engine.of("summary")[0]
+        assert "expected" not in summary.system and "score" not in summary.user, (
+            "a summary describes and does not judge"
+        )
+
+    @pytest.mark.parametrize(("tokens", "calls"), [(32_000, 3), (1_200, 4), (400, 7)])
+    def test_what_is_read_scales_with_the_context(self, lm: dspy.LM, tokens: int, calls: int) -> None:
+        groups = [group(rollout(0, 0.0, transcript="y" * 80), example=i) for i in range(20)]
+        in_place(Reflector(context_tokens=tokens, summarize="auto").reflect(groups, NOTHING))
+        comparisons = lm.engine.of("comparison")
+        assert len(comparisons) == calls
+        assert all(len(call.input("groups")) <= 4 * tokens // 2 for call in comparisons)
+
+    def test_no_more_edits_than_asked_for(self, lm: dspy.LM) -> None:
+        lm.engine.script = lambda call: {
+            "comparison": "c" * 50_000, "edits": [{"operation": "ADD", "text": f"lesson {i}"} for i in range(9)],
+        }  # fmt: skip
+        (found,) = in_place(Reflector(max_lessons=3).reflect([group()], NOTHING))
+        assert [e.text for e in found.edits] == ["lesson 0", "lesson 1", "lesson 2"] and len(found.comparison) <= 8000
+        assert all(e.sources == (3,) for e in found.edits), "without sources an edit comes from all groups compared"
+
+
+ROW = Row(3, "queue: billing", True, "Example 3\nTask: ticket: refund")
+
+
+class TestConsolidation:
+    PROPOSALS = (
+        Edit("ADD", text="When the ticket says 'refund', answer 'billing'.", sources=(3,), targets=("a",)),
+        Edit("MODIFY", "E1", "better advice", sources=(5,)),
+        Edit("DELETE", "E1", sources=(7,)),
+        Edit("ADD", text="When the ticket says 'refund', answer 'billing'.", sources=(9,)),
+    )
+
+    def test_it_sees_evidence_and_all_proposals_and_keeps_their_sources(self, lm: dspy.LM) -> None:
+        context = Context("the program", ExperienceLibrary.of("old advice"))
+        evidence = Evidence((ROW,), history="Step 1: nothing", refused="ADD x (bad)")
+        plan = in_place(Reflector().consolidate(self.PROPOSALS, evidence, context))
+        (call,) = lm.engine.calls
+        assert call.input("proposals").splitlines() == [
+            "P1. ADD: When the ticket says 'refund', answer 'billing'. (for: a) (from: 3)",
+            "P2. MODIFY E1: better advice (from: 5)",
+            "P3. DELETE E1 (from: 7)",
+            "P4. ADD: When the ticket says 'refund', answer 'billing'. (from: 9)",
+        ]
+        assert call.input("evidence") == ROW.text and call.input("history") == "Step 1: nothing"
+        assert call.input("refused") == "ADD x (bad)" and call.input("program") == "the program"
+        assert call.input("max_experiences") == str(LibraryLimits().max_entries)
+        assert [(e.operation, e.id, e.sources) for e in plan.edits] == [
+            ("ADD", "", (3, 9)), ("MODIFY", "E1", (5,)), ("DELETE", "E1", (7,)),
+        ]  # fmt: skip
+
+    def test_sources_may_be_examples_of_the_table(self, lm: dspy.LM) -> None:
+        edit = {"operation": "ADD", "text": "new", "sources": "P2, 3, 99"}
+        lm.engine.script = lambda call: {"reasoning": "r", "edits": [edit], "dispositions": []}
+        plan = in_place(Reflector().consolidate(self.PROPOSALS, Evidence((ROW,)), NOTHING))
+        assert plan.edits[0].sources == (3, 5) and plan.reasoning == "r"
+
+    def test_sources_of_an_edit_that_names_none(self, lm: dspy.LM) -> None:
+        edit = {"operation": "ADD", "text": "When a refund is asked, say billing"}
+        lm.engine.script = lambda call: {"reasoning": "", "edits": [edit], "dispositions": []}
+        proposals = [
+            Edit("ADD", text="When a refund is due, say billing", sources=(3,)),
+            Edit("ADD", text="no", sources=(4,)),
+        ]
+        assert in_place(Reflector().consolidate(proposals, Evidence(), NOTHING)).edits[0].sources == (3,)
+
+    def test_where_each_proposal_went(self, lm: dspy.LM) -> None:
+        went = [{"proposal": "P1", "outcome": "used"}, {"proposal": "2", "outcome": "dropped because wrong"}]
+        lm.engine.script = lambda call: {"reasoning": "", "edits": [], "dispositions": went}
+        plan = in_place(Reflector().consolidate(self.PROPOSALS, Evidence(), NOTHING))
+        assert plan.dispositions == {"P1": "used", "P2": "dropped because wrong"} and plan.edits == ()
+
+    def test_nothing_wrong_and_nothing_proposed_costs_no_call(self, lm: dspy.LM) -> None:
+        fine = Evidence((replace(ROW, wrong=False),))
+        assert in_place(Reflector().consolidate((), fine, NOTHING)).edits == () and not lm.engine.calls
+        in_place(Reflector().consolidate((), Evidence((ROW,)), NOTHING))
+        assert lm.engine.calls[0].input("proposals") == "(none)"
+
+    def test_a_batch_too_large_for_one_prompt_is_consolidated_in_a_tree(self, lm: dspy.LM) -> None:
+        rows = tuple(Row(i, "", True, f"Example {i}\nTask: t") for i in range(100))
+        proposals = [Edit("ADD", text=f"When the case is {i}, answer x", sources=(i,)) for i in range(100)]
+        plan = in_place(Reflector().consolidate(proposals, Evidence(rows), NOTHING))
+        sizes = [call.input("evidence").count("Example ") for call in lm.engine.calls]
+        assert len(sizes) == 11 and max(sizes[:-1]) == 10 and sizes[-1] == 64
+        assert sorted(e.sources for e in plan.edits) == [(i,) for i in range(100)], "no proposal is lost on the way"
+
+    def test_an_empty_plan_without_a_word_applies_the_proposals(self, lm: dspy.LM) -> None:
+        lm.engine.script = lambda call: {"reasoning": "", "edits": [], "dispositions": []}
+        plan = in_place(Reflector().consolidate(self.PROPOSALS, Evidence(), NOTHING))
+        assert plan.edits == self.PROPOSALS and plan.lost == "consolidation: empty plan"
+
+
+class TestThePapersForm:
+    def test_forward(self, lm: dspy.LM) -> None:
+        learned = paper()([group()], NOTHING)
         assert lm.engine.kinds() == {"summary": 2, "comparison": 1, "proposals": 1}
+        assert [(e.operation, e.text, e.sources) for e in learned.edits] == [
+            ("ADD", "When the ticket says 'refund', answer 'billing'.", (3,))
+        ]
+
+    def test_a_whole_run_makes_the_four_calls(self, lm: dspy.LM) -> None:
+        compiled = compile(paper(), learn_from="contrast")
+        assert set(lm.engine.kinds()) == {"program", *PAPER} and len(compiled.experiences) > 0
+        assert all("evidence" not in call.user for call in lm.engine.of("consolidation"))
 
     def test_the_summary_sees_label_score_and_feedback(self, lm: dspy.LM) -> None:
-        Reflector().summarize(group(), rollout(1, 0.25))
+        paper().summarize(group(), rollout(1, 0.25), NOTHING)
         (call,) = lm.engine.calls
         assert call.input("task") == "ticket: refund case 3" and call.input("expected") == "queue: billing"
         assert call.input("score") == "0.25" and call.input("feedback") == "feedback 1"
-        assert call.input("attempt").startswith("=== Step 1")
-
-    def test_the_comparison_sees_the_library_and_every_attempt(self, lm: dspy.LM) -> None:
-        library = ExperienceLibrary.of("When the ticket says 'laptop', answer 'hardware'.")
-        Reflector(max_lessons=4).compare(group(), ["first told", "second told"], library, "a: x -> y\nb: y -> z")
-        (call,) = lm.engine.calls
-        assert call.input("experiences") == "[E1] When the ticket says 'laptop', answer 'hardware'."
-        assert call.input("max_lessons") == "4" and call.input("predictors") == "a: x -> y\nb: y -> z"
-        attempts = call.input("attempts")
-        assert (
-            "Attempt 1 (score 0, completed)\nAnswer: queue: legal\nFeedback: feedback 0\nSummary: first told"
-            in attempts
-        )
-        assert "Attempt 2 (score 1, completed)" in attempts and "second told" in attempts
-
-    def test_a_failure_is_told(self, lm: dspy.LM) -> None:
-        failed = Rollout(3, 0, Outcome.PROGRAM_ERROR, 0.0, error="KeyError: 'x'", transcript="t")
-        Reflector().compare(group(failed, rollout(1, 1.0)), ["a", "b"], NOTHING)
-        assert "Attempt 1 (score 0, program_error)\nFailure: KeyError: 'x'" in lm.engine.calls[0].input("attempts")
-
-    def test_a_lost_summary_falls_back_to_the_transcript(self, lm: dspy.LM) -> None:
-        long = rollout(1, 1.0, transcript="start " + "x" * 9000 + " end")
-        Reflector().compare(group(rollout(0, 0.0), long), ["told", None], NOTHING)
-        attempts = lm.engine.calls[0].input("attempts")
-        assert "Summary: told" in attempts and "Transcript: start" in attempts and attempts.endswith(" end")
-        assert len(attempts) < 4 * 600, "bounded like a summary"
-
-    def test_unscored_attempts_are_not_compared(self, lm: dspy.LM) -> None:
-        unscored = Rollout(3, 1, Outcome.INFRASTRUCTURE, None, transcript="OUTAGE-MARK")
-        learned = Reflector()(attempts=group(rollout(0, 0.0), unscored, rollout(2, 1.0)), experiences=NOTHING)
-        assert len(learned.summaries) == 2
-        assert not any("OUTAGE-MARK" in call.text for call in lm.engine.calls)
 
     def test_no_lessons_no_proposal_call(self, lm: dspy.LM) -> None:
-        assert Reflector().propose((), NOTHING, source=3) == ()
-        assert not lm.engine.calls
+        lm.engine.script = lambda call: {"summary": "s", "comparison": "chance", "lessons": []}
+        assert paper()([group()], NOTHING).edits == () and not lm.engine.of("proposals")
 
-    def test_consolidation_sees_all_proposals_and_keeps_their_sources(self, lm: dspy.LM) -> None:
-        library = ExperienceLibrary.of("old advice")
-        proposals = [
-            Edit("ADD", text="When the ticket says 'refund', answer 'billing'.", sources=(3,), targets=("a",)),
-            Edit("MODIFY", "E1", "better advice", sources=(5,)),
-            Edit("DELETE", "E1", sources=(7,)),
-            Edit("ADD", text="When the ticket says 'refund', answer 'billing'.", sources=(9,)),
-        ]
-        edits = Reflector().consolidate(proposals, library)
-        (call,) = lm.engine.calls
-        assert call.input("proposals").splitlines() == [
-            "P1. ADD: When the ticket says 'refund', answer 'billing'. (for: a)",
-            "P2. MODIFY E1: better advice",
-            "P3. DELETE E1",
-            "P4. ADD: When the ticket says 'refund', answer 'billing'.",
-        ]
-        assert call.input("max_experiences") == str(LibraryLimits().max_entries)
-        assert [(e.operation, e.id, e.sources) for e in edits] == [
-            ("ADD", "", (3, 9)),
-            ("MODIFY", "E1", (5,)),
-            ("DELETE", "E1", (7,)),
-        ]
-
-    def test_sources_of_a_plan_that_names_no_proposals(self, lm: dspy.LM) -> None:
-        lm.engine.script = lambda call: {"edits": [{"operation": "ADD", "text": "When a refund is asked, say billing"}]}
-        proposals = [
-            Edit("ADD", text="When a refund is due, say billing", sources=(3,)),
-            Edit("ADD", text="Laptops are hardware", sources=(4,)),
-        ]
-        assert [e.sources for e in Reflector().consolidate(proposals, NOTHING)] == [(3,)]
-
-    def test_replies_are_bounded(self, lm: dspy.LM) -> None:
-        lm.engine.script = lambda call: {"summary": "s" * 50_000, "comparison": "c" * 50_000, "lessons": []}
-        assert len(Reflector().summarize(group(), rollout(0, 0.0))) <= 4 * 400
-        lm.engine.script = lambda call: {
-            "comparison": "c" * 50_000,
-            "lessons": [{"text": f"lesson {i}"} for i in range(9)],
-        }
-        found = Reflector(max_lessons=3).compare(group(), ["a", "b"], NOTHING)
-        assert len(found.text) <= 4 * 300 and [x.text for x in found.lessons] == ["lesson 0", "lesson 1", "lesson 2"]
+    def test_a_single_proposal_needs_no_consolidation(self, lm: dspy.LM) -> None:
+        one = (Edit("ADD", text="x"),)
+        assert in_place(paper().consolidate(one, Evidence(), NOTHING)).edits == one and not lm.engine.calls
 
 
 class TestAbsentInputs:
@@ -131,99 +220,50 @@ class TestAbsentInputs:
 
     def names(self, call: Call) -> set[str]:
         head = call.system.split("Your output fields are:")[0]
-        return {name for name in ("predictors", "experiences", "expected", "feedback", "score") if f"`{name}`" in head}
+        return {n for n in ("program", "experiences", "expected", "feedback", "score", "history") if f"`{n}`" in head}
 
-    def test_an_empty_library_no_labels_no_feedback(self, lm: dspy.LM) -> None:
-        plain = group(expected="")
-        Reflector().summarize(plain, rollout(0, 0.0, feedback=""))
-        Reflector().compare(plain, ["a", "b"], NOTHING)
-        Reflector().propose([Lesson("x")], NOTHING, source=0)
-        assert [self.names(call) for call in lm.engine.calls] == [{"score"}, set(), set()]
+    @pytest.mark.parametrize("context", [NOTHING, Context("p", ExperienceLibrary.of("advice"))])
+    def test_what_is_there_is_there_and_what_is_not_is_not(self, lm: dspy.LM, context: Context) -> None:
+        plain = group(rollout(0, 0.0, feedback=""), expected="")
+        paper().summarize(plain, plain.rollouts[0], context)
+        Reflector().compare([plain], {3: [""]}, context)
+        Reflector().merge((), Evidence(), context)
+        there = {"program", "experiences"} if context.program else set()
+        assert [self.names(call) for call in lm.engine.calls] == [{"score"} | (there & {"program"}), there, there]
         assert all("None" not in call.user and "N/A" not in call.user for call in lm.engine.calls)
 
-    def test_what_is_there_is_there(self, lm: dspy.LM) -> None:
-        library = ExperienceLibrary.of("advice")
-        Reflector().summarize(group(), rollout(0, 0.0))
-        Reflector().compare(group(), ["a", "b"], library, "p: x -> y")
-        assert self.names(lm.engine.calls[0]) == {"expected", "score", "feedback"}
-        assert self.names(lm.engine.calls[1]) == {"predictors", "experiences", "expected"}
-
-    def test_label_free(self, lm: dspy.LM) -> None:
+    @pytest.mark.parametrize("form", ["batch", "paper"])
+    def test_label_free(self, lm: dspy.LM, form: Any) -> None:
         """Even if a group should hold what it must not."""
         leaky = [replace(rollout(i, 0.5), outcome=Outcome.LABEL_FREE) for i in range(2)]
-        free = group(*leaky, label_free=True)
-        reflector = Reflector(label_free=True)
-        reflector.summarize(free, free.rollouts[0])
-        reflector.compare(free, ["a", "b"], NOTHING)
+        in_place(Reflector(form=form, label_free=True).reflect([group(*leaky, label_free=True)], NOTHING))
         for call in lm.engine.calls:
             assert self.names(call) == set() and "queue: billing" not in call.user
             assert "feedback" not in call.user and "0.5" not in call.user
-        assert "Attempt 2 (label_free)" in lm.engine.calls[1].user
-        assert "Nobody has told which is right" in lm.engine.calls[1].system
+        assert "Attempt 2 (label_free)" in lm.engine.of("comparison")[0].user
+        assert "Nobody has" in lm.engine.of("comparison")[0].system
 
 
 class TestReplies:
-    """One bad item never loses the rest; what is no lesson is none."""
+    """One bad item never loses the rest; what is no lesson is none. (Shapes of lists: `test_prompts.py`.)"""
 
-    def compared(self, lm: dspy.LM, lessons: Any) -> list[tuple[str, tuple[str, ...]]]:
+    def lessons(self, lm: dspy.LM, lessons: Any) -> list[tuple[str, tuple[str, ...]]]:
         text = lessons if isinstance(lessons, str) else json.dumps(lessons)
         lm.engine.script = lambda call: (
             f"[[ ## comparison ## ]]\nok\n\n[[ ## lessons ## ]]\n{text}\n\n[[ ## completed ## ]]"
         )
-        found = Reflector(max_lessons=9).compare(group(), ["a", "b"], NOTHING)
+        found = paper(max_lessons=9).compare([group()], {3: ["a", "b"]}, NOTHING)
         return [(lesson.text, lesson.targets) for lesson in found.lessons]
 
-    def test_good_items_survive_bad_ones(self, lm: dspy.LM) -> None:
-        mixed = [
-            {"text": "first"},
-            None,
-            7,
-            {"lesson": "no text"},
-            "bare",
-            {"text": None},
-            [],
-            {"text": "last", "x": 1},
-        ]
-        assert [text for text, _ in self.compared(lm, mixed)] == ["first", "bare", "last"]
-
     @pytest.mark.parametrize(
-        "reply",
-        [
-            '[{"text": "the lesson"}]',
-            '{"text": "the lesson"}',
-            '{"lessons": [{"text": "the lesson"}]}',
-            '```json\n[{"text": "the lesson"}]\n```',
-            '[{"text": "the lesson"',
-            '["the lesson"]',
-            '[{"TEXT": "the lesson", "predictors": null}]',
-        ],
-    )
-    def test_many_shapes_are_read(self, lm: dspy.LM, reply: str) -> None:
-        assert [text for text, _ in self.compared(lm, reply)] == ["the lesson"]
-
-    @pytest.mark.parametrize(
-        "reply",
-        [
-            "[]",
-            "null",
-            "",
-            "none",
-            "None.",
-            "No lesson, only chance.",
-            '["None"]',
-            "{}",
-            '[{"text": ""}, {"text": "   "}]',
-            "[1, 2]",
-        ],
+        "reply", ["[]", "null", "", "none", "None.", "No lesson, only chance.", '["None"]', "[1, 2]"]
     )
     def test_nothing_is_nothing(self, lm: dspy.LM, reply: str) -> None:
-        assert self.compared(lm, reply) == []
+        assert self.lessons(lm, reply) == []
 
     def test_targets(self, lm: dspy.LM) -> None:
         replies = [("a, b", ("a", "b")), ("`a`", ("a",)), ("all", ()), ("", ()), (["a", "b"], ("a", "b")), ("None", ())]
-        found = self.compared(
-            lm, [{"text": f"lesson {i}", "predictors": given} for i, (given, _) in enumerate(replies)]
-        )
+        found = self.lessons(lm, [{"text": f"lesson {i}", "predictors": given} for i, (given, _) in enumerate(replies)])
         assert [targets for _, targets in found] == [expected for _, expected in replies]
 
     def test_edits(self, lm: dspy.LM) -> None:
@@ -233,183 +273,149 @@ class TestReplies:
             {"operation": "ADD", "text": "targeted", "predictors": "a"},
         ]  # fmt: skip
         lm.engine.script = lambda call: {"edits": edits}
-        found = Reflector().propose([Lesson("x")], NOTHING, source=8)
+        found = paper().propose([Lesson("x")], NOTHING, source=8)
         assert [(e.operation, e.id, e.text, e.targets) for e in found] == [
             ("ADD", "", "new", ()), ("MODIFY", "E3", "changed", ()), ("DELETE", "E4", "", ()), ("KEEP", "E5", "", ()),
             ("", "", "", ()), ("", "E6", "", ()), ("ADD", "", "targeted", ("a",)),
         ]  # fmt: skip
         assert all(e.sources == (8,) for e in found)
 
+    def test_decisions(self, lm: dspy.LM) -> None:
+        said = [
+            {"example": "3", "entry": "E1", "decision": "billing"}, {"example": "Example 4", "entries": "E1, E2"},
+            {"example": "none", "entry": "E1"}, {"example": 5, "entry": "[E3]", "decision": "legal"}, "prose",
+        ]  # fmt: skip
+        lm.engine.script = lambda call: {"decisions": said}
+        found = Reflector().check(ExperienceLibrary.of("x"), "Example 3", "p", blind=True)
+        assert [(d.example, d.entry, d.decision) for d in found] == [
+            (3, "E1", "billing"), (4, "E1", ""), (4, "E2", ""), (5, "E3", "legal"),
+        ]  # fmt: skip
 
-class TestCutReplies:
-    """A reply cut by length, known from its finish reason, is never a lesson."""
 
-    @pytest.mark.parametrize("kind", ["summary", "comparison", "proposals", "consolidation"])
-    def test_each_step(self, kind: str) -> None:
-        def script(call: Call) -> Any:
-            from support.scripted import write
+@pytest.mark.parametrize(
+    ("reflector", "kind", "learns"),
+    [
+        (paper, "summary", True), (paper, "comparison", False), (paper, "proposals", False),
+        (paper, "consolidation", True), (Reflector, "comparison", False), (Reflector, "consolidation", True),
+        (Reflector, "check", True),
+    ],
+)  # fmt: skip
+def test_a_reply_cut_by_length_is_never_a_lesson(reflector: Any, kind: str, learns: bool) -> None:
+    def script(call: Call) -> Any:
+        reply = write(call, learner(call))
+        return Reply(reply.replace("answer '", "answer 'CUT-"), "length") if call.kind == kind else reply
 
-            reply = write(call, learner(call)) if not isinstance(learner(call), str) else ""
-            return Reply(reply.replace("answer '", "answer 'CUT-"), "length") if call.kind == kind else reply
-
-        lm = scripted_lm(script)
-        with dspy.context(lm=lm):
-            compiled = TrainingFreeGRPO(metric=told, group_size=4, num_epochs=1).compile(
-                dspy.Predict(Triage), trainset=examples(8)
-            )
-        (step,) = compiled.detailed_results.steps
-        assert step.lost[f"{kind}: cut by length"] >= 1
-        assert "CUT-" not in str(compiled.experiences)
-        cut_calls = sum(s.truncated for s in compiled.detailed_results.spend)
-        assert cut_calls == step.lost[f"{kind}: cut by length"]
-        if kind in ("summary", "consolidation"):
-            assert len(compiled.experiences) > 0, "what is whole is learned from"
-        else:
-            assert len(compiled.experiences) == 0
-        if kind == "summary":
-            assert all("Transcript:\n" in c.input("attempts") for c in lm.engine.of("comparison"))
-
-    def test_a_whole_reply_that_looks_cut_is_not(self, lm: dspy.LM) -> None:
-        lm.engine.script = lambda call: (
-            {**learner(call), "summary": "It goes on and on and"} if call.kind == "summary" else learner(call)
-        )
-        compiled = TrainingFreeGRPO(metric=told, group_size=4, num_epochs=1).compile(
-            dspy.Predict(Triage), trainset=examples(8)
-        )
-        assert compiled.detailed_results.steps[0].lost == {}
+    lm = scripted_lm(script)
+    with dspy.context(lm=lm):
+        compiled = compile(reflector(), train=20)
+    (step,) = compiled.detailed_results.steps
+    assert step.lost[f"{kind}: cut by length"] == sum(s.truncated for s in compiled.detailed_results.spend) >= 1
+    assert "CUT-" not in str(compiled.experiences)
+    assert (len(compiled.experiences) > 0) == learns
 
 
 class TestAsAModule:
     def test_named_predictors(self) -> None:
         names = [name for name, _ in Reflector().named_predictors()]
-        assert names == ["summarize_attempt", "compare_attempts", "propose_edits", "consolidate_edits"]
+        assert names == [
+            f"steps['{name}']" for name in ("summarize", "compare", "consolidate", "check", "judge", "repair")
+        ]
+        assert [n for n, _ in paper().named_predictors()] == [
+            f"steps['{name}']" for name in ("summarize", "compare", "propose", "consolidate")
+        ]
 
     def test_save_and_load(self, tmp_path: Path, lm: dspy.LM) -> None:
-        reflector = Reflector(max_lessons=3)
-        step = reflector.compare_attempts
+        reflector = Reflector()
+        step = reflector.steps["compare"]
         step.signature = step.signature.with_instructions("MY OWN INSTRUCTIONS")
-        step.demos = [dspy.Example(task="t", attempts="a", max_lessons="2", comparison="c", lessons=[])]
         reflector.save(str(tmp_path / "reflector.json"))
-        loaded = Reflector(max_lessons=3)
+        loaded = Reflector()
         loaded.load(str(tmp_path / "reflector.json"))
-        assert loaded.compare_attempts.signature.instructions == "MY OWN INSTRUCTIONS"
-        assert len(loaded.compare_attempts.demos) == 1
-        loaded(attempts=group(), experiences=NOTHING)
+        loaded([group()], NOTHING)
         assert "MY OWN INSTRUCTIONS" in lm.engine.of("comparison")[0].system
 
     def test_bootstrap_few_shot_compiles_it(self, lm: dspy.LM, caplog: Any) -> None:
         caplog.set_level(logging.CRITICAL)
-        training = [
-            dspy.Example(attempts=group(rollout(0, 0.0), rollout(1, 1.0, "billing")), experiences=NOTHING).with_inputs(
-                "attempts", "experiences"
-            )
-        ]
-
-        def learned_something(example: Any, prediction: Any, trace: Any = None) -> bool:
-            return len(prediction.edits) == 1
-
-        bootstrap = dspy.BootstrapFewShot(metric=learned_something, max_bootstrapped_demos=2, max_labeled_demos=0)
+        training = [dspy.Example(groups=[group()], context=NOTHING).with_inputs("groups", "context")]
+        bootstrap = dspy.BootstrapFewShot(
+            metric=lambda e, p, trace=None: len(p.edits) == 1, max_bootstrapped_demos=2, max_labeled_demos=0
+        )
         compiled = bootstrap.compile(Reflector(), trainset=training)
-        assert len(compiled.summarize_attempt.demos) >= 1 and len(compiled.compare_attempts.demos) == 1
+        assert len(compiled.steps["compare"].demos) == 1
         lm.engine.calls.clear()
         own = compiled.deepcopy()
         own._compiled = False
-        optimizer = TrainingFreeGRPO(metric=told, group_size=4, num_epochs=1, reflector=own)
-        program = optimizer.compile(dspy.Predict(Triage), trainset=examples(8))
-        assert len(program.experiences) > 0
-        for kind in ("summary", "comparison", "proposals"):
-            calls = lm.engine.of(kind)
-            assert calls and all(len(call.messages) > 1 for call in calls), f"demos appear in every {kind} prompt"
-        assert "ticket: refund case 3" in lm.engine.of("comparison")[0].messages[0][1]
+        assert len(compile(own).experiences) > 0
+        (call, *_) = lm.engine.of("comparison")
+        assert "ticket: refund case 3" in call.messages[0][1] and len(call.messages) > 1, "the demo is in the prompt"
 
     def test_a_reflector_frozen_by_an_optimizer_works_as_it_is(self, lm: dspy.LM) -> None:
         reflector = Reflector()
         reflector._compiled = True
-        program = TrainingFreeGRPO(metric=told, group_size=4, num_epochs=1, reflector=reflector).compile(
-            dspy.Predict(Triage), trainset=examples(8)
-        )
-        assert len(program.experiences) > 0
-
-
-class Terse(Reflector):
-    def summarize(self, group: RolloutGroup, rollout: Rollout) -> str:
-        return f"TERSE {rollout.attempt}"
-
-
-class Whole(Reflector):
-    def forward(self, attempts: RolloutGroup, experiences: ExperienceLibrary, predictors: str = "") -> Any:
-        return dspy.Prediction(edits=[Edit("ADD", text=f"learned from case {attempts.example}")])
+        assert len(compile(reflector).experiences) > 0
 
 
 class TestSubclasses:
-    def compile(self, reflector: Reflector, **settings: Any) -> Any:
-        given = {"metric": told, "group_size": 4, "num_epochs": 1, **settings}
-        return TrainingFreeGRPO(reflector=reflector, **given).compile(dspy.Predict(Triage), trainset=examples(8))
-
     def test_one_step_overridden(self, lm: dspy.LM) -> None:
-        compiled = self.compile(Terse())
-        assert len(compiled.experiences) > 0 and lm.engine.kinds()["summary"] == 0
-        assert all("Summary: TERSE 0" in call.input("attempts") for call in lm.engine.of("comparison"))
+        class Terse(Reflector):
+            def summarize(self, group: RolloutGroup, rollout: Rollout, context: Context) -> str:
+                return f"TERSE {rollout.attempt}"
 
-    def test_forward_overridden(self, lm: dspy.LM) -> None:
-        compiled = self.compile(Whole())
-        assert set(lm.engine.kinds()) == {"program", "consolidation"}
-        assert all(e.text.startswith("learned from case") for e in compiled.experiences)
-        assert all(e.sources == (int(e.text.rsplit(" ", 1)[1]),) for e in compiled.experiences)
+        assert len(compile(Terse(summarize="always")).experiences) > 0 and not lm.engine.of("summary")
+        assert all("Summary: TERSE" in call.input("groups") for call in lm.engine.of("comparison"))
 
     def test_a_signature_replaced(self, lm: dspy.LM) -> None:
         reflector = Reflector()
-        reflector.summarize_attempt = dspy.Predict(
-            reflector.summarize_attempt.signature.with_instructions("SAY IT IN FRENCH")
-        )
-        self.compile(reflector)
-        assert all("SAY IT IN FRENCH" in call.system for call in lm.engine.of("summary"))
+        step = reflector.steps["compare"]
+        reflector.steps["compare"] = dspy.Predict(step.signature.with_instructions("SAY IT IN FRENCH"))
+        compile(reflector)
+        assert all("SAY IT IN FRENCH" in call.system for call in lm.engine.of("comparison"))
 
     def test_a_step_with_an_lm_of_its_own(self, lm: dspy.LM) -> None:
-        strong = scripted_lm(name="scripted/strong")
-        reflector = Reflector()
-        reflector.consolidate_edits.lm = strong
-        compiled = self.compile(reflector)
+        strong, reflector = scripted_lm(name="scripted/strong"), Reflector()
+        reflector.steps["consolidate"].lm = strong
+        compiled = compile(reflector)
         assert strong.engine.kinds() == {"consolidation": 1} and lm.engine.kinds()["consolidation"] == 0
-        rows = {(s.stage, s.model) for s in compiled.detailed_results.spend}
-        assert ("consolidation", "scripted/strong") in rows
-        assert reflector.consolidate_edits.lm is strong and strong.history == []
+        assert ("consolidation", "scripted/strong") in {(s.stage, s.model) for s in compiled.detailed_results.spend}
+        assert reflector.steps["consolidate"].lm is strong and strong.history == []
 
     def test_a_bug_in_one_is_counted_by_its_name(self, lm: dspy.LM) -> None:
         class Broken(Reflector):
-            def summarize(self, group: RolloutGroup, rollout: Rollout) -> str:
+            def compare(self, *args: Any) -> Any:
                 raise NotImplementedError
 
-        compiled = self.compile(Broken())
-        assert compiled.detailed_results.steps[0].lost["summary: NotImplementedError"] > 0
+        assert compile(Broken()).detailed_results.steps[0].lost["comparison: NotImplementedError"] > 0
 
-    @pytest.mark.parametrize("edits", [[{"operation": "ADD"}], "ADD", None, 3])
+    @pytest.mark.parametrize("edits", [({"operation": "ADD"},), "ADD", 3])
     def test_what_is_no_edit_is_refused_by_name(self, lm: dspy.LM, edits: Any) -> None:
         class Wrong(Reflector):
-            def propose(self, lessons: Any, experiences: Any, predictors: str = "", *, source: int) -> Any:
-                return edits
+            def compare(self, *args: Any) -> Any:
+                return Comparison("", edits)
 
         with pytest.raises(TypeError, match="edits"):
-            self.compile(Wrong())
+            compile(Wrong())
 
     def test_what_is_no_comparison_is_refused_by_name(self, lm: dspy.LM) -> None:
         class Wrong(Reflector):
-            def compare(self, *args: Any, **kwargs: Any) -> Any:
+            def compare(self, *args: Any) -> Any:
                 return dspy.Prediction(lessons=[])
 
         with pytest.raises(TypeError, match=r"Reflector\.compare"):
-            self.compile(Wrong())
+            compile(Wrong())
 
     def test_the_users_reflector_is_unchanged(self, lm: dspy.LM) -> None:
-        reflector = Terse(max_lessons=7)
-        self.compile(reflector, max_experiences=3)
+        reflector = Reflector(max_lessons=7)
+        compile(reflector, max_experiences=3)
         assert reflector.limits == LibraryLimits() and reflector.max_lessons == 7
-        assert reflector.history == [] and reflector.compare_attempts.history == []
-        (call,) = lm.engine.of("consolidation")
-        assert call.input("max_experiences") == "3", "it is told the limit that is enforced"
+        assert reflector.history == [] and reflector.steps["compare"].history == []
+        assert lm.engine.of("consolidation")[0].input("max_experiences") == "3", "it is told the cap that is enforced"
+
+    def test_a_form_that_is_none(self) -> None:
+        with pytest.raises(ValueError, match="form='papers' must be"):
+            Reflector(form="papers")  # type: ignore[arg-type]
 
 
 def test_the_library_as_reflection_sees_it() -> None:
     library = ExperienceLibrary((Experience("E2", "for all"), Experience("E5", "for one", ("a", "b"))), 9)
     assert library_text(library) == "[E2] for all\n[E5 | a, b] for one"
-    assert library_text(NOTHING) == ""
+    assert library_text(ExperienceLibrary()) == ""

@@ -120,7 +120,8 @@ def _verdict(decision: str, label: str, labels: frozenset[str]) -> bool | None:
     """Whether a decision is right; None if it decides nothing."""
     text = _normal(decision)
     if not labels:
-        return {"supports": True, "contradicts": False}.get(text.split(" ")[0] if text else "")
+        word = re.match(r"\w*", text)
+        return {"supports": True, "contradicts": False}.get(word.group() if word else "")
     if text in labels:
         return text == _normal(label)
     named = {known for known in labels if re.search(rf"(?<!\w){re.escape(known)}(?!\w)", text)}

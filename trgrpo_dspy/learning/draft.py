@@ -21,8 +21,8 @@ __all__ = ["Draft", "Refusal", "Update", "draft_of", "finish"]
 
 _RUN_OF_WORDS = 8
 """Words in a row that an entry may share with one example's task."""
-_IDENTIFIER = re.compile(r"(?=\w*\d)(?=\w*[^\W\d_])[\w-]{6,}")
-"""A word of letters and digits, such as an order number."""
+_IDENTIFIER = re.compile(r"(?<![\w-])#?[^\W\d_][\w-]*\d{4,}[\w-]*|#\d{3,}")
+"""A word with letters and then digits, or with a number sign, such as an order's."""
 
 
 @dataclass(frozen=True)
