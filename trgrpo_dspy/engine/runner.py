@@ -28,6 +28,7 @@ from trgrpo_dspy.failures.messages import describe, fatal_message, no_lm_message
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank
+from trgrpo_dspy.program.calling import call_program
 from trgrpo_dspy.program.copies import Copier
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric
@@ -161,7 +162,7 @@ class Runner:
         watches = [] if type(program) is dspy.Predict else [_ToolWatch(self.calls, unit, recorder)]
         with self.calls.context(unit, *watches, trace=recorder):
             try:
-                result = _Try(prediction=program(**inputs))
+                result = _Try(prediction=call_program(program, inputs))
             except Exception as error:  # the program's own code: anything may come out of it
                 if dspy.settings.lm is None and "No LM is loaded" in str(error):
                     raise FatalError(no_lm_message()) from None

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import dspy
 
 __all__ = ["Copier", "own_copy"]
 
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
+
 
 def own_copy(program: Any, exchange: Callable[[Any], Any] = lambda lm: lm) -> Any:
     """A deep copy of a program or module that holds the same LMs, or what they are exchanged for.
 
     LMs are found wherever modules hold them: on predictors (frozen ones too), as attributes, in lists and dicts. What
-    can't be copied (a lock, a client, a socket) is shared; predictors never are.
+    can't be copied (a lock, a Python module) is shared, and so is what must be closed (a client, a file, an event
+    loop): the end of a copy would close the original's. Predictors never are.
 
     Args:
         program: The module; it is not changed.
@@ -24,7 +28,9 @@ def own_copy(program: Any, exchange: Callable[[Any], Any] = lambda lm: lm) -> An
     Raises:
         ValueError: A predictor sits in something that can't be copied, so a copy would write into the original.
     """
-    return _copy(program, {id(lm): exchange(lm) for _, lm in program.named_sub_modules(dspy.BaseLM)})
+    shared = _shared(program)
+    shared.update({id(lm): exchange(lm) for _, lm in program.named_sub_modules(dspy.BaseLM)})
+    return _copy(program, shared)
 
 
 class Copier:
@@ -36,18 +42,21 @@ class Copier:
         self.names = {p.stage: name for name, p in program.named_sub_modules(dspy.Predict)}
         """Names of its predictors by `predictor.stage`, which survives copying."""
         self.names.update({p.stage: name for name, p in program.named_predictors()})
-        self._lms = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
+        self._shared = _shared(program)
 
     def copy(self) -> Any:
         """As `own_copy`."""
-        return _copy(self.program, dict(self._lms))
+        return _copy(self.program, self._shared)
+
+
+def _shared(program: Any) -> dict[int, Any]:
+    """By `id`, what copies of the program share with it."""
+    shared = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
+    _share(program, shared, {})
+    return shared
 
 
 def _copy(program: Any, shared: dict[int, Any]) -> Any:
-    try:
-        return copy.deepcopy(program, dict(shared))
-    except Exception:  # something in the user's module can't be copied: share just that
-        _share_what_cannot_be_copied(program, shared, set())
     copied = copy.deepcopy(program, dict(shared))
     mine = {id(predictor) for _, predictor in copied.named_sub_modules(dspy.Predict)}
     if both := [name for name, p in program.named_sub_modules(dspy.Predict) if id(p) in mine]:
@@ -55,26 +64,55 @@ def _copy(program: Any, shared: dict[int, Any]) -> Any:
     return copied
 
 
-def _share_what_cannot_be_copied(value: Any, shared: dict[int, Any], seen: set[int]) -> None:
-    """Enter into `shared` the smallest parts of a value that `copy.deepcopy` refuses."""
-    if id(value) in seen or id(value) in shared:
-        return
-    seen.add(id(value))
-    try:
-        copy.deepcopy(value, dict(shared))
-        return
-    except Exception:
-        for part in _parts(value):
-            _share_what_cannot_be_copied(part, shared, seen)
-    try:
-        copy.deepcopy(value, dict(shared))
-    except Exception:
-        shared[id(value)] = value
+def _share(value: Any, shared: dict[int, Any], seen: dict[int, Any]) -> None:
+    """Enter into `shared` the smallest parts of a value that must not or can't be copied.
+
+    Nothing is copied for a look: a copy that fails halfway leaves an object behind that was never made ready, and whose
+    end closes what it holds.
+    """
+    waiting, order = [value], []
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, _PLAIN) or id(part) in shared or id(part) in seen:
+            continue
+        seen[id(part)] = part  # kept, so that no other object gets this id
+        if isinstance(part, ModuleType) or _must_be_closed(type(part)):
+            shared[id(part)] = part
+            continue
+        try:
+            waiting += _parts(part)
+            order.append(part)
+        except Exception:  # no copy can be made of it
+            shared[id(part)] = part
+    for part in reversed(order):  # those with ways of their own to make a copy, the inner ones first
+        if callable(getattr(type(part), "__deepcopy__", None)):
+            try:
+                copy.deepcopy(part, dict(shared))
+            except Exception:
+                shared[id(part)] = part
+
+
+def _must_be_closed(kind: type) -> bool:
+    if issubclass(kind, dspy.Module):
+        return False
+    enters = hasattr(kind, "__exit__") or hasattr(kind, "__aexit__")
+    return hasattr(kind, "__del__") or (enters and any(hasattr(kind, n) for n in ("close", "aclose", "shutdown")))
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
+    """What `copy.deepcopy` would copy for a value; raises what it would raise."""
+    if type(value) is dict:
+        return [*value.keys(), *value.values()]
+    if type(value) in (list, tuple, set, frozenset):
         return list(value)
-    return list(getattr(value, "__dict__", {}).values())
+    if callable(getattr(type(value), "__deepcopy__", None)):
+        return [
+            *getattr(value, "__dict__", {}).values(),
+            *(getattr(value, "__pydantic_private__", None) or {}).values(),
+        ]
+    if (self := getattr(value, "__self__", None)) is not None and callable(value):  # a bound method
+        return [self]
+    made = value.__reduce_ex__(4)
+    if isinstance(made, str):
+        return []
+    return [*made[1], *made[2:3], *(item for items in made[3:5] if items is not None for item in items)]

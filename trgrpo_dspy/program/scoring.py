@@ -2,7 +2,7 @@
 
 A metric may take two or three arguments (`example, prediction, trace`), as DSPy calls them, or GEPA's five
 (`gold, pred, trace, pred_name, pred_trace`); it may return a bool, a number of any range, or a `dspy.Prediction` (or
-mapping) with `score` and `feedback`. It is called with `trace=None`, as `dspy.Evaluate` does.
+mapping) with `score` and `feedback`; it may be an `async def`. It is called with `trace=None`, as `dspy.Evaluate` does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from decimal import Decimal
 from typing import Any
 
 import dspy
+
+from .calling import finished
 
 __all__ = ["Metric", "Score", "adapt_metric"]
 
@@ -51,8 +53,10 @@ def adapt_metric(metric: Metric) -> Callable[[dspy.Example, Any], Score]:
         )
     extra = (None,) * (_required_arguments(metric) - 2)
 
+    call = metric.acall if isinstance(metric, dspy.Module) and not hasattr(type(metric), "forward") else metric
+
     def score(example: dspy.Example, prediction: Any) -> Score:
-        return read_score(metric(example, prediction, *extra))
+        return read_score(finished(call(example, prediction, *extra)))
 
     return score
 

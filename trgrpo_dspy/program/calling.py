@@ -1,0 +1,35 @@
+"""Calls of the user's own code, synchronous or not."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+__all__ = ["call_program", "finished"]
+
+
+def call_program(program: Any, inputs: Mapping[str, Any]) -> Any:
+    """Call a program or module and wait for its result, also where it has only `aforward`."""
+    only_async = not hasattr(type(program), "forward") and hasattr(type(program), "aforward")
+    return finished(program.acall(**inputs) if only_async else program(**inputs))
+
+
+def finished(result: Any) -> Any:
+    """What an `async def` comes to; any other result as it is."""
+    if not inspect.isawaitable(result):
+        return result
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_wait(result))
+    # In a notebook this thread runs a loop already, which can't run another.
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(copy_context().run, asyncio.run, _wait(result)).result()
+
+
+async def _wait(result: Awaitable[Any]) -> Any:
+    return await result
