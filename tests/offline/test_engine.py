@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from support import DATA, ROOT
 
 import trgrpo_dspy.offline as offline
-from trgrpo_dspy.offline import NOTICE, AsyncOfflineEngine, OfflineEngine, offline_lm
+from trgrpo_dspy.offline import NOTICE, OfflineEngine, offline_lm
 
 ADVICE = (
     "--- Notes ---\n"
@@ -147,16 +147,6 @@ def test_advice_for_another_field_does_not_count() -> None:
     assert seen == {("yes", "yes"), ("yes", "no")}
 
 
-def test_demos_count() -> None:
-    program = dspy.Predict(Sort)
-    program.demos = [
-        dspy.Example(note="the pump in the yard is leaking", crew="quartz"),
-        dspy.Example(note="snow on the roof", crew="onyx"),
-    ]
-    with dspy.context(lm=offline_lm(3)):
-        assert program(note="a pump is leaking in the yard").crew == "quartz"
-
-
 def test_names_of_the_values_count() -> None:
     sorted_ = ask("note -> label: Literal['lost_parcel', 'late_payment', 'broken_window']", note="my window is broken")
     assert sorted_.label == "broken_window"
@@ -228,13 +218,6 @@ def test_async_gives_the_same_reply() -> None:
     assert asyncio.run(run()).crew == "basalt"
 
 
-def test_streams_end_with_the_same_reply() -> None:
-    async def last() -> list[Any]:
-        return [event async for event in AsyncOfflineEngine(3).stream(sort_request("x"))]
-
-    assert len(list(OfflineEngine(3).stream(sort_request("x")))) == len(asyncio.run(last())) > 1
-
-
 def test_a_program_with_a_bound_lm_is_saved_and_loaded(tmp_path: Path) -> None:
     program = dspy.Predict(Sort.with_instructions(ADVICE))
     program.set_lm(offline_lm(5))
@@ -283,14 +266,6 @@ def test_an_agent_calls_a_tool_and_finishes(style: str) -> None:
     calls = [made.trajectory[k] for k in made.trajectory if k.startswith("tool_name")]
     assert calls == ["weather", "finish"]
     assert made.trajectory["tool_args_0"] == {"city": "New York"}
-    assert made.answer == "sunny in New York"
-
-
-@pytest.mark.parametrize("style", ["chat", "json", "xml"])
-def test_the_newer_agent_submits(style: str) -> None:
-    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
-        made = dspy.ReActV2("question -> answer", tools=[weather])(question="What is the weather in New York?")
-    assert made.termination_reason == "submit"
     assert made.answer == "sunny in New York"
 
 
@@ -421,11 +396,3 @@ def test_no_intent_is_built_in() -> None:
     with (root / "banking77_train.csv").open() as file:
         labels = {row["category"] for row in csv.DictReader(file)}
     assert not [label for label in labels if label.casefold() in source()]
-
-
-def test_it_imports_nothing_above_it() -> None:
-    folder = Path(offline.__file__).parent
-    for path in folder.glob("*.py"):
-        assert not re.search(
-            r"^\s*(?:from|import) (?:\.\.|trgrpo_dspy(?!\.offline))", path.read_text(), re.MULTILINE
-        ), path

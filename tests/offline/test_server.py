@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import importlib
 import json
 import random
 import re
@@ -42,11 +43,14 @@ pytest.importorskip("aiohttp")
 
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.offline.__main__ import main
-from trgrpo_dspy.offline.server import ERROR_KINDS, Faults, Latency, OfflineServer, ServedRequest
+from trgrpo_dspy.offline.server import ERROR_KINDS, Faults, OfflineServer, ServedRequest
 
-ENGINES = ("auto", "litellm")
 QUEUES = ("access", "billing", "hardware", "legal")
 TICKETS = ("refund of the last bill", "I can't access my account", "legal question", "broken hardware", "hm")
+both_clients = pytest.mark.parametrize("engine", ["auto", "litellm"])
+every_adapter = pytest.mark.parametrize(
+    "adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=lambda a: type(a).__name__
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,29 +83,22 @@ def body(text: str = "Hello", **settings: Any) -> dict[str, Any]:
     return {"model": "offline", "messages": [{"role": "user", "content": text}], **settings}
 
 
-def send(
-    server: OfflineServer,
-    payload: Any,
-    *,
-    key: str = "offline",
-    path: str = "/v1/chat/completions",
-    method: str = "POST",
-) -> tuple[int, dict[str, str], Any]:
+def send(server: OfflineServer, payload: Any, key: str = "offline") -> tuple[int, dict[str, str], Any]:
     """Status, headers and the parsed body; status 0 if the connection broke, the raw text if it is no JSON."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
     try:
         text = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        connection.request(method, path, text, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", text, headers)
         reply = connection.getresponse()
-        told = reply.read().decode()
+        found = reply.read().decode()
     except (ConnectionError, http.client.HTTPException):
         return 0, {}, None
     finally:
         connection.close()
-    try:
-        return reply.status, dict(reply.headers), json.loads(told)
-    except ValueError:
-        return reply.status, dict(reply.headers), told
+    with contextlib.suppress(ValueError):
+        return reply.status, dict(reply.headers), json.loads(found)
+    return reply.status, dict(reply.headers), found
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
@@ -111,13 +108,11 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
     return found
 
 
-# -- replies
+# -- replies ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=lambda a: type(a).__name__
-)
-@pytest.mark.parametrize("engine", ENGINES)
+@every_adapter
+@both_clients
 def test_replies_are_those_of_the_in_process_model(engine: str, adapter: Any) -> None:
     with OfflineServer(model_seed=3) as server:
         for temperature, seed in ((None, 3), (0.8, 3), (0.8, 11)):
@@ -126,39 +121,26 @@ def test_replies_are_those_of_the_in_process_model(engine: str, adapter: Any) ->
             for ticket in TICKETS:
                 here, there = triage(near, ticket, adapter), triage(far, ticket, adapter)
                 assert here.toDict() == there.toDict()
-                assert there.queue in QUEUES
                 assert near.history[-1]["outputs"] == far.history[-1]["outputs"]
         assert {record.status for record in server.requests} == {200}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_turns_of_a_conversation_arrive_as_in_process(engine: str) -> None:
-    demo = dspy.Example(ticket="printer", queue="hardware", reason="because").with_inputs("ticket")
+@both_clients
+def test_turns_and_usage_arrive(engine: str) -> None:
+    predict = dspy.Predict(Triage)
+    predict.demos = [dspy.Example(ticket="printer", queue="hardware", reason="because").with_inputs("ticket")]
     with OfflineServer() as server:
-        outputs = []
-        for lm in (offline_lm(temperature=1.0), server.lm(engine, temperature=1.0)):
-            predict = dspy.Predict(Triage)
-            predict.demos = [demo]
+        near, far = offline_lm(temperature=1.0), server.lm(engine, temperature=1.0)
+        for lm in (near, far):
             with dspy.context(lm=lm):
                 predict(ticket="a printer")
-            outputs.append(lm.history[-1]["outputs"])
-    assert outputs[0] == outputs[1]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_usage_arrives(engine: str) -> None:
-    with OfflineServer() as server:
-        lm = server.lm(engine)
-        with dspy.track_usage() as tracker:
-            triage(lm)
-        usage, record = lm.history[-1]["usage"], server.requests[0]
-    assert usage["prompt_tokens"] == record.prompt_tokens > 50
+        usage, record = far.history[-1]["usage"], server.requests[0]
+    assert near.history[-1]["outputs"] == far.history[-1]["outputs"]
+    assert usage["prompt_tokens"] == record.prompt_tokens == near.history[-1]["usage"]["prompt_tokens"] > 50
     assert usage["completion_tokens"] == record.completion_tokens > 5
-    assert usage["total_tokens"] == record.prompt_tokens + record.completion_tokens
-    assert tracker.get_total_tokens()["openai/offline"]["total_tokens"] == usage["total_tokens"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both_clients
 def test_a_token_limit_cuts_as_in_process(engine: str) -> None:
     with OfflineServer() as server:
         near, far = offline_lm(max_tokens=6), server.lm(engine, max_tokens=6, num_retries=0)
@@ -177,7 +159,7 @@ def test_a_token_limit_cuts_as_in_process(engine: str) -> None:
 
 def test_both_clients_send_the_same_request() -> None:
     with OfflineServer() as server:
-        for engine in ENGINES:
+        for engine in ("auto", "litellm"):
             triage(server.lm(engine, max_tokens=500, temperature=0.5))
     first, second = server.requests
     assert first.request == second.request
@@ -185,39 +167,12 @@ def test_both_clients_send_the_same_request() -> None:
 
 
 def test_the_reply_says_what_it_is() -> None:
-    with OfflineServer(model_seed=5) as server:
+    with OfflineServer() as server:
         status, headers, reply = send(server, body(model="any/name", seed=1, n=1, user=None))
-        assert (status, headers["Content-Type"].split(";")[0]) == (200, "application/json")
-        assert "n-gram" in reply["system_fingerprint"]
-        assert "not a large language model" in reply["system_fingerprint"]
-        assert (reply["object"], reply["model"]) == ("chat.completion", "any/name")
-        assert reply["choices"][0]["finish_reason"] == "stop"
-        assert send(server, None, path="/health", method="GET")[2]["status"] == "ok"
-        names = [model["id"] for model in send(server, None, path="/v1/models", method="GET")[2]["data"]]
-        assert names == ["offline", offline_lm(5).model]
-    assert len(server.requests) == 1
-
-
-def test_streams() -> None:
-    with OfflineServer() as server:
-        whole = triage(server.lm())
-        listener = dspy.streaming.StreamListener("reason")
-        stream = dspy.streamify(dspy.Predict(Triage), stream_listeners=[listener], async_streaming=False)
-        with dspy.context(lm=server.lm()):
-            *pieces, prediction = stream(ticket=TICKETS[0])
-    assert prediction.toDict() == whole.toDict()
-    assert "".join(piece.chunk for piece in pieces).strip() == whole.reason
-    assert server.requests[0].request == server.requests[1].request
-
-
-def test_a_stream_carries_usage_if_asked() -> None:
-    with OfflineServer() as server:
-        *_, events = send(server, body(stream=True, stream_options={"include_usage": True}))
-    lines = [line.removeprefix("data: ") for line in events.split("\n\n") if line]
-    assert lines[-1] == "[DONE]"
-    *_, finish, usage = (json.loads(line) for line in lines[:-1])
-    assert finish["choices"][0]["finish_reason"] == "stop"
-    assert usage["usage"]["total_tokens"] > 0
+    assert (status, headers["Content-Type"].split(";")[0]) == (200, "application/json")
+    assert "n-gram model, not a large language model" in reply["system_fingerprint"]
+    assert (reply["object"], reply["model"]) == ("chat.completion", "any/name")
+    assert (reply["choices"][0]["finish_reason"], server.requests[0].seed) == ("stop", 1)
 
 
 def test_slow_replies_overlap() -> None:
@@ -230,7 +185,7 @@ def test_slow_replies_overlap() -> None:
     assert min(record.latency for record in server.requests) >= 0.5
 
 
-# -- failures
+# -- failures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -246,52 +201,32 @@ def test_slow_replies_overlap() -> None:
     ],
 )
 def test_errors_reach_the_program(kind: str, status: int | None, native: type[LMError], litellm: type[LMError]) -> None:
-    for engine, expected in zip(ENGINES, (native, litellm), strict=True):
-        with OfflineServer(error_rate=1, errors=[kind]) as server, pytest.raises(LMError) as caught:
+    for engine, expected in (("auto", native), ("litellm", litellm)):
+        with OfflineServer(error_rate=1, errors=[kind], retry_after=7) as server, pytest.raises(LMError) as caught:
             triage(server.lm(engine, num_retries=0))
         assert type(caught.value) is expected
+        assert getattr(caught.value, "retry_after", None) == (7 if kind == "429" else None)
         # One record: neither client asks again by itself.
         assert [(record.fault, record.status) for record in server.requests] == [(kind, status)]
 
 
-def test_a_rate_limit_says_when_to_come_back() -> None:
-    with OfflineServer(error_rate=1, errors=["429"], retry_after=7) as server:
-        status, headers, reply = send(server, body())
-        with pytest.raises(LMRateLimitError) as caught:
-            triage(server.lm(num_retries=0))
-    assert (status, headers["Retry-After"]) == (429, "7")
-    assert reply["error"]["code"] == "rate_limit_exceeded"
-    assert caught.value.retry_after == 7
-
-
-@pytest.mark.parametrize("engine", ENGINES)
+@both_clients
 def test_a_retry_can_succeed(engine: str) -> None:
-    with OfflineServer(error_rate=0.6, errors=["429", "500"]) as server:
+    with OfflineServer(error_rate=0.5, errors=["429", "500"], retry_after=0.01) as server:
         for ticket in TICKETS:
             for _ in range(40):
-                try:
-                    assert triage(server.lm(engine, num_retries=0), ticket).queue in QUEUES
+                with contextlib.suppress(LMRateLimitError, LMServerError):
+                    triage(server.lm(engine, num_retries=0), ticket)
                     break
-                except (LMRateLimitError, LMServerError):
-                    continue
-            else:
-                pytest.fail("never succeeded")
     records = server.requests
-    assert any(record.fault for record in records)
+    assert len(records) > len({record.request for record in records}) == len(TICKETS)
     for name in {record.request for record in records}:
         same = [record for record in records if record.request == name]
         assert [record.attempt for record in same] == list(range(1, len(same) + 1))
         assert [record.fault is None for record in same] == [False] * (len(same) - 1) + [True]
 
 
-def test_dspy_retries_by_itself() -> None:
-    with OfflineServer(error_rate=0.5, errors=["429"], retry_after=0.01) as server:
-        for ticket in TICKETS:
-            assert triage(server.lm(num_retries=20), ticket).queue in QUEUES
-    assert len(server.requests) > len(TICKETS)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
+@both_clients
 def test_a_hang_times_out(engine: str) -> None:
     with OfflineServer(error_rate=1, errors=["hang"], hang_seconds=60) as server:
         began = time.monotonic()
@@ -305,22 +240,16 @@ def test_a_hang_times_out(engine: str) -> None:
 def test_a_hang_ends_without_a_reply() -> None:
     with OfflineServer(error_rate=1, errors=["hang"], hang_seconds=0.3, latency="fixed:0.1") as server:
         assert send(server, body())[0] == 0
-    record = server.requests[0]
+    (record,) = server.requests
     assert (record.fault, record.status) == ("hang", None)
     assert record.latency >= 0.4
 
 
-@pytest.mark.parametrize(
-    "adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=lambda a: type(a).__name__
-)
-@pytest.mark.parametrize("engine", ENGINES)
+@every_adapter
+@both_clients
 def test_garbage_is_well_formed_and_never_parses(engine: str, adapter: Any) -> None:
     with OfflineServer(garbage_rate=1) as server:
-        for signature in (
-            Triage,
-            dspy.Signature("question -> answer"),
-            dspy.Signature("question -> answer: list[str]"),
-        ):
+        for signature in (Triage, dspy.Signature("question -> answer: list[str]")):
             lm = server.lm(engine, num_retries=0)
             with dspy.context(lm=lm, adapter=adapter), pytest.raises(AdapterParseError):
                 dspy.Predict(signature)(**dict.fromkeys(signature.input_fields, "x"))
@@ -328,7 +257,7 @@ def test_garbage_is_well_formed_and_never_parses(engine: str, adapter: Any) -> N
     assert lm.history[-1]["outputs"][0]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both_clients
 def test_truncated_replies_end_with_length(engine: str) -> None:
     with OfflineServer(truncate_rate=1) as cut, OfflineServer() as server:
         whole, short = server.lm(engine), cut.lm(engine)
@@ -336,28 +265,25 @@ def test_truncated_replies_end_with_length(engine: str) -> None:
         with contextlib.suppress(AdapterParseError):
             triage(short)
         text, part = whole.history[0]["outputs"][0], short.history[0]["outputs"][0]
-        assert lm_finish(short) == "length"
-        assert lm_finish(whole) == "stop"
-    assert text.startswith(part)
-    assert 0 < len(part) < len(text)
-    assert cut.requests[0].fault == "truncated"
-    assert cut.requests[0].completion_tokens == -(-len(part) // 4)
+        asked = [lm(Request(model=lm.model, messages=(Message.user("Say something."),))) for lm in (whole, short)]
+    assert [reply.finish_reason for reply in asked] == ["stop", "length"]
+    assert text.startswith(part) and 0 < len(part) < len(text)
+    assert (cut.requests[0].fault, cut.requests[0].completion_tokens) == ("truncated", -(-len(part) // 4))
 
 
-def lm_finish(lm: dspy.LM) -> str:
-    return lm(Request(model=lm.model, messages=(Message.user("Say something."),))).finish_reason
+def test_rates_are_as_asked_and_never_depend_on_order() -> None:
+    def run(seed: int, order: list[int], threads: int) -> tuple[dict[tuple[str, int], str | None], Counter[int]]:
+        with (
+            OfflineServer(seed=seed, error_rate=0.2, garbage_rate=0.15, truncate_rate=0.1) as server,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            statuses = Counter(pool.map(lambda i: send(server, body(f"number {i}", seed=i % 3))[0], order))
+        return {(record.request, record.attempt): record.fault for record in server.requests}, statuses
 
-
-def test_rates_are_as_asked() -> None:
-    with (
-        OfflineServer(
-            error_rate=0.2, garbage_rate=0.15, truncate_rate=0.1, errors=["429", "500", "503", "reset"]
-        ) as server,
-        ThreadPoolExecutor(16) as pool,
-    ):
-        statuses = Counter(pool.map(lambda i: send(server, body(f"number {i}"))[0], range(400)))
-    faults = Counter(record.fault for record in server.requests)
-    assert sum(faults.values()) == 400
+    order = [i for i in range(134) for _ in range(3)]
+    first, statuses = run(4, order, 1)
+    faults = Counter(first.values())
+    assert len(first) == 402
     assert 50 <= sum(faults[kind] for kind in ERROR_KINDS) <= 110  # 80 expected, 8 is a standard deviation
     assert 30 <= faults["garbage"] <= 90  # 60
     assert 18 <= faults["truncated"] <= 64  # 40
@@ -366,52 +292,27 @@ def test_rates_are_as_asked() -> None:
         0: faults["reset"], 429: faults["429"], 500: faults["500"], 503: faults["503"],
         200: faults[None] + faults["garbage"] + faults["truncated"],
     }  # fmt: skip
-
-
-def test_faults_do_not_depend_on_order() -> None:
-    def run(seed: int, order: list[int], threads: int) -> dict[tuple[str, int], str | None]:
-        rates = {"error_rate": 0.3, "garbage_rate": 0.2, "truncate_rate": 0.2}
-        with OfflineServer(seed=seed, **rates) as server, ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda i: send(server, body(f"number {i}", seed=i % 3)), order))
-        return {(record.request, record.attempt): record.fault for record in server.requests}
-
-    order = [i for i in range(40) for _ in range(3)]
     shuffled = random.Random(1).sample(order, len(order))
-    first = run(4, order, 1)
-    assert len(first) == 120
-    assert run(4, shuffled, 8) == first
-    assert run(5, order, 8) != first
+    assert run(4, shuffled, 8)[0] == first != run(5, shuffled, 8)[0]
 
 
-def test_a_plan_is_a_value() -> None:
-    faults = Faults(9, Latency.parse("lognormal:0.2,1.0"), error_rate=0.3, garbage_rate=0.3, truncate_rate=0.3)
-    plans = [faults.plan(f"{i}", 1) for i in range(300)]
-    assert plans == [faults.plan(f"{i}", 1) for i in range(300)]
-    assert plans != [faults.plan(f"{i}", 2) for i in range(300)]
-    assert {plan.fault for plan in plans} == {*faults.errors, "garbage", "truncated", None}
-    calm = Faults(9, faults.latency)
-    assert [plan.latency for plan in plans] == [calm.plan(f"{i}", 1).latency for i in range(300)]
-
-
-def test_latencies_are_as_asked() -> None:
-    faults = Faults(latency=Latency.parse("lognormal:0.2,1.0,2"))
-    drawn = sorted(faults.plan(f"{i}", 1).latency for i in range(2000))
+def test_latencies_are_as_asked_and_the_same_with_and_without_faults() -> None:
+    calm = Faults(latency="lognormal:0.2,1.0,2")
+    drawn = [calm.plan(f"{i}", 1).latency for i in range(2000)]
+    assert drawn == [Faults(latency=calm.latency, error_rate=0.5).plan(f"{i}", 1).latency for i in range(2000)]
+    drawn.sort()
     assert 0.17 < drawn[1000] < 0.23
     assert 0.45 < drawn[1683] < 0.65  # one standard deviation up: 0.2 * e
     assert drawn[-1] == 2
-    assert Latency.parse("fixed:0.25").at(0.9) == 0.25
-    assert Latency.parse("none").at(0.9) == 0
-    assert Latency.parse("lognormal:0.2,1.0").at(1.0) > 100
-    for wrong in ("", "fixed", "fixed:x", "fixed:-1", "fixed:inf", "lognormal:1", "lognormal:1,1,1,1", "gamma:1"):
-        with pytest.raises(ValueError, match="latency"):
-            Latency.parse(wrong)
+    assert Faults(latency="fixed:0.25").plan("x", 1).latency == 0.25
+    assert Faults().plan("x", 1).latency == 0
 
 
-# -- refusals
+# -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_wrong_key_is_refused(engine: str, tmp_path: Path) -> None:
+@both_clients
+def test_a_wrong_key_is_refused_and_no_key_is_kept(engine: str, tmp_path: Path) -> None:
     log = tmp_path / "requests.jsonl"
     with OfflineServer(require_key="the-right-key", log=log) as server:
         assert triage(server.lm(engine)).queue in QUEUES
@@ -420,38 +321,33 @@ def test_a_wrong_key_is_refused(engine: str, tmp_path: Path) -> None:
         status, _, reply = send(server, body(), key="a-wrong-key")
         assert (status, reply["error"]["code"]) == (401, "invalid_api_key")
         assert send(server, body(), key="")[0] == 401
-        assert send(server, None, key="a-wrong-key", path="/v1/models", method="GET")[0] == 401
     assert [record.status for record in server.requests] == [200, 401, 401, 401]
-    told = log.read_text() + repr(server.requests) + json.dumps(reply)
-    assert "a-wrong-key" not in told
-    assert "the-right-key" not in told
+    assert not re.search("a-wrong-key|the-right-key", log.read_text() + repr(server.requests) + json.dumps(reply))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both_clients
 def test_unknown_models_are_refused_if_asked(engine: str) -> None:
     with OfflineServer(strict_model=True) as server:
         triage(server.lm(engine))
         triage(server.lm(engine).copy(model="openai/offline/anything"))
         with pytest.raises(LMUnsupportedModelError):
             triage(server.lm(engine, num_retries=0).copy(model="openai/nonesuch"))
-    assert [(record.model, record.status) for record in server.requests] == [
-        ("offline", 200), ("offline/anything", 200), ("nonesuch", 404),
-    ]  # fmt: skip
+    found = [(record.model, record.status) for record in server.requests]
+    assert found == [("offline", 200), ("offline/anything", 200), ("nonesuch", 404)]
 
 
 @pytest.mark.parametrize(
     "payload",
     [b"", b"{", b"[]", b"[" * 100_000, b"\xff", {"model": "offline"}, {"model": "offline", "messages": [{"role": "x"}]},
-     body(n=2), body(temperature="hot"), body(seed="x")],
+     body(n=2), body(stream=True), body(temperature="hot"), body(seed="x")],
 )  # fmt: skip
 def test_bad_requests_get_a_clear_error(payload: Any) -> None:
     with OfflineServer() as server:
         status, _, reply = send(server, payload)
         assert send(server, body())[0] == 200
-    assert status == 400
+    assert (status, server.requests[0].status) == (400, 400)
     assert reply["error"]["type"] == "invalid_request_error"
     assert len(reply["error"]["message"]) > 20
-    assert server.requests[0].status == 400
 
 
 def test_several_choices_are_refused() -> None:
@@ -470,36 +366,27 @@ def test_a_fault_of_our_own_is_seen(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_other_addresses_are_not_found() -> None:
-    with OfflineServer() as server:
-        status, _, reply = send(server, body(), path="/v1/responses")
-        assert (status, "/v1/chat/completions" in reply["error"]["message"]) == (404, True)
-        assert send(server, None, method="GET")[0] == 404
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.1", "example.org"])
-def test_only_loopback_is_served(host: str) -> None:
-    with pytest.raises(ValueError, match="loopback"):
-        OfflineServer(host=host)
-
-
 @pytest.mark.parametrize(
-    "settings",
-    [{"error_rate": -0.1}, {"error_rate": 0.6, "garbage_rate": 0.6}, {"truncate_rate": 2}, {"errors": ["418"]},
-     {"errors": []}, {"latency": "soon"}],
+    ("settings", "problem"),
+    [*(({"host": host}, "loopback") for host in ("0.0.0.0", "::", "", "192.168.1.1", "example.org")),
+     *(({"latency": text}, "latency") for text in ("", "fixed", "fixed:x", "fixed:-1", "fixed:inf", "lognormal:1",
+                                                   "lognormal:1,1,1,1", "gamma:1", "soon")),
+     ({"error_rate": -0.1}, "error_rate"), ({"error_rate": 0.6, "garbage_rate": 0.6}, "sum"),
+     ({"truncate_rate": 2}, "truncate_rate"), ({"errors": ["418"]}, "418"), ({"errors": []}, "choose from")],
 )  # fmt: skip
-def test_wrong_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+def test_wrong_settings_are_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
         OfflineServer(**settings)
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "trgrpo_dspy.offline.server")
     with pytest.raises(ImportError, match=r"trgrpo-dspy\[server\]"):
-        OfflineServer().start()
+        importlib.import_module("trgrpo_dspy.offline.server")
 
 
-# -- the log, start and stop
+# -- the log, start and stop ------------------------------------------------------------------------------------------
 
 
 def test_the_log_holds_a_line_a_request(tmp_path: Path) -> None:
@@ -507,15 +394,13 @@ def test_the_log_holds_a_line_a_request(tmp_path: Path) -> None:
     for _ in range(2):  # an existing log is continued
         with OfflineServer(log=log, error_rate=0.5, errors=["500"]) as server:
             for i in range(6):
-                send(server, body(f"a private text {i}"), key="a-secret-key")
+                send(server, body(f"a private text {i}"))
                 assert len(log.read_text().splitlines()) % 6 == (i + 1) % 6  # flushed at once
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(lines) == 12
     assert list(lines[0]) == [field.name for field in fields(ServedRequest)]
     assert {line["status"] for line in lines} == {200, 500}
     assert [line["request"] for line in lines[:6]] == [line["request"] for line in lines[6:]]
     assert abs(lines[-1]["time"] - time.time()) < 60
-    assert "secret" not in log.read_text()
     assert "private" not in log.read_text()
 
 
@@ -558,44 +443,28 @@ def test_a_server_can_start_again_at_its_port() -> None:
     assert [record.attempt for record in server.requests] == [1, 2]
 
 
-# -- the command
+# -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_serves_and_ends_on_a_signal(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "trgrpo_dspy.offline",
-        "serve",
-        "--port",
-        "0",
-        "--latency",
-        "lognormal:0.01,1.0,0.1",
-    ]
-    command += ["--error-rate", "1", "--errors", "429,500", "--log"]
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    logs = [tmp_path / number.name for number in numbers]
-    running = [
-        subprocess.Popen([*command, str(log)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for log in logs
-    ]
-    try:
-        for process, number, log in zip(running, numbers, logs, strict=True):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_and_ends_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    options = "--port 0 --latency lognormal:0.01,1.0,0.1 --error-rate 1 --errors 429,500 --strict-model --log"
+    command = [sys.executable, "-m", "trgrpo_dspy.offline", "serve", *options.split(), str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
             assert process.stdout is not None
             found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", process.stdout.readline())
             assert found
-            idle = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=10)
+            idle = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=10)
             idle.request("POST", "/v1/chat/completions", json.dumps(body()))
             assert idle.getresponse().status in (429, 500)
             process.send_signal(number)
             rest, complaints = process.communicate(timeout=10)
             idle.close()
-            assert (process.returncode, rest, complaints) == (0, "", "")
-            assert len(log.read_text().splitlines()) == 1
-    finally:
-        for process in running:
+        finally:
             process.kill()
-            process.communicate()
+    assert (process.returncode, rest, complaints) == (0, "", "")
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
 
 
 def test_the_command_refuses_what_the_server_refuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,18 +1,20 @@
 """`python -m trgrpo_dspy.offline serve`: the offline model as an OpenAI-compatible endpoint on loopback.
 
-Guarantees: the address is printed once the server answers; SIGINT and SIGTERM end it with status 0.
+The options are the arguments of `OfflineServer` and `Faults`. Guarantees: the address is printed once the server
+answers; SIGINT and SIGTERM end it with status 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
 
-from .server import ERROR_KINDS, OfflineServer
+from .server import Faults, OfflineServer
 
 __all__ = ["main"]
 
@@ -23,11 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     options.pop("command")
     try:
-        server = OfflineServer(**options)
+        server = OfflineServer(**options).start()
     except ValueError as error:
         parser.error(str(error))
-    try:
-        server.start()
     except (OSError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -43,30 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trgrpo_dspy.offline", description="The offline model.")
-    serve = parser.add_subparsers(dest="command", required=True).add_parser(
-        "serve",
-        help="serve it over HTTP",
-        description="Serve the offline model on loopback, OpenAI-compatible, with the failures real providers have.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-
-    def option(name: str, default: Any, text: str, kind: Any = str) -> None:
-        serve.add_argument(f"--{name}", default=default, type=kind, help=text)
-
-    option("port", 8123, "port; 0 for any free one", int)
-    option("host", "127.0.0.1", "loopback address")
-    option("latency", "none", "none, fixed:SECONDS or lognormal:MEDIAN,SIGMA[,CAP]")
-    option("error-rate", 0.0, "share of requests that fail", float)
-    option("garbage-rate", 0.0, "share of well-formed replies that can't be parsed", float)
-    option("truncate-rate", 0.0, "share of replies cut off", float)
-    option("errors", "429,500,503,reset", f"ways to fail, of {','.join(ERROR_KINDS)}", _names)
-    option("hang-seconds", 30.0, "how long a hanging request hangs", float)
-    option("retry-after", 1.0, "seconds a rate limit asks to wait", float)
-    option("seed", 0, "seed of failures and latencies", int)
-    option("model-seed", 0, "seed of the model", int)
-    option("require-key", None, "the key requests must bring; 401 without it")
-    option("log", None, "file that gets a JSON line a request")
-    serve.add_argument("--strict-model", action="store_true", help="404 for models not named offline or offline/...")
+    serve = parser.add_subparsers(dest="command", required=True).add_parser("serve", help="serve it over HTTP")
+    for kind in (OfflineServer, Faults):
+        said = dict(re.findall(r"^ +(\w+): (.+)$", kind.__doc__ or "", re.MULTILINE))
+        for name, argument in inspect.signature(kind).parameters.items():
+            option, default, text = f"--{name.replace('_', '-')}", argument.default, said[name]
+            if isinstance(default, bool):
+                serve.add_argument(option, action="store_true", help=text)
+            elif argument.kind is not argument.VAR_KEYWORD:
+                read = _names if isinstance(default, tuple) else str if default is None else type(default)
+                serve.add_argument(option, default=default, type=read, help=f"{text} Default: {default}")
     return parser
 
 

@@ -10,176 +10,139 @@ import math
 import re
 from typing import Any
 
-from .agent import is_failure, next_step, observations, submit_or_call
-from .agreement import agreement
+from .agent import is_failure, next_step, observations
 from .chance import Chance
-from .judge import Verdict, judge_for
-from .prompt import Prompt
-from .schema import Schema, choices, is_text
-from .text import content_words, noun_phrase, numbers, sentences, similarity, tokens
+from .formats import Prompt
+from .judge import judge
+from .text import content_words, is_content, noun_phrase, numbers, sentences, similarity, tokens, word_similarity
+from .types import Schema, choices, is_text
 
 __all__ = ["answer"]
 
 _LEANING = 0.1
-_LONG = 400
-"""Characters from which an observation is a page to pick a sentence from, not an answer."""
-_HEADING = 4
-"""Words of a line that may be a heading."""
+_PAGE = 400
+"""Characters from which an observation is a page to pick a statement from, not an answer."""
+_STATEMENT = 4
+"""Words of a statement at least; shorter lines may be headings."""
+_AGREE = 0.8
+"""Share of the expected words from which two texts say the same."""
 _THINKING = re.compile(r"reason|thought|rational|explan|justif|analy|why|comment|feedback|critique", re.IGNORECASE)
+_QUESTION = re.compile(r"question|query|request|task|instruction")
 
 
 def answer(prompt: Prompt, chance: Chance) -> dict[str, Any]:
     """A value for every output field, in the prompt's order."""
     outputs = prompt.layout.outputs
-    notes: list[str] = []
     values: dict[str, Any] = {}
     if {"next_tool_name", "next_tool_args"} <= set(outputs) and _stated("next_tool_name", prompt) is None:
         values.update(next_step(prompt, chance))
-    for name, schema in outputs.items():
-        if name not in values and not is_text(schema):
-            values[name] = _value(name, schema, prompt, chance, notes)
-    for name in outputs:
+    writer = _Writer(prompt, chance)
+    for name in sorted(outputs, key=lambda name: is_text(outputs[name])):  # what is thought follows what is chosen
         if name not in values:
-            values[name] = _text(name, prompt, chance, notes)
+            values[name] = writer.value(name, outputs[name])
     return {name: values[name] for name in outputs}
 
 
-def _value(name: str, schema: Schema, prompt: Prompt, chance: Chance, notes: list[str]) -> Any:
-    if allowed := choices(schema):
-        return _choose(name, allowed, prompt, chance, notes)
-    kind = schema.get("type")
-    if kind in ("array", "object", "tool_calls") and (stated := _stated_data(name, prompt)) is not None:
-        return stated
-    if kind in ("integer", "number"):
-        return _number(name, kind, prompt, chance)
-    if kind == "array":
-        return _items(name, schema.get("items", {"type": "string"}), prompt, chance, notes)
-    if kind == "tool_calls":
-        return submit_or_call(prompt, chance)
-    if kind == "object":
-        parts = schema.get("properties", {})
-        return {
-            key: _text(key, prompt, chance, notes) if is_text(part) else _value(key, part, prompt, chance, notes)
-            for key, part in parts.items()
-        }
-    return None if kind == "null" else _text(name, prompt, chance, notes)
+class _Writer:
+    """Makes the values of one reply, and keeps notes of why."""
+
+    def __init__(self, prompt: Prompt, chance: Chance) -> None:
+        self.prompt, self.chance = prompt, chance
+        self.notes: list[str] = []
+
+    def value(self, name: str, schema: Schema) -> Any:
+        stated, kind = _stated(name, self.prompt), schema.get("type")
+        if allowed := choices(schema):
+            return self.choice(name, allowed, stated)
+        if kind in ("integer", "number"):
+            found = numbers(self.prompt.text if stated is None else stated) or ["0"]
+            index = self.chance.pick([1.0, *([0.0] * (len(found) - 1))], name)
+            return int(float(found[index])) if kind == "integer" else float(found[index])
+        if kind in ("array", "object"):
+            given = _data(stated)
+            return given if given is not None else self.data(name, schema)
+        return None if kind == "null" else self.text(name) if stated is None else stated
+
+    def choice(self, name: str, allowed: list[Any], stated: str | None) -> Any:
+        """The value the input states outright, else one drawn by score."""
+        labels = tuple(map(str, allowed))
+        for value, label in zip(allowed, labels, strict=True):
+            if stated is not None and stated.casefold() == label.casefold():
+                return value
+        if allowed == [True, False] and (found := _agreement(name, self.prompt)) is not None:
+            self.notes.append(found[1])
+            return allowed[self.chance.pick([found[0], 0.0], name)]
+        layout, text = self.prompt.layout, self.prompt.text
+        verdict = judge(text, layout.instructions, labels, name, tuple(layout.outputs))
+        leanings = [_LEANING * self.chance.leaning(text, name, label) for label in labels]
+        index = self.chance.pick([s + x for s, x in zip(verdict.scores, leanings, strict=True)], name)
+        words = sorted(verdict.evidence[index], key=lambda e: (-e[0], e[1]))[:3]
+        why = ", ".join(f"'{word}' ({id})" if id else f"'{word}'" for _, word, id in words)
+        self.notes.append(f"For {name} '{labels[index]}' speaks: {why or 'no advice, only the input'}.")
+        return allowed[index]
+
+    def data(self, name: str, schema: Schema) -> Any:
+        """A record of values; a list of one such record, or of as many statements as an input asks for."""
+        if schema["type"] == "object":
+            return {key: self.value(key, part) for key, part in schema.get("properties", {}).items()}
+        item = schema.get("items", {"type": "string"})
+        if is_text(item):
+            return sorted(content_words(self.prompt.text), key=lambda word: (-len(word), word))[:3]
+        value = self.value(name, item)
+        texts = [key for key, part in item.get("properties", {}).items() if is_text(part)]
+        counts = [int(v) for v in self.prompt.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", v)]
+        if texts and len(counts) == 1:
+            parts = [s for v in self.prompt.inputs.values() for s in sentences(v)]
+            made = [s for s in dict.fromkeys(parts) if s.endswith(".") and len(tokens(s)) >= _STATEMENT]
+            return [{**value, **dict.fromkeys(texts, statement)} for statement in made[: counts[0]]]
+        return [value]
+
+    def text(self, name: str) -> str:
+        """The notes, for an output that asks for reasons; else what is most like the question."""
+        if _THINKING.search(name):
+            words = ", ".join(f"'{word}'" for word in content_words(self.prompt.text)[:3])
+            return " ".join(self.notes) or f"The input is about {words or 'nothing I can read'}."
+        inputs = self.prompt.inputs
+        asked = next((v for k, v in inputs.items() if _QUESTION.search(k)), next(iter(inputs.values()), ""))
+        candidates = _candidates(self.prompt, asked)
+        weight = max(3.0, 1.5 * math.log(len(candidates) or 1))  # among many, a sharper choice
+        scores = [weight * similarity(asked, text) - 0.01 * i for i, text in enumerate(candidates)]
+        return candidates[self.chance.pick(scores, name)]
 
 
-def _choose(name: str, allowed: list[Any], prompt: Prompt, chance: Chance, notes: list[str]) -> Any:
-    """One of the allowed values: the one the input states outright, else drawn by score."""
-    labels = [str(v) for v in allowed]
-    stated = _stated(name, prompt)
-    for value, label in zip(allowed, labels, strict=True):
-        if stated is not None and stated.casefold() == label.casefold():
-            return value
-    if allowed == [True, False] and (found := agreement(name, prompt)) is not None:
-        notes.append(found.note)
-        return allowed[chance.pick([found.score, 0.0], name)]
-    judge = judge_for(prompt.layout.instructions, tuple(labels), name, tuple(prompt.layout.outputs))
-    verdict = judge.score(prompt.text, _demos(name, labels, prompt))
-    scores = [s + _LEANING * chance.leaning(prompt.text, name, v) for s, v in zip(verdict.scores, labels, strict=True)]
-    index = chance.pick(scores, name)
-    notes.append(_note(verdict, index, name, labels[index], prompt))
-    return allowed[index]
-
-
-def _demos(name: str, labels: list[str], prompt: Prompt) -> list[tuple[str, int]]:
-    folded = [label.casefold() for label in labels]
-    pairs = [("\n".join(given.values()), told.get(name, "").strip().casefold()) for given, told in prompt.demos]
-    return [(text, folded.index(value)) for text, value in pairs if text and value in folded]
-
-
-def _note(verdict: Verdict, index: int, name: str, label: str, prompt: Prompt) -> str:
-    """A sentence on what spoke for the choice."""
-    found = sorted(verdict.evidence[index], key=lambda e: (-e[0], e[1]))[:3]
-    if found:
-        ids = sorted({id for _, _, id in found if id})
-        following = f" ({', '.join(ids)})" if ids else ""
-        words = ", ".join(f"'{w}'" for _, w, _ in found)
-        return f"The input mentions {words}, which the advice{following} links to {name} '{label}'."
-    words = ", ".join(f"'{w}'" for w in content_words(prompt.text)[:3])
-    return f"No advice fits; judging by {words or 'the input'} the {name} may be '{label}'."
-
-
-def _number(name: str, kind: str, prompt: Prompt, chance: Chance) -> int | float:
-    stated = _stated(name, prompt)
-    found = numbers(stated) if stated else numbers(prompt.text)
-    if not found:
-        return 0
-    chosen = found[0 if stated else chance.pick([1.0, *([0.0] * (len(found) - 1))], name)]
-    return int(float(chosen)) if kind == "integer" else float(chosen)
-
-
-def _items(name: str, item: Schema, prompt: Prompt, chance: Chance, notes: list[str]) -> list[Any]:
-    if is_text(item):
-        return sorted(content_words(prompt.text), key=lambda w: (-len(w), w))[:3]
-    value = _value(name, item, prompt, chance, notes)
-    texts = [key for key, part in item.get("properties", {}).items() if is_text(part)]
-    if texts and (count := _asked_for(prompt)) is not None:
-        return [{**value, **dict.fromkeys(texts, sentence)} for sentence in _statements_of(prompt)[:count]]
-    return [] if value is None else [value]
-
-
-def _asked_for(prompt: Prompt) -> int | None:
-    """How many of something the prompt asks for: the input that is a whole number and nothing else."""
-    found = [int(value) for value in prompt.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", value)]
-    return found[0] if len(found) == 1 else None
-
-
-def _statements_of(prompt: Prompt) -> list[str]:
-    """What this model has to say where texts are to be made up: the inputs' own statements, in order, each once."""
-    found = [s for value in prompt.inputs.values() for s in sentences(value)]
-    return list(dict.fromkeys(s for s in found if s.endswith(".") and len(tokens(s)) >= _HEADING))
-
-
-def _text(name: str, prompt: Prompt, chance: Chance, notes: list[str]) -> str:
-    stated = _stated(name, prompt)
-    if stated is not None:
-        return stated
-    if _THINKING.search(name):
-        return " ".join(notes) or f"The input is about {_about(prompt)}."
-    candidates = _candidates(prompt)
-    asked = _question(prompt)
-    weight = max(3.0, 1.5 * math.log(max(1, len(candidates))))  # among many, a sharper choice
-    scores = [weight * similarity(asked, c) - 0.01 * i for i, c in enumerate(candidates)]
-    return candidates[chance.pick(scores, name)] if candidates else ""
-
-
-def _about(prompt: Prompt) -> str:
-    words = content_words(prompt.text)[:3]
-    return ", ".join(f"'{w}'" for w in words) or "nothing I can read"
-
-
-def _question(prompt: Prompt) -> str:
-    for name, value in prompt.inputs.items():
-        if re.search(r"question|query|request|task|instruction", name):
-            return value
-    return next(iter(prompt.inputs.values()), "")
-
-
-def _candidates(prompt: Prompt) -> list[str]:
-    """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or this one's."""
-    seen = observations(prompt.inputs.get("trajectory", ""))
-    useful = [s for s in seen if s and not s.startswith("Completed.") and not is_failure(s)]
-    asked = _question(prompt)
-    if useful:
-        return [part for text in useful[::-1] for part in (_statements(text, asked) if len(text) > _LONG else [text])]
+def _candidates(prompt: Prompt, asked: str) -> list[str]:
+    """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or the input's."""
+    seen = [s for s in observations(prompt.inputs.get("trajectory", "")) if s != "Completed." and not is_failure(s)]
+    if seen:
+        return [part for text in seen[::-1] for part in (_statements(text, asked) if len(text) > _PAGE else [text])]
     if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(prompt.text)):
         return found[::-1]
-    told = [value for name, value in prompt.inputs.items() if name != "trajectory" and value != asked]
-    rest = [s for value in told for s in sentences(value)]
-    return rest or [noun_phrase(asked), *sentences(asked)]
+    others = [value for name, value in prompt.inputs.items() if name != "trajectory" and value != asked]
+    return [s for value in others for s in sentences(value)] or [noun_phrase(asked), *sentences(asked)]
 
 
 def _statements(text: str, asked: str) -> list[str]:
-    """Statements of a long text, each with the one after it: lines and sentences that say more than the question does.
-
-    Headings, addresses and marks are none.
-    """
+    """Statements of a page, each with the one after it: sentences that say more than the question does."""
     known = set(tokens(asked))
-    found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > _HEADING]
+    found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > _STATEMENT]
     found = [s for s in found if set(tokens(s)) - known]
     return [" ".join(found[i : i + 2]) for i in range(len(found))] or [text]
+
+
+def _agreement(name: str, prompt: Prompt) -> tuple[float, str] | None:
+    """How far a given input says what another expects, with the words; None if the prompt does not ask for that."""
+    expected = next((key for key in prompt.inputs if re.search(r"expected|reference|gold|truth|label", key)), "")
+    given = next((key for key in prompt.inputs if re.search(r"predict|given|candidate|response", key)), "")
+    if not expected or not given or not re.search(r"correct|right|same|match|equal|agree", name, re.IGNORECASE):
+        return None
+    wanted = list(dict.fromkeys(tokens(prompt.inputs[expected])))
+    wanted = [word for word in wanted if is_content(word) or not word.isalpha()] or wanted
+    there = tokens(prompt.inputs[given])
+    missing = [w for w in wanted if not any(w == t or (w.isalpha() and word_similarity(w, t) > 0.9) for t in there)]
+    note = f"{len(wanted) - len(missing)} of {len(wanted)} words of '{expected}' are in '{given}'" + (
+        f"; missing: {', '.join(missing[:5])}." if missing else "."
+    )
+    return 10 * ((1 - len(missing) / len(wanted) if wanted else 0.0) - _AGREE), note
 
 
 def _stated(name: str, prompt: Prompt) -> str | None:
@@ -192,10 +155,9 @@ def _stated(name: str, prompt: Prompt) -> str | None:
     return None
 
 
-def _stated_data(name: str, prompt: Prompt) -> Any:
-    """The list or record an input gives under the field's own name."""
+def _data(stated: str | None) -> Any:
     try:
-        data = json.loads(_stated(name, prompt) or "")
+        data = json.loads(stated or "")
     except (ValueError, RecursionError):
         return None
     return data if isinstance(data, (list, dict)) else None

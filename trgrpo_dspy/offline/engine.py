@@ -1,22 +1,20 @@
 """The engine behind `dspy.LM`: a request in, a response out.
 
 Guarantees: a reply depends on the model's seed, the request's content and the request's seed alone; at temperature 0,
-also the default, not on the request's seed. No state, no clock, no network.
+also the default, not on the request's seed. No state, no clock, no network. `complete` never raises on any text.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
-from dspy.lm15 import Message, Request, Response, Usage, response_to_events
+from dspy.lm15 import Message as Said
+from dspy.lm15 import Request, Response, Usage
 
 from .answer import answer
 from .chance import Chance
-from .prompt import Prompt, read
+from .formats import read, write
 from .reflection import reflect
-from .reply import write
 
 __all__ = ["NOTICE", "AsyncOfflineEngine", "OfflineEngine"]
 
@@ -38,28 +36,6 @@ class OfflineEngine:
         """Make the model of a seed; different seeds are different models with different leanings."""
         self.seed = seed
 
-    def complete(self, request: Request) -> Response:
-        """Answer one request. Never raises on any text."""
-        system = _system_text(request)
-        messages = [(m.role, _message_text(m)) for m in request.messages]
-        content = "\x1e".join([system, *(f"{role}\x1f{text}" for role, text in messages)])
-        chance = Chance(self.seed, content, request.config.seed, request.config.temperature or 0.0)
-        text, reason = _cut(_reply(read(system, messages), chance), request.config.max_tokens)
-        return Response(
-            id=None,
-            model=request.model,
-            message=Message.assistant(text),
-            finish_reason="length" if reason else "stop",
-            usage=Usage(input_tokens=_count(content), output_tokens=_count(text)),
-        )
-
-    def stream(self, request: Request) -> Iterator[Any]:
-        """The reply as events."""
-        yield from response_to_events(self.complete(request))
-
-    def close(self) -> None:
-        """Nothing to close."""
-
     def dump_state(self) -> dict[str, Any]:
         """What `load_state` needs: the seed."""
         return {"seed": self.seed}
@@ -69,6 +45,25 @@ class OfflineEngine:
         """The model of a dumped state."""
         return cls(int(state.get("seed", 0)))
 
+    def complete(self, request: Request) -> Response:
+        """Answer one request."""
+        system = request.system if isinstance(request.system, str) else _text(request.system or ())
+        said = [(message.role, _text(message.parts)) for message in request.messages]
+        content = "\x1e".join([system, *(f"{role}\x1f{text}" for role, text in said)])
+        prompt, config = read(system, said[-1][1] if said else ""), request.config
+        values = reflect(prompt)
+        if values is None:
+            values = answer(prompt, Chance(self.seed, content, config.seed, config.temperature or 0.0))
+        whole = write(prompt.layout.style, values)
+        text = whole if config.max_tokens is None else whole[: 4 * config.max_tokens]
+        return Response(
+            id=None,
+            model=request.model,
+            message=Said.assistant(text),
+            finish_reason="stop" if text == whole else "length",
+            usage=Usage(input_tokens=-(-len(content) // 4), output_tokens=-(-len(text) // 4)),
+        )
+
 
 class AsyncOfflineEngine:
     """The same model for `acall`."""
@@ -76,59 +71,18 @@ class AsyncOfflineEngine:
     def __init__(self, seed: int = 0) -> None:
         """Make the model of a seed."""
         self._engine = OfflineEngine(seed)
-
-    async def complete(self, request: Request) -> Response:
-        """Answer one request."""
-        return self._engine.complete(request)
-
-    async def stream(self, request: Request) -> Any:
-        """The reply as events."""
-        for event in self._engine.stream(request):
-            yield event
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
-
-    def dump_state(self) -> dict[str, Any]:
-        """What `load_state` needs: the seed."""
-        return self._engine.dump_state()
+        self.dump_state = self._engine.dump_state
 
     @classmethod
     def load_state(cls, state: dict[str, Any]) -> AsyncOfflineEngine:
         """The model of a dumped state."""
         return cls(int(state.get("seed", 0)))
 
-
-def _reply(prompt: Prompt, chance: Chance) -> str:
-    values = reflect(prompt)
-    return write(prompt.layout.style, answer(prompt, chance) if values is None else values)
-
-
-def _system_text(request: Request) -> str:
-    system = request.system
-    if system is None or isinstance(system, str):
-        return system or ""
-    return "".join(getattr(part, "text", "") for part in system)
+    async def complete(self, request: Request) -> Response:
+        """Answer one request."""
+        return self._engine.complete(request)
 
 
-def _message_text(message: Message) -> str:
-    return "\n".join(_part_text(part) for part in message.parts)
-
-
-def _part_text(part: Any) -> str:
-    """Text of a part; a tool's result reads as an adapter would write it, other media as nothing."""
-    kind = getattr(part, "type", "")
-    if kind == "tool_result":
-        told = " ".join(getattr(p, "text", "") for p in part.content)
-        return f'"value": "{told}", "is_error": {"true" if part.is_error else "false"}'
-    return getattr(part, "text", "") if kind == "text" else ""
-
-
-def _count(text: str) -> int:
-    return math.ceil(len(text) / 4)
-
-
-def _cut(text: str, max_tokens: int | None) -> tuple[str, bool]:
-    if max_tokens is None or _count(text) <= max_tokens:
-        return text, False
-    return text[: 4 * max_tokens], True
+def _text(parts: Any) -> str:
+    """The text of a message's parts; other media read as nothing."""
+    return "\n".join(part.text for part in parts if getattr(part, "type", "") == "text")

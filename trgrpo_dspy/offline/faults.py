@@ -1,4 +1,4 @@
-"""What goes wrong at the offline server, and how long replies take: pure functions of seed and request.
+"""What goes wrong at the offline server, and how long replies take.
 
 A plan depends on the server's seed, the request's content and how often that request was seen before, never on the
 order in which different requests arrive: runs repeat, and a retry may succeed.
@@ -8,47 +8,16 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-__all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "Latency"]
+__all__ = ["ERROR_KINDS", "FaultPlan", "Faults"]
 
 ERROR_KINDS = ("429", "500", "503", "quota", "reset", "hang", "malformed")
 """Failures the server can inject: a rate limit, two server errors, an account without credit, a connection reset, no
 reply at all, a reply whose JSON is broken."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long a reply takes, in seconds from its request."""
-
-    median: float = 0.0
-    """The fixed time, or the middle of the distribution."""
-    sigma: float = 0.0
-    """Spread of the logarithm; 0 for a fixed time."""
-    cap: float | None = None
-    """The longest time, if there is one."""
-
-    @classmethod
-    def parse(cls, text: str) -> Latency:
-        """Read `none`, `fixed:SECONDS` or `lognormal:MEDIAN,SIGMA[,CAP]`."""
-        kind, _, rest = text.partition(":")
-        try:
-            numbers = [float(part) for part in rest.split(",")] if rest else []
-        except ValueError:
-            numbers = [-1.0]
-        counts = {"none": (0,), "fixed": (1,), "lognormal": (2, 3)}.get(kind, ())
-        if len(numbers) not in counts or not all(0 <= n < float("inf") for n in numbers):
-            raise ValueError(
-                f"latency {text!r}: use none, fixed:SECONDS or lognormal:MEDIAN,SIGMA[,CAP], none negative"
-            )
-        return cls(*numbers)
-
-    def at(self, unit: float) -> float:
-        """The time at a quantile between 0 and 1."""
-        quantile = min(max(unit, 1e-12), 1 - 1e-12)
-        drawn = self.median * math.exp(self.sigma * NormalDist().inv_cdf(quantile)) if self.sigma else self.median
-        return drawn if self.cap is None else min(drawn, self.cap)
+_SYLLABLES = ("ba", "dro", "fli", "gu", "kes", "lom", "mir", "nop", "quu", "rast", "tiv", "vex", "wum", "yal", "zor")
 
 
 @dataclass(frozen=True)
@@ -62,57 +31,62 @@ class FaultPlan:
     fraction: float
     """How much of the reply is left if it is truncated."""
     nonsense: str
-    """What is said instead if it is garbage; no adapter finds a field in it."""
+    """What is answered instead if it is garbage; no adapter finds a field in it."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Decides what goes wrong. A value: the same question has the same answer."""
+    """Decides what goes wrong. A value: the same question has the same answer.
 
-    seed: int = 0
-    """Different seeds make different requests fail."""
-    latency: Latency = Latency()
-    """How long replies take, failures included."""
+    Args:
+        latency: `none`, `fixed:SECONDS` or `lognormal:MEDIAN,SIGMA[,CAP]`. The model's own time counts towards it.
+        error_rate: Share of requests that fail in one of the ways of `errors`.
+        garbage_rate: Share of replies that are well formed and can't be parsed.
+        truncate_rate: Share of replies that are cut off.
+        errors: Ways to fail, of `ERROR_KINDS`, each as likely as the others.
+        hang_seconds: How long a request hangs before its connection is closed.
+        retry_after: Seconds a rate limit asks the client to wait.
+        seed: Seed of failures and latencies.
+    """
+
+    latency: str = "none"
     error_rate: float = 0.0
-    """Share of requests that fail in one of the ways of `errors`."""
     garbage_rate: float = 0.0
-    """Share of replies that are well formed and say nothing that can be parsed."""
     truncate_rate: float = 0.0
-    """Share of replies cut off, with finish reason `length`."""
-    errors: tuple[str, ...] = ("429", "500", "503", "reset")
-    """The ways to fail, each as likely as the others."""
+    errors: Sequence[str] = ("429", "500", "503", "reset")
+    hang_seconds: float = 30.0
+    retry_after: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         rates = (self.error_rate, self.garbage_rate, self.truncate_rate)
         if not all(0 <= rate <= 1 for rate in rates) or sum(rates) > 1 + 1e-9:
-            raise ValueError(
-                "error_rate, garbage_rate and truncate_rate must be between 0 and 1, and so must their sum"
-            )
-        unknown = [kind for kind in self.errors if kind not in ERROR_KINDS]
-        if unknown or not self.errors:
-            raise ValueError(f"unknown errors {unknown}: choose from {', '.join(ERROR_KINDS)}")
+            raise ValueError("error_rate, garbage_rate, truncate_rate: each and their sum must be between 0 and 1")
+        if not self.errors or not set(self.errors) <= set(ERROR_KINDS):
+            raise ValueError(f"errors={self.errors!r}: choose from {', '.join(ERROR_KINDS)}")
+        _delay(self.latency, 0.5)
 
     def plan(self, request: str, attempt: int) -> FaultPlan:
         """What happens to a request, named by its hash, the `attempt`-th time it is seen."""
         chance = random.Random(f"{self.seed}|{request}|{attempt}")
-        wait, what, kind, fraction = (chance.random() for _ in range(4))
-        fault = None
-        if what < self.error_rate:
-            fault = self.errors[int(kind * len(self.errors))]
-        elif what < self.error_rate + self.garbage_rate:
-            fault = "garbage"
-        elif what < self.error_rate + self.garbage_rate + self.truncate_rate:
-            fault = "truncated"
-        nonsense = _nonsense(chance) if fault == "garbage" else ""
-        return FaultPlan(fault, self.latency.at(wait), 0.1 + 0.7 * fraction, nonsense)
+        wait, what, kind, fraction, length = (chance.random() for _ in range(5))
+        names = (self.errors[int(kind * len(self.errors))], "garbage", "truncated", None)
+        errors, garbage = self.error_rate, self.error_rate + self.garbage_rate
+        index = (what >= errors) + (what >= garbage) + (what >= garbage + self.truncate_rate)
+        words = ("".join(chance.choices(_SYLLABLES, k=1 + i % 3)) for i in range(8 + int(32 * length)))
+        return FaultPlan(names[index], _delay(self.latency, wait), 0.1 + 0.7 * fraction, " ".join(words))
 
 
-def _nonsense(chance: random.Random) -> str:
-    """Words of no language, without any mark an adapter looks for."""
-    syllables = ("ba", "dro", "fli", "gu", "kes", "lom", "mir", "nop", "quu", "rast", "tiv", "vex", "wum", "yal", "zor")
-
-    def pick(low: int, high: int) -> int:
-        return low + int(chance.random() * (high - low))
-
-    words = ("".join(syllables[pick(0, len(syllables))] for _ in range(pick(1, 4))) for _ in range(pick(8, 40)))
-    return " ".join(words)
+def _delay(latency: str, unit: float) -> float:
+    """The seconds at a quantile between 0 and 1 of a distribution of latencies."""
+    kind, _, rest = latency.partition(":")
+    try:
+        numbers = [float(part) for part in rest.split(",")] if rest else []
+    except ValueError:
+        numbers = [-1.0]
+    if len(numbers) not in {"none": (0,), "fixed": (1,), "lognormal": (2, 3)}.get(kind, ()) or not all(
+        0 <= number < math.inf for number in numbers
+    ):
+        raise ValueError(f"latency={latency!r}: use none, fixed:SECONDS or lognormal:MEDIAN,SIGMA[,CAP], none negative")
+    median, sigma, cap = (*numbers, *(0.0, 0.0, math.inf)[len(numbers) :])
+    return min(median * math.exp(sigma * NormalDist().inv_cdf(min(max(unit, 1e-12), 1 - 1e-12))), cap)

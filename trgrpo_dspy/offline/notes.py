@@ -1,4 +1,4 @@
-"""Reads the texts that reflection prompts show: tasks, attempts, numbered lessons and proposals, libraries.
+"""Reads the texts that reflection prompts show: examples with attempts, libraries, lessons and proposals.
 
 Guarantees: pure functions; what does not have the expected form is left out, never guessed.
 """
@@ -6,66 +6,62 @@ Guarantees: pure functions; what does not have the expected form is left out, ne
 from __future__ import annotations
 
 import re
-import textwrap
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .advice import Advice, read_sentence
+from .advice import Rule, read_rule
 
-__all__ = [
-    "Attempt",
-    "Entry",
-    "Proposal",
-    "majority",
-    "read_attempts",
-    "read_entries",
-    "read_fields",
-    "read_items",
-    "read_proposals",
-]
+__all__ = ["Entry", "Example", "read_entries", "read_examples", "read_fields", "read_proposals", "teachers_of"]
 
 _FIELD = re.compile(r"^(\w[\w ]{0,40}):(?: (.*))?$")
-_HEAD = re.compile(r"^Attempt (\d+) \(([^)\n]*)\)$", re.MULTILINE)
-_PART = re.compile(r"^(Answer|Feedback|Failure|Summary|Transcript):(?: |$)", re.MULTILINE)
-_FOR = re.compile(r" \(for: ([^()]*)\)$")
+_HEAD = re.compile(r"^(Example|Attempt) (\d+)(?: \(([^()]*)\))?$")
+_ASIDE = re.compile(r" \((for|from): ([^()]*)\)$")
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One attempt as a comparison shows it."""
+class Example:
+    """One task of a comparison, of the evidence, or of a check."""
 
-    score: float | None
-    """Its score, if the prompt gives one."""
-    answer: dict[str, str]
-    """Its output fields."""
+    number: str
+    """Its number; empty where the prompt is about one task."""
+    task: dict[str, str]
+    """Its inputs."""
+    expected: dict[str, str]
+    """The right answer by output field; empty if the prompt gives none."""
+    attempts: list[tuple[float | None, dict[str, str]]] = field(default_factory=list)
+    """Score and answer by output field of each attempt that came to an answer, in order."""
+
+    @property
+    def text(self) -> str:
+        """All inputs as one text."""
+        return "\n".join(self.task.values())
+
+    @property
+    def subject(self) -> str:
+        """What the program is given, in a word or two."""
+        return next(iter(self.task)).replace("_", " ") if len(self.task) == 1 else "task"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One experience of a library."""
+    """An experience, a lesson or a proposal."""
 
     id: str
-    """Such as `E7`."""
-    targets: tuple[str, ...]
-    """Predictors it is for; empty for all."""
+    """`E7`, also of the entry that a proposal would change; empty for new ones."""
     text: str
     """Its sentence."""
-    advice: Advice | None
-    """What it says, if it has quoted cues and speaks for one answer."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One proposed edit."""
-
-    number: str
-    """Its number in the prompt."""
-    operation: str
+    targets: str = ""
+    """Predictors it is for, separated by commas; empty for all."""
+    operation: str = "ADD"
     """ADD, MODIFY or DELETE."""
-    id: str
-    """The entry it is about; empty for ADD."""
-    entry: Entry
-    """Its text, read as an entry."""
+    number: str = ""
+    """`P3` for a proposal, a bare number for a lesson."""
+    sources: str = ""
+    """Numbers of the examples it comes from, separated by commas."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """What it says, if this model can read it."""
+        return read_rule(self.text)
 
 
 def read_fields(text: str) -> dict[str, str]:
@@ -74,58 +70,60 @@ def read_fields(text: str) -> dict[str, str]:
     name = ""
     for line in text.split("\n"):
         if found := _FIELD.match(line):
-            name = found.group(1)
-            fields[name] = (found.group(2) or "").strip()
-        elif name and line[:1] == " ":
-            fields[name] = f"{fields[name]}\n{line.strip()}".strip()
+            name, fields[found[1]] = found[1], (found[2] or "").strip()
+        elif name and line.startswith(" "):
+            fields[name] = f"{fields[name]}\n{line.removeprefix('  ')}".strip("\n")
     return fields
 
 
-def read_attempts(text: str) -> list[Attempt]:
-    """All attempts of a comparison, in order."""
-    heads = list(_HEAD.finditer(text))
-    ends = [h.start() for h in heads[1:]] + [len(text)]
-    return [_attempt(h.group(2), text[h.end() : end]) for h, end in zip(heads, ends, strict=False)]
+def read_examples(text: str, task: str = "", expected: str = "") -> list[Example]:
+    """Examples with their attempts; attempts that no example precedes belong to the given task."""
+    found = [_example("", {"Task": task, "Expected": expected})] if task else []
+    blocks: list[tuple[re.Match[str], list[str]]] = []
+    for line in text.split("\n"):
+        if head := _HEAD.match(line):
+            blocks.append((head, []))
+        elif blocks:
+            blocks[-1][1].append(line)
+    for head, lines in blocks:
+        fields = read_fields("\n".join(lines))
+        if head[1] == "Example":
+            found.append(_example(head[2], fields))
+        elif found and (answer := read_fields(fields.get("Answer", ""))):
+            score = re.search(r"score (-?[\d.]+(?:e[-+]?\d+)?)", head[3] or "")
+            found[-1].attempts.append((float(score[1]) if score else None, answer))
+    return found
 
 
-def _attempt(remark: str, body: str) -> Attempt:
-    score = re.search(r"score (-?[\d.]+(?:e[-+]?\d+)?)", remark)
-    parts = list(_PART.finditer(body))
-    ends = [p.start() for p in parts[1:]] + [len(body)]
-    answer = next((body[p.end() : e] for p, e in zip(parts, ends, strict=False) if p.group(1) == "Answer"), "")
-    return Attempt(float(score.group(1)) if score else None, read_fields(textwrap.dedent(answer.strip("\n")).strip()))
+def _example(number: str, fields: dict[str, str]) -> Example:
+    task = fields.get("Task", "")
+    return Example(number, read_fields(task) or {"task": task}, read_fields(fields.get("Expected", "")))
 
 
 def read_entries(text: str) -> list[Entry]:
     """The lines `[E1] text` or `[E1 | a, b] text` of a library."""
     found = re.findall(r"^\[(E\d+)(?: \| ([^\]]*))?\] (.+)$", text, re.MULTILINE)
-    return [_entry(id, targets, body) for id, targets, body in found]
+    return [Entry(id, body.strip(), targets) for id, targets, body in found]
 
 
-def _entry(id: str, targets: str, body: str) -> Entry:
-    clauses = read_sentence(body, id=id)
-    plain = len(clauses) == 1 and clauses[0].quoted and len(clauses[0].values) == 1
-    names = tuple(name.strip() for name in targets.split(",") if name.strip())
-    return Entry(id, names, body.strip(), clauses[0] if plain else None)
+def read_proposals(text: str) -> list[Entry]:
+    """Lessons `1. text` and proposals `P1. ADD: text`, `P2. MODIFY E3: text (for: name) (from: 4)`, `P3. DELETE E4`."""
+    found = []
+    for number, operation, id, body in re.findall(
+        r"^(P?\d+)\. (?:(ADD|MODIFY|DELETE)\b ?(E\d+)?:? ?)?(.*)$", text, re.MULTILINE
+    ):
+        asides = {}
+        while aside := _ASIDE.search(f" {body}"):
+            asides[aside[1]], body = aside[2], body[: max(0, aside.start() - 1)]
+        found.append(Entry(id, body, asides.get("for", ""), operation or "ADD", number, asides.get("from", "")))
+    return found
 
 
-def read_items(text: str) -> list[tuple[str, Entry]]:
-    """Numbered lines `1. text (for: name)`."""
-    items = re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE)
-    return [(number, _aimed(body)) for number, body in items]
-
-
-def _aimed(body: str) -> Entry:
-    found = _FOR.search(body)
-    return _entry("", found.group(1) if found else "", _FOR.sub("", body))
-
-
-def read_proposals(text: str) -> list[Proposal]:
-    """Lines `P1. ADD: text`, `P2. MODIFY E3: text`, `P3. DELETE E4`."""
-    found = re.findall(r"^P(\d+)\. (ADD|MODIFY|DELETE)(?: (E\d+))?(?:: (.+))?$", text, re.MULTILINE)
-    return [Proposal(number, operation, id, _aimed(body)) for number, operation, id, body in found]
-
-
-def majority(values: list[str]) -> str:
-    """The most frequent value; the first of equals."""
-    return Counter(values).most_common(1)[0][0] if values else ""
+def teachers_of(name: str, program: str) -> str:
+    """The predictors that write an output field, where the prompt describes several; empty for all."""
+    blocks = re.split(r"^Predictor `(.+)`$", program, flags=re.MULTILINE)[1:]
+    outputs = [block.partition("\noutputs:")[2].partition("\n\n")[0] for block in blocks[1::2]]
+    writers = [
+        p for p, out in zip(blocks[::2], outputs, strict=True) if re.search(rf"^\s*{name} \(", out, re.MULTILINE)
+    ]
+    return ", ".join(writers) if len(outputs) > 1 else ""

@@ -3,14 +3,10 @@
 Guarantees:
 
 - A reply is the text the in-process model gives for the same messages, temperature, token limit and seed.
-- What goes wrong, and how long a reply takes, depends on the server's seed, the request's content and how often that
-  request was seen before; never on the order in which different requests arrive. So runs repeat, and a retry may
-  succeed.
+- What goes wrong, and how long a reply takes, never depends on the order of different requests (see `faults`).
 - Every chat request leaves one record, also a refused one and one whose client went away. No record or log line holds
   a header, a key or a prompt.
 - It listens on loopback only.
-
-Needs `aiohttp`: `pip install 'trgrpo-dspy[server]'`.
 """
 
 from __future__ import annotations
@@ -24,28 +20,28 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TextIO
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any, TextIO
 
 import dspy
 from dspy.lm15 import LM15Error, Request, request_from_openai_chat
 
-from trgrpo_dspy.offline import OfflineEngine, offline_lm
+from .engine import OfflineEngine
+from .faults import ERROR_KINDS, FaultPlan, Faults
 
-from .exchange import Exchange, Refusal, ServedRequest, spoil
-from .faults import ERROR_KINDS, FaultPlan, Faults, Latency
-
-if TYPE_CHECKING:
+try:
     from aiohttp import web
+except ImportError as error:
+    raise ImportError("the offline server needs aiohttp: pip install 'trgrpo-dspy[server]'") from error
 
-__all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "Latency", "OfflineServer", "ServedRequest"]
+__all__ = ["ERROR_KINDS", "Exchange", "FaultPlan", "Faults", "OfflineServer", "ServedRequest"]
 
-_STATUS_ERRORS = {
+_REFUSALS = {
     "429": (429, "Rate limit reached for requests. Please try again later.", "requests", "rate_limit_exceeded"),
     "500": (500, "The server had an error while processing your request.", "server_error", None),
     "503": (503, "The engine is currently overloaded, please try again later.", "server_error", None),
@@ -57,6 +53,52 @@ _WORKERS = 2
 """Threads that compute replies; they share one interpreter lock, so more would only hand it around."""
 
 
+@dataclass
+class ServedRequest:
+    """The record of one chat request."""
+
+    time: float
+    """When it arrived, in seconds since the epoch."""
+    request: str
+    """Hash of its content: model, messages, seed and settings. Equal requests have equal hashes."""
+    attempt: int
+    """1 if the request was new, 2 if it was seen once before, and so on."""
+    model: str
+    """The model it named."""
+    seed: int | None
+    """Its seed."""
+    fault: str | None = None
+    """What was made to go wrong, if anything."""
+    status: int | None = None
+    """HTTP status; None if none was sent (`reset`, `hang`), 499 if the client left or the server stopped first."""
+    latency: float = 0.0
+    """Seconds from its arrival to its reply."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt, as reported; 0 without a reply."""
+    completion_tokens: int = 0
+    """Tokens of the reply, as reported; 0 without a reply."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A chat request while it is served."""
+
+    body: dict[str, Any]
+    """What was asked; empty if it was no JSON object."""
+    record: ServedRequest
+    """What will be kept of it."""
+    arrived: float
+    """When it arrived, on the performance counter."""
+
+
+class _Refusal(Exception):
+    """An error reply, as providers write them."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.body = status, {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
 class OfflineServer:
     """The offline model at a loopback address, served by a thread of this process.
 
@@ -65,62 +107,32 @@ class OfflineServer:
     Args:
         port: Port to listen at; 0 for any free one.
         host: A loopback address or `localhost`; anything else is refused.
-        latency: `none`, `fixed:SECONDS` or `lognormal:MEDIAN,SIGMA[,CAP]`. The model's own time counts towards it.
-        error_rate: Share of requests that fail in one of the ways of `errors`.
-        garbage_rate: Share of replies that are well formed and can't be parsed.
-        truncate_rate: Share of replies that are cut off.
-        errors: Ways to fail, of `ERROR_KINDS`, each as likely as the others.
-        hang_seconds: How long a request hangs before its connection is closed.
-        retry_after: Seconds a rate limit asks the client to wait.
-        seed: Seed of failures and latencies.
         model_seed: Seed of the model.
         require_key: Requests without this key get status 401.
         strict_model: Only models named `offline` or `offline/...` are known; others get status 404.
         log: File that gets a JSON line for each record, flushed at once; an existing file is continued.
+        faults: What goes wrong and how slow replies are: the arguments of `Faults`.
     """
 
     def __init__(
-        self,
-        port: int = 0,
-        host: str = "127.0.0.1",
-        *,
-        latency: str = "none",
-        error_rate: float = 0.0,
-        garbage_rate: float = 0.0,
-        truncate_rate: float = 0.0,
-        errors: Sequence[str] = ("429", "500", "503", "reset"),
-        hang_seconds: float = 30.0,
-        retry_after: float = 1.0,
-        seed: int = 0,
-        model_seed: int = 0,
-        require_key: str | None = None,
-        strict_model: bool = False,
-        log: str | os.PathLike[str] | None = None,
-    ) -> None:
+        self, port: int = 0, host: str = "127.0.0.1", *, model_seed: int = 0, require_key: str | None = None,
+        strict_model: bool = False, log: str | os.PathLike[str] | None = None, **faults: Any,
+    ) -> None:  # fmt: skip
         """Check the arguments; nothing is opened yet."""
-        if not _is_loopback(host):
-            raise ValueError(
-                f"the offline server listens on loopback only, not on {host!r}: use 127.0.0.1, ::1 or localhost"
-            )
-        faults = Faults(seed, Latency.parse(latency), error_rate, garbage_rate, truncate_rate, tuple(errors))
-        self._host, self._port = host, port
-        self._faults, self._hang_seconds, self._retry_after = faults, hang_seconds, retry_after
-        self._model_seed, self._engine = model_seed, OfflineEngine(model_seed)
-        self._name = str(offline_lm(model_seed).model)
-        self._require_key, self._strict_model = require_key, strict_model
-        self._log_path = None if log is None else Path(log)
+        if host != "localhost" and not _is_loopback(host):
+            raise ValueError(f"host={host!r}: it listens on loopback only, so use 127.0.0.1, ::1 or localhost")
+        self._host, self._port, self._faults, self._engine = host, port, Faults(**faults), OfflineEngine(model_seed)
+        self._require_key, self._strict_model, self._log_path = require_key, strict_model, log
         self._log: TextIO | None = None
         self._records: list[ServedRequest] = []
         self._seen: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: asyncio.Event | None = None
+        self._end: Callable[[], object] = bool
 
     @property
     def url(self) -> str:
         """The base address, with the port that was taken."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}/v1"
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}/v1"
 
     @property
     def requests(self) -> list[ServedRequest]:
@@ -128,30 +140,17 @@ class OfflineServer:
         return list(self._records)
 
     def lm(self, engine: str = "auto", **kwargs: Any) -> dspy.LM:
-        """A `dspy.LM` that talks to this server, without DSPy's cache, with the model's seed as its request seed.
-
-        Args:
-            engine: `litellm`, or `auto` for DSPy's own client.
-            kwargs: Passed on to `dspy.LM`.
-        """
-        settings = {
-            "api_base": self.url,
-            "api_key": self._require_key or "offline",
-            "cache": False,
-            "seed": self._model_seed,
-            **kwargs,
-        }
-        return dspy.LM("openai/offline", engine=engine, **settings)
+        """A `dspy.LM` that talks to this server, without DSPy's cache; `engine="litellm"` for LiteLLM's client."""
+        settings = {"api_base": self.url, "api_key": self._require_key or "offline", "seed": self._engine.seed}
+        return dspy.LM("openai/offline", engine=engine, **{**settings, "cache": False, **kwargs})
 
     def start(self) -> OfflineServer:
         """Listen. On return the server answers; a port in use or an unwritable log raises OSError."""
         if self._thread is not None:
             raise RuntimeError("the server runs already")
-        web = _aiohttp_web()
-        if self._log_path is not None:
-            self._log = self._log_path.open("a", encoding="utf-8")
+        self._log = None if self._log_path is None else open(self._log_path, "a", encoding="utf-8")  # noqa: SIM115
         ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(web, ready), name="offline-server", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="offline-server", daemon=True)
         self._thread.start()
         try:
             ready.result()
@@ -162,15 +161,13 @@ class OfflineServer:
 
     def stop(self) -> None:
         """Close all connections, also of requests under way, and end the thread. Twice does no harm."""
-        if self._loop is not None and self._ended is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended
-                self._loop.call_soon_threadsafe(self._ended.set)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._end()
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
         if self._log is not None:
             self._log.close()
-            self._log = None
+        self._thread = self._log = None
 
     def __enter__(self) -> OfflineServer:
         return self.start()
@@ -178,177 +175,133 @@ class OfflineServer:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    # -- the server's thread
-
-    def _run(self, web: ModuleType, ready: Future[None]) -> None:
+    def _run(self, ready: Future[None]) -> None:
         try:
-            asyncio.run(self._serve(web, ready))
+            asyncio.run(self._serve(ready))
         except BaseException as error:
             if ready.done():
                 raise
             ready.set_exception(error)
 
-    async def _serve(self, web: ModuleType, ready: Future[None]) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        app = web.Application(client_max_size=_MAX_BODY)
-        app.add_routes(
-            [
-                web.post("/v1/chat/completions", self._chat),
-                web.get("/v1/models", self._models),
-                web.get("/health", self._health),
-                web.route("*", "/{path:.*}", _unknown_path),
-            ]
-        )
+    async def _serve(self, ready: Future[None]) -> None:
+        loop, ended, app = asyncio.get_running_loop(), asyncio.Event(), web.Application(client_max_size=_MAX_BODY)
+        self._end = lambda: loop.call_soon_threadsafe(ended.set)
+        loop.set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model"))
+        app.add_routes([web.post("/v1/chat/completions", self._chat)])
         # A connection that idles is never closed from this side: the client would take it for a reset nobody asked for.
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, keepalive_timeout=86_400, shutdown_timeout=0.1
         )
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model") as self._pool:
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
-                self._port = runner.addresses[0][1]
-                ready.set_result(None)
-                await self._ended.wait()
-            finally:
-                await runner.cleanup()
-
-    async def _health(self, http: web.Request) -> web.Response:
-        return _json_response({"status": "ok", "model": self._name, "requests": len(self._records)})
-
-    async def _models(self, http: web.Request) -> web.Response:
+        await runner.setup()
         try:
-            self._check_key(http)
-        except Refusal as refusal:
-            return _json_response(refusal.body, refusal.status)
-        names = ("offline", self._name)
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "trgrpo-dspy"} for name in names]
-        return _json_response({"object": "list", "data": data})
+            await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
+            self._port = runner.addresses[0][1]
+            ready.set_result(None)
+            await ended.wait()
+        finally:
+            await runner.cleanup()
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
-        exchange = Exchange(await http.read())
+        arrived, (body, name) = time.perf_counter(), _parse(await http.read())
+        self._seen[name] += 1
+        seed = body["seed"] if type(body.get("seed")) is int else None
+        record = ServedRequest(time.time(), name, self._seen[name], str(body.get("model", ""))[:200], seed)
         try:
-            response = await self._answer(http, exchange)
-        except Refusal as refusal:
-            response = _json_response(refusal.body, refusal.status)
-            if exchange.plan.fault == "429":
-                response.headers["Retry-After"] = f"{self._retry_after:g}"
-            exchange.status = refusal.status
-        except asyncio.CancelledError:
-            exchange.status = _CLIENT_GONE
-            raise
-        except Exception:
-            exchange.status = 500
+            return await self._answer(http, Exchange(body, record, arrived))
+        except _Refusal as refusal:
+            record.status = refusal.status
+            headers = {"Retry-After": f"{self._faults.retry_after:g}"} if record.fault == "429" else None
+            return web.json_response(refusal.body, status=refusal.status, headers=headers)
+        except BaseException as error:
+            record.status = _CLIENT_GONE if isinstance(error, asyncio.CancelledError) else 500
             raise
         finally:
-            self._keep(exchange.record())
-        return response
-
-    def _keep(self, record: ServedRequest) -> None:
-        self._records.append(record)
-        if self._log is not None:
-            self._log.write(json.dumps(asdict(record)) + "\n")
-            self._log.flush()
+            record.latency = round(time.perf_counter() - arrived, 6)
+            self._records.append(record)
+            if self._log is not None:
+                self._log.write(json.dumps(asdict(record)) + "\n")
+                self._log.flush()
 
     async def _answer(self, http: web.Request, exchange: Exchange) -> web.StreamResponse:
-        self._seen[exchange.request] += 1
-        exchange.attempt = self._seen[exchange.request]
-        self._check_key(http)
-        asked = self._check_body(exchange)
-        plan = exchange.plan = self._faults.plan(exchange.request, exchange.attempt)
-        if plan.fault in ERROR_KINDS and plan.fault != "malformed":
-            return await self._fail(http, plan)
+        """The reply to one request; what overrides this sees every request, and may hold it up."""
+        record, request = exchange.record, self._checked(http, exchange.body)
+        plan = self._faults.plan(record.request, record.attempt)
+        record.fault = plan.fault
+        if plan.fault in (*_REFUSALS, "reset", "hang"):
+            await asyncio.sleep(plan.latency + (self._faults.hang_seconds if plan.fault == "hang" else 0.0))
+            if plan.fault in _REFUSALS:
+                raise _Refusal(*_REFUSALS[plan.fault])
+            return _closed(http, reset=plan.fault == "reset")
         # The model works in a thread of its own, so that waiting requests go on waiting in parallel.
-        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._engine.complete, asked)
-        text, finish = spoil(reply, plan)
-        exchange.usage = (reply.usage.input_tokens, -(-len(text) // 4))
-        await asyncio.sleep(max(0.0, plan.latency - exchange.elapsed))
-        exchange.status = 200
-        if exchange.body.get("stream"):
-            return await self._stream(http, exchange, text, finish)
-        body = exchange.completion(self._name, text, finish)
-        return _json_response(body, broken=plan.fault == "malformed")
+        reply = await asyncio.to_thread(self._engine.complete, request)
+        text, finish = reply.message.text or "", reply.finish_reason
+        if plan.fault == "garbage":
+            text, finish = plan.nonsense, "stop"
+        elif plan.fault == "truncated":
+            text, finish = text[: int(len(text) * plan.fraction)], "length"
+        record.prompt_tokens, record.completion_tokens = reply.usage.input_tokens or 0, -(-len(text) // 4)
+        await asyncio.sleep(max(0.0, plan.latency - (time.perf_counter() - exchange.arrived)))
+        record.status = 200
+        body = json.dumps(_completion(record, text, finish)).encode()
+        sent = body[: len(body) // 2] if plan.fault == "malformed" else body
+        return web.Response(body=sent, content_type="application/json")
 
-    async def _fail(self, http: web.Request, plan: FaultPlan) -> web.Response:
-        await asyncio.sleep(plan.latency)
-        if plan.fault in _STATUS_ERRORS:
-            raise Refusal(*_STATUS_ERRORS[plan.fault])
-        if plan.fault == "hang":
-            await asyncio.sleep(self._hang_seconds)
-        if http.transport is not None:
-            if plan.fault == "reset":
-                _reset_on_close(http.transport)
-            http.transport.abort()
-        return _json_response({})  # into a closed connection
-
-    async def _stream(self, http: web.Request, exchange: Exchange, text: str, finish: str) -> web.StreamResponse:
-        """The reply as server-sent events."""
-        response: web.StreamResponse = _aiohttp_web().StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(http)
-        for event in exchange.events(self._name, text, finish):
-            line = json.dumps(event)
-            line = line[: len(line) // 2] if exchange.plan.fault == "malformed" else line
-            await response.write(f"data: {line}\n\n".encode())
-        await response.write(b"data: [DONE]\n\n")
-        await response.write_eof()
-        return response
-
-    def _check_key(self, http: web.Request) -> None:
-        if self._require_key is None:
-            return
+    def _checked(self, http: web.Request, body: dict[str, Any]) -> Request:
+        """The request that a body asks for, if its sender may ask."""
         scheme, _, key = http.headers.get("Authorization", "").partition(" ")
-        known = hmac.compare_digest(key.strip().encode("utf-8", "surrogateescape"), self._require_key.encode())
-        if scheme.lower() != "bearer" or not known:
-            message = "Incorrect API key provided." if key else "You didn't provide an API key."
-            raise Refusal(401, message, code="invalid_api_key")
-
-    def _check_body(self, exchange: Exchange) -> Request:
-        body = exchange.body
+        given = key.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
+        if self._require_key is not None and not hmac.compare_digest(given, self._require_key.encode()):
+            raise _Refusal(401, "Incorrect API key provided, or none.", code="invalid_api_key")
         if not body:
-            raise Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
-        if self._strict_model and exchange.model != "offline" and not exchange.model.startswith("offline/"):
-            message = f"The model `{exchange.model}` does not exist or you do not have access to it."
-            raise Refusal(404, message, code="model_not_found")
-        if body.get("n", 1) != 1:
-            raise Refusal(400, "This server gives one choice a request: send n requests with different seeds.")
+            raise _Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
+        model = str(body.get("model", ""))[:200]
+        if self._strict_model and model.partition("/")[0] != "offline":
+            raise _Refusal(404, f"The model `{model}` does not exist.", code="model_not_found")
+        if body.get("n", 1) != 1 or body.get("stream"):
+            raise _Refusal(400, "This server gives one choice a request, in one piece: no `n` above 1, no `stream`.")
         try:
-            return request_from_openai_chat({key: value for key, value in body.items() if key != "n"})
+            return request_from_openai_chat({key: value for key, value in body.items() if key not in ("n", "stream")})
         except (LM15Error, ValueError, TypeError, KeyError) as error:
-            raise Refusal(400, f"Invalid request: {str(error)[:500]}") from error
+            raise _Refusal(400, f"Invalid request: {str(error)[:500]}") from error
 
 
-async def _unknown_path(http: web.Request) -> web.Response:
-    message = (
-        f"Invalid URL ({http.method} {http.path[:200]}): the server has /v1/chat/completions, /v1/models and /health."
-    )
-    refusal = Refusal(404, message)
-    return _json_response(refusal.body, refusal.status)
+def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
+    """A body, empty if it is no JSON object, and the hash of its content; both names of the token limit hash alike."""
+    body = None
+    with contextlib.suppress(ValueError, RecursionError):
+        body = json.loads(raw)
+    if not isinstance(body, dict):
+        return {}, blake2b(raw, digest_size=16).hexdigest()
+    body = {key: value for key, value in body.items() if value is not None}
+    content = {"max_tokens": body.get("max_completion_tokens"), "n": 1, **body}
+    content.pop("max_completion_tokens", None)
+    return body, blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _json_response(body: Any, status: int = 200, *, broken: bool = False) -> web.Response:
-    text = json.dumps(body)
-    response: web.Response = _aiohttp_web().Response(
-        body=(text[: len(text) // 2] if broken else text).encode(), status=status, content_type="application/json"
-    )
-    return response
+def _completion(record: ServedRequest, text: str, finish: str) -> dict[str, Any]:
+    message, prompt, completion = {"role": "assistant", "content": text}, record.prompt_tokens, record.completion_tokens
+    return {
+        "id": f"chatcmpl-{record.request[:24]}-{record.attempt}",
+        "object": "chat.completion",
+        "created": int(record.time),
+        "model": record.model,
+        "system_fingerprint": "a built-in character n-gram model, not a large language model",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
+    }
 
 
-def _reset_on_close(transport: asyncio.Transport) -> None:
-    """Make closing send a TCP reset instead of an orderly end."""
-    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+def _closed(http: web.Request, *, reset: bool) -> web.Response:
+    """Close the connection without a reply: with a TCP reset, or with an orderly end."""
+    if http.transport is not None:
+        if reset:
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            http.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        http.transport.abort()
+    return web.Response()
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _aiohttp_web() -> ModuleType:
-    try:
-        from aiohttp import web
-    except ImportError as error:
-        raise ImportError("the offline server needs aiohttp: pip install 'trgrpo-dspy[server]'") from error
-    return web
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

@@ -9,8 +9,8 @@ import dspy
 import pytest
 
 from trgrpo_dspy.offline import OfflineEngine
-from trgrpo_dspy.offline.prompt import Prompt, read, read_layout, tool_signatures
-from trgrpo_dspy.offline.schema import choices, from_type, is_text
+from trgrpo_dspy.offline.formats import Prompt, read
+from trgrpo_dspy.offline.types import choices, from_type, is_text
 
 
 class Colour(enum.Enum):
@@ -43,15 +43,15 @@ ADAPTERS = {
 }
 
 
-def prompt_of(adapter: dspy.Adapter, signature: type[dspy.Signature], demos: list[Any], **inputs: Any) -> Prompt:
-    messages = adapter.format(signature, demos, inputs)
-    rest = [(m["role"], m["content"]) for m in messages[1:]]
-    return read(messages[0]["content"], rest)
+def prompt_of(adapter: dspy.Adapter, **inputs: Any) -> Prompt:
+    demo = {**dict.fromkeys(Everything.output_fields, "x"), "note": "an old one", "meta": []}
+    messages = adapter.format(Everything, [demo], inputs)
+    return read(messages[0]["content"], messages[-1]["content"])
 
 
 @pytest.mark.parametrize("style", ADAPTERS)
 def test_every_adapter_is_read_back(style: str) -> None:
-    prompt = prompt_of(ADAPTERS[style], Everything, [], note="I want\n\nmy money [[ ## way ## ]]\nup", meta=["a"])
+    prompt = prompt_of(ADAPTERS[style], note="I want\n\nmy money [[ ## way ## ]]\nup", meta=["a"])
     assert prompt.layout.style == style
     assert prompt.inputs == {"note": "I want\n\nmy money [[ ## way ## ]]\nup", "meta": '["a"]'}
     assert prompt.layout.instructions == Everything.instructions.strip()
@@ -67,19 +67,8 @@ def test_every_adapter_is_read_back(style: str) -> None:
     assert is_text(outputs["reasoning"])
 
 
-@pytest.mark.parametrize("style", ADAPTERS)
-def test_demos_are_earlier_turns(style: str) -> None:
-    demo = {"note": "old one", "meta": ["z"], "way": "up", "colour": "red", "ok": True, "count": 1, "maybe": "p"}
-    demo |= {"tags": ["u"], "args": {}, "reasoning": "because\n\nof it"}
-    prompt = prompt_of(ADAPTERS[style], Everything, [demo], note="new", meta=[])
-    ((given, told),) = prompt.demos
-    assert given["note"] == "old one"
-    assert told["way"] == "up"
-    assert told["reasoning"] == "because\n\nof it"
-
-
 def test_free_text_adapter_is_read_back() -> None:
-    prompt = prompt_of(dspy.TwoStepAdapter(dspy.LM("x/y")), Everything, [], note="I want\n\nmy money", meta=["a"])
+    prompt = prompt_of(dspy.TwoStepAdapter(dspy.LM("x/y")), note="I want\n\nmy money", meta=["a"])
     assert prompt.layout.style == "lines"
     assert prompt.inputs["note"] == "I want\n\nmy money"
     assert choices(prompt.layout.outputs["way"]) == ["up", "way down", "it's", 3]
@@ -87,14 +76,9 @@ def test_free_text_adapter_is_read_back() -> None:
 
 
 def test_a_text_without_fields_is_free() -> None:
-    prompt = read("", [("user", "hello there")])
+    prompt = read("", "hello there")
     assert prompt.layout.style == "free"
     assert prompt.inputs == {"text": "hello there"}
-    assert read("", []).inputs == {"text": ""}
-
-
-def test_layouts_are_cached_by_their_text() -> None:
-    assert read_layout("some system prompt") is read_layout("some system prompt")
 
 
 @pytest.mark.parametrize(
@@ -122,19 +106,13 @@ def test_nested_schemas_are_put_in_place_and_bounded() -> None:
         '{"const": 3}]}}}}}'
     )
     schema = from_type("list[A]", note)
-    assert schema["items"]["properties"]["n"] == {"enum": [3]}
+    assert choices(schema["items"]["properties"]["n"]) == [3]
 
 
 def test_an_xml_skeleton_states_a_type() -> None:
     schema = from_type("Things", skeleton="<things><item><name>...</name><age>...</age></item></things>")
     assert schema["type"] == "array"
     assert set(schema["items"]["properties"]) == {"name", "age"}
-
-
-def test_tools_are_read_from_their_descriptions() -> None:
-    text = str(dspy.Tool(lambda city, n=3: city, name="look", desc="Find it. Fast."))
-    assert [(name, sorted(args)) for name, _, args in tool_signatures(f"(1) {text}\n")] == [("look", ["city", "n"])]
-    assert tool_signatures("x, whose description is <desc>d</desc>. It takes arguments {nonsense}.") == [("x", "d", {})]
 
 
 def test_media_read_as_nothing() -> None:
