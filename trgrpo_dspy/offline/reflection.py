@@ -98,7 +98,8 @@ def _rules(example: Example, entries: Sequence[Entry]) -> Iterator[tuple[float, 
         right = example.expected.get(name) or max(better, key=lambda v: better[v], default="")
         wrong = {value: n for value, n in given.items() if value.casefold() != right.casefold()}
         cues = _cues(example.text, name, right, wrong, entries)
-        if (wrong or not example.attempts) and cues and 0 < len(right.split()) <= _SHORT and not set("'\"`") & set(right):
+        fits = 0 < len(right.split()) <= _SHORT and not set("'\"`") & set(right)
+        if fits and cues and (wrong or not example.attempts):
             rule = Rule(example.subject, (), name, right).fitted(cues)
             why = f"For {name} the better answer is '{right}'{', not ' if wrong else ''}{' or '.join(wrong)}."
             yield sum(wrong.values()) / (given.total() or 1), name, str(rule), why
