@@ -42,12 +42,12 @@ from typing import Any
 os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="flow-")
 
 import dspy
+from trgrpo_dspy.learning.groups import single
 
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import call
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.learning.groups import single
 from trgrpo_dspy.learning.loop import Run
 from trgrpo_dspy.learning.schedule import Step
 
