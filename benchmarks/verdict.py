@@ -38,7 +38,13 @@ KINDS = {
     "near copies": "libraries are near copies of each other, not of the baseline",
     "evolving": "each library redraws 10% of the examples of the one before, from the baseline on",
     "half points": "as 'same tasks', scores 0, 0.5 and 1",
+    "copies": "as 'same tasks', n/5 inputs, each five times",
+    "uneven copies": "as 'same tasks', n/5 inputs, 1, 2, 4, 8 or 10 times",
 }
+TIMES = {"copies": (5,), "uneven copies": (1, 2, 4, 8, 10)}
+"""How often each input stands in the set, in turn."""
+COPIED = ("0/1 0.5, independent", "0/1 0.9 -> 0.95, correlated", "half points, correlated", "k=4 means, uniform")
+"""Scenarios of the coverage table that are repeated with five copies of each input."""
 NULLS = [kind for kind in KINDS if kind != "same tasks"]  # that one serves the power table
 
 
@@ -88,12 +94,14 @@ def run_gate(cell: Gate) -> tuple[Gate, list[int], list[int]]:
             cuts[1 + rng.integers(cell.libraries)] = _cut(0.65)
         elif cell.effect == "all":
             cuts[1:] = _cut(0.65)
-        latent = _programs(rng, cell.kind, cell.n, cell.libraries)
+        times = np.resize(TIMES.get(cell.kind, (1,)), cell.n // 5 if cell.kind in TIMES else cell.n)
+        latent = _programs(rng, cell.kind, len(times), cell.libraries)
         scores = (latent < cuts).astype(float)
         if cell.kind == "half points":
             scores = (scores + (latent < cuts - 0.7)) / 2
-        columns = scores.T.tolist()
-        said[i] += select_best(columns[0], columns[1:], seed=run, resamples=cell.resamples).improved
+        columns = np.repeat(scores, times, axis=0).T.tolist()
+        units = np.repeat(np.arange(len(times)), times).tolist()
+        said[i] += select_best(columns[0], columns[1:], seed=run, resamples=cell.resamples, units=units).improved
         runs[i] += 1
     return cell, said, runs
 
@@ -177,17 +185,19 @@ SCENARIOS: dict[str, tuple[Draw, float]] = {
     "continuous, exponential effect": (_exponential, 1.0),
     "continuous, lognormal": (_lognormal, 0.2 * math.exp((0.9**2 + 0.45**2) / 2)),
 }
+SCENARIOS |= {f"{name} x5": SCENARIOS[name] for name in COPIED}
 
 
 def run_coverage(cell: Cover) -> tuple[str, int, float]:
     """Share of runs in which the interval of a scenario holds the truth, at n examples."""
     name, n, runs = cell
     draw, truth = SCENARIOS[name]
-    rng = np.random.default_rng([n, list(SCENARIOS).index(name)])
+    times = 5 if name.endswith("x5") else 1
+    rng, units = np.random.default_rng([n, list(SCENARIOS).index(name)]), np.repeat(np.arange(n), times).tolist()
     held = 0
     for run in range(runs):
-        a, b = draw(rng, n)
-        interval = paired_comparison(a.tolist(), b.tolist(), seed=run).interval
+        a, b = (np.repeat(scores, times).tolist() for scores in draw(rng, n))
+        interval = paired_comparison(a, b, seed=run, units=units).interval
         held += interval is not None and interval.low - 1e-9 <= truth <= interval.high + 1e-9
     return name, n, held / runs
 
