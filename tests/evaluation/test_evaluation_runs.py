@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import signal
@@ -35,7 +34,6 @@ from trgrpo_dspy import (
     compare,
     evaluate,
 )
-from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.offline.server import OfflineServer
 
 DEV = examples(10)
@@ -65,24 +63,6 @@ def sent(*lms: Any) -> Counter[str]:
     return Counter(repr((c.system, c.messages, c.seed, c.temperature)) for lm in lms for c in lm.engine.calls)
 
 
-# -- temperature -----------------------------------------------------------------------------------------------------
-
-
-def test_the_programs_own_temperature_unless_another_is_asked_for() -> None:
-    own, asked = sampling(temperature=0.9), sampling(temperature=0.9)
-    measured(own)
-    measured(asked, temperature=0.3)
-    assert {call.temperature for call in own.engine.calls} == {0.9}
-    assert {call.temperature for call in asked.engine.calls} == {0.3}
-    assert own.kwargs["temperature"] == asked.kwargs["temperature"] == 0.9
-
-
-def test_a_predictors_own_temperature_stays() -> None:
-    lm = sampling()
-    measured(lm, program=dspy.Predict(Triage, temperature=0.6), temperature=0.3, k=1)
-    assert {call.temperature for call in lm.engine.calls} == {0.6}
-
-
 # -- early ends ------------------------------------------------------------------------------------------------------
 
 
@@ -99,15 +79,11 @@ def test_a_budget_leaves_the_examples_that_were_done(caplog: pytest.LogCaptureFi
     assert found.scores[:4] == whole.scores[:4] and whole.stop_reason == "completed"
 
 
-def test_a_budget_that_is_just_enough_is_no_early_end() -> None:
-    found = measured(sampling(), budget=Budget(max_lm_calls=30))
+def test_a_budget_that_is_just_enough_is_no_early_end_and_one_that_is_too_small_says_so() -> None:
+    found, nothing = (measured(sampling(), budget=Budget(max_lm_calls=calls)) for calls in (30, 2))
     assert found.stop_reason == "completed" and found.mean.n == 10
-
-
-def test_nothing_done_yet() -> None:
-    found = measured(sampling(), budget=Budget(max_lm_calls=2))
-    assert found.score is None and found.outcomes == {} and found.k == 3
-    assert str(found).startswith("Mean@3 unscored") and found.per_attempt.attempts == 0
+    assert nothing.score is None and nothing.outcomes == {} and nothing.k == 3
+    assert str(nothing).startswith("Mean@3 unscored") and nothing.per_attempt.attempts == 0
 
 
 def test_ctrl_c_returns_what_was_measured_and_gives_the_signal_back(tmp_path: Path) -> None:
@@ -124,13 +100,9 @@ def test_ctrl_c_returns_what_was_measured_and_gives_the_signal_back(tmp_path: Pa
     assert signal.getsignal(signal.SIGINT) is handler
     assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
     assert facts(measured(second, tmp_path)) == facts(measured(sampling()))
-    assert sent(first, second) == sent(sampling_run())
-
-
-def sampling_run() -> Any:
-    lm = sampling()
-    measured(lm)
-    return lm
+    whole = sampling()
+    measured(whole)
+    assert sent(first, second) == sent(whole)
 
 
 def test_a_fatal_error_stays_one_and_loses_nothing(tmp_path: Path) -> None:
@@ -151,7 +123,7 @@ def test_too_many_outages_are_an_error_and_can_be_gone_on_with(tmp_path: Path) -
     again = sampling()
     found = measured(again, tmp_path, **settings)
     assert found.stop_reason == "completed" and len(again.engine.calls) < 120 - 30
-    assert found.outcomes["completed"] + found.outcomes["infrastructure"] == 120
+    assert found.outcomes == {"completed": 120}, "what an outage took is made again"
 
 
 def test_an_attempt_that_takes_too_long_is_unscored() -> None:
@@ -202,7 +174,7 @@ def test_k_may_grow_and_not_shrink(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"program": dspy.ChainOfThought(Triage)}, "program modules self class: was 'Predict', is 'ChainOfThought'"),
+        ({"program": dspy.ChainOfThought(Triage)}, "program modules self: was 'Predict', is 'ChainOfThought'"),
         ({"metric": told}, "metric function: was 'support.scripted.exact', is 'support.scripted.told'"),
         ({"devset": examples(10, start=1)}, r"devset: 10 of 10 examples differ: \[0\], \[1\], \[2\] and 7 more"),
         ({"devset": examples(9)}, "devset: was 10 examples, is 9, the first 9 the same"),
@@ -236,17 +208,6 @@ def test_other_kinds_of_work_are_refused(tmp_path: Path) -> None:
         with pytest.raises(JournalError, match="made by an evaluation, this is an optimizer"):
             TrainingFreeGRPO(metric=exact, log_dir=tmp_path / "one").compile(dspy.Predict(Triage), trainset=DEV[:2])
     assert len(lm.engine.calls) == calls
-
-
-def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
-    with Journal(tmp_path), pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
-        measured(sampling(), tmp_path)
-
-
-def test_a_folder_that_cant_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("a file where the folder should be")
-    with dspy.context(lm=sampling()), pytest.raises(JournalError, match=r"a in .* can't be written"):
-        compare(dspy.Predict(Triage), dspy.Predict(Triage), DEV[:2], exact, log_dir=tmp_path)
 
 
 # -- comparison ------------------------------------------------------------------------------------------------------
@@ -287,45 +248,6 @@ def test_a_comparison_cut_short_is_of_pairs_and_goes_on(tmp_path: Path) -> None:
     assert sent(first, second) == sent(whole)
 
 
-# -- hostile arguments -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "text"),
-    [
-        ({"temperature": 0}, ValueError, "temperature=0 must be above 0 and at most 2; None keeps"),
-        ({"temperature": 2.5}, ValueError, "temperature=2.5"),
-        ({"temperature": "hot"}, TypeError, "temperature='hot' must be a number"),
-        ({"temperature": float("nan")}, ValueError, "temperature=nan must be finite"),
-        ({"failure_score": float("inf")}, ValueError, "failure_score=inf must be finite"),
-        ({"failure_score": None}, TypeError, "failure_score=None"),
-        ({"seed": 1.0}, TypeError, "seed=1.0 must be a whole number"),
-        ({"seed": True}, TypeError, "seed=True"),
-        ({"rollout_timeout": 0}, ValueError, "rollout_timeout=0 must be above 0"),
-        ({"rollout_timeout": "1"}, TypeError, "rollout_timeout='1'"),
-        ({"budget": 5}, TypeError, "budget must be a Budget, got int; write budget=Budget"),
-        ({"log_dir": 5}, TypeError, "log_dir=5 must be a path"),
-        ({"log_dir": ""}, ValueError, "log_dir='' names no directory"),
-        ({"num_threads": -1}, ValueError, "num_threads=-1 must be at least 1"),
-        ({"program": "program"}, TypeError, "program must be a dspy.Module, got str"),
-        ({"num_thread": 4}, TypeError, r"evaluate\(\) has no option 'num_thread'; did you mean num_threads=?"),
-        ({"colour": 4}, TypeError, r"evaluate\(\) has no option 'colour'; its options are num_threads, seed, budget"),
-    ],
-)
-def test_bad_arguments_are_named_and_leave_nothing(
-    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], text: str
-) -> None:
-    lm = sampling()
-    with pytest.raises(error, match=text):
-        measured(lm, **{"log_dir": tmp_path / "run", **arguments})
-    assert not lm.engine.calls and not (tmp_path / "run").exists()
-
-
-def test_a_comparison_names_the_program_it_cant_take() -> None:
-    with pytest.raises(TypeError, match=r"b must be a dspy\.Module, got function"):
-        compare(dspy.Predict(Triage), exact, DEV, exact)
-
-
 def test_odd_texts_are_kept(tmp_path: Path) -> None:
     def metric(example: Any, prediction: Any, trace: Any = None) -> Any:
         return dspy.Prediction(score=1.0, feedback="lone \ud83d surrogate, \x00 and 中文")
@@ -333,22 +255,6 @@ def test_odd_texts_are_kept(tmp_path: Path) -> None:
     found = measured(sampling(), tmp_path, metric=metric, k=1)
     assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
     assert "中文" in found.rollouts[0][0].feedback
-
-
-def test_the_options_are_the_signature() -> None:
-    for function in (evaluate, compare):
-        parameters = inspect.signature(function).parameters
-        assert {"k", "num_threads", "temperature", "log_dir", "callbacks"} <= set(parameters)
-        assert parameters["seed"].default == 0 and parameters["k"].default == 1 and "options" not in parameters
-
-
-def test_callbacks_hear_of_the_whole_evaluation() -> None:
-    heard: list[Any] = []
-    found = measured(sampling(), k=2, callbacks=[heard.append])
-    started, *attempts, ended = heard
-    assert started.run == "evaluate" and started.attempts == len(attempts) == 20 and len(started.valset) == 10
-    assert {(a.rollout.example, a.rollout.attempt) for a in attempts} == {(i, j) for i in range(10) for j in range(2)}
-    assert ended.verdict == str(found) and ended.stop_reason == "completed" and ended.spend == found.spend
 
 
 # -- killed ----------------------------------------------------------------------------------------------------------
