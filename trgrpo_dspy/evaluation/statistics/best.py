@@ -103,9 +103,10 @@ def _gate(table: Array, best: int, allowed: int, seed: int, resamples: int) -> t
     column = int(informative[:best].sum())
     table = table[:, informative]
     table = table[np.isfinite(table).any(axis=1)]
-    table = table[np.lexsort(table.T)]  # makes the order of the inputs irrelevant
     mask = np.isfinite(table)
-    table = np.where(mask, table, 0.0)
+    rounded = (table / np.abs(np.where(mask, table, 0.0)).max(axis=0)).round(9)
+    order = np.lexsort([*table.T, *rounded.T])  # makes the order of the inputs, and their last digits, irrelevant
+    table, mask = np.where(mask, table, 0.0)[order], mask[order]
     scale = typical_size(table)
     table = table / scale
     total = mask.sum(axis=0) + 1.0  # pairs plus half a win and half a loss

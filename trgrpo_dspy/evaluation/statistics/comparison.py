@@ -154,7 +154,7 @@ def paired_comparison(
         else:
             interval, detectable, method = _paired_interval(kept, heaviest * _span(pooled), level, seed)
     return PairedComparison(
-        difference=math.fsum(kept) / n if n else None,
+        difference=_mean(kept) if n else None,
         interval=interval,
         wins=wins,
         ties=n - wins - losses,
@@ -178,7 +178,7 @@ def _flips(left: Array, right: Array, differences: Array) -> tuple[Flip, ...]:
 
 def _paired_interval(d: Array, span: float, level: float, seed: int) -> tuple[Interval, float, str]:
     """Interval, detectable difference and method for sorted differences, not all of them 0."""
-    n, mean = len(d), math.fsum(d) / len(d)
+    n, mean = len(d), _mean(d)
     size = float(typical_size(d[:, None])[0])
     distinct = len(np.unique(np.round(np.abs(d[d != 0]) / size, 9)))
     t, error = t_quantile((1 + level) / 2, n - 1), float(d.std(ddof=1)) / math.sqrt(n)
@@ -197,6 +197,12 @@ def _paired_interval(d: Array, span: float, level: float, seed: int) -> tuple[In
     low = min(low, -unseen_end(-d, span, t)) if mean <= 0 else low
     high = max(high, unseen_end(d, span, t)) if mean >= 0 else high
     return Interval(low, high, level), detectable, f"wider of t, a larger difference unseen, and {other}"
+
+
+def _mean(d: Array) -> float:
+    """The mean; exactly 0 where it is of rounding size, so that its sign never decides anything."""
+    mean = math.fsum(d) / len(d)
+    return 0.0 if abs(mean) <= 1e-12 * float(np.abs(d).max()) else mean
 
 
 def _span(scores: Array) -> float:
@@ -242,10 +248,11 @@ def _tied_interval(n: float, span: float, level: float) -> tuple[Interval, float
 
 def _bootstrap_t(d: Array, mean: float, level: float, seed: int) -> tuple[float, float]:
     """Ends of the bootstrap-t interval in standard errors from the mean; mirrored exactly when d is."""
-    if (mean, math.fsum((d - mean) ** 3)) < (0.0, 0.0):
+    spread = float(d.std(ddof=1))
+    if (mean, round(math.fsum(((d - mean) / spread) ** 3), 9)) < (0.0, 0.0):
         lower, upper = _bootstrap_t(-d[::-1], -mean, level, seed)
         return -upper, -lower
-    z = ((d - mean) / d.std(ddof=1)).astype(np.float32)
+    z = ((d - mean) / spread).astype(np.float32)
     n = len(z)
     parts = []
     for weights, _ in resamples_of(n, _BOOTSTRAP, seed):
