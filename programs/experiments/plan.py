@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 
 from trgrpo_dspy import JournalError
-from trgrpo_dspy.engine.journal.journal import write_atomically
+from trgrpo_dspy.engine.journal.files import write_atomically
 
 __all__ = [
     "ABLATIONS",

@@ -17,7 +17,7 @@ from pathlib import Path
 import dspy
 
 from trgrpo_dspy import Budget, Evaluation, attach, evaluate
-from trgrpo_dspy.engine.journal.journal import write_atomically
+from trgrpo_dspy.engine.journal.files import write_atomically
 from trgrpo_dspy.meter import Spend, total_spend
 
 from .arms import Taught, optimizer_of, teach

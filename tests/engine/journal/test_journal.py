@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -22,7 +25,8 @@ from support import ROOT
 
 from trgrpo_dspy import JournalError, SchemaVersionError
 from trgrpo_dspy.engine.calls.replies import decode_reply, encode_reply
-from trgrpo_dspy.engine.journal.journal import SCHEMA_VERSION, Journal, write_atomically
+from trgrpo_dspy.engine.journal.files import write_atomically
+from trgrpo_dspy.engine.journal.journal import SCHEMA_VERSION, Journal
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout
@@ -127,9 +131,9 @@ def test_the_first_result_of_a_unit_stays_and_an_outage_for_this_process_alone(t
 
 def test_attempts_of_a_later_patch_with_more_fields_can_be_read(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.finish("u", Rollout(0, 0, Outcome.COMPLETED, 1.0))
-        journal._db.connection.execute("UPDATE attempts SET rollout = json_set(rollout, '$.novel', 1)")
-        assert journal.attempt("u") == Rollout(0, 0, Outcome.COMPLETED, 1.0)
+        journal._db.write("attempts", "u", '{"example": 0, "attempt": 0, "outcome": "completed", "score": 1, "new": 2}')
+    with Journal(tmp_path) as journal:
+        assert journal.attempt("u") == Rollout(0, 0, Outcome.COMPLETED, 1)
 
 
 def test_typed_replies_come_back_as_they_were() -> None:
@@ -287,17 +291,141 @@ def test_a_damaged_database_is_refused_and_not_touched(tmp_path: Path, damage: A
     path.write_bytes(damage(path.read_bytes()))
     before = snapshot(tmp_path)
     for _ in range(2):
-        with pytest.raises(JournalError, match=r"is damaged \(.*\). It was not touched: pass another log_dir"):
+        with pytest.raises(JournalError, match=r"journal.sqlite in .* is damaged: .*. It was left as it is: put a "):
             Journal(tmp_path)
     assert snapshot(tmp_path) == before
 
 
-def test_a_damaged_entry_is_no_failure_of_the_program(tmp_path: Path) -> None:
+def sealed(directory: Path) -> Path:
+    """A journal with a row in each table, closed."""
+    with Journal(directory) as journal:
+        journal.record("rollout/1/u", "hash", 0, {"outputs": ["yes"]}, CALL)
+        journal.record("rollout/1/u", "hash", 1, None, CALL)
+        journal.finish("rollout/1/u", Rollout(0, 0, Outcome.COMPLETED, 0.25))
+        journal.set("fingerprint", {"kind": "a test"})
+    return directory / "journal.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("attempts", "rollout = replace(rollout, '0.25', '0.75')"),
+        ("attempts", "rollout = replace(rollout, 'score', 'scorf')"),
+        ("attempts", "unit = 'rollout/1/v'"),
+        ("calls", "reply = 'null'"),
+        ("calls", "reply = substr(reply, 3)"),
+        ("calls", "call = replace(call, '3', '4')"),
+        ("calls", "occurrence = 1"),
+        ("calls", "checksum = checksum + 1"),
+        ("other_calls", "call = replace(call, 'cost', 'cosy')"),
+        ("meta", "value = replace(value, 'test', 'text')"),
+    ],
+)
+def test_a_changed_row_is_refused_by_name_and_can_be_deleted(tmp_path: Path, table: str, change: str) -> None:
+    path = sealed(tmp_path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"UPDATE {table} SET {change}")
+        db.commit()
+    before = snapshot(tmp_path)
+    with pytest.raises(JournalError, match=f"journal.sqlite .* is damaged: row 1 of table {table} .*") as caught:
+        Journal(tmp_path)
+    assert "make room" not in str(caught.value) and snapshot(tmp_path) == before
+    (mend,) = re.findall(r"\((DELETE .*?)\)", str(caught.value))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(mend)
+        db.commit()
+    with Journal(tmp_path):
+        pass
+
+
+def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
+    """Either SQLite or a checksum sees it, or it changed nothing that is read."""
+    data = sealed(tmp_path / "run").read_bytes()
+    chance = random.Random(0)
+
+    def content(directory: Path) -> Any:
+        with Journal(directory) as journal:
+            found = journal.reply("rollout/1/u", "hash", 0)
+            return found, journal.attempt("rollout/1/u"), journal.get("fingerprint"), journal.paid()
+
+    whole, noticed = content(tmp_path / "run"), 0
+    places = [i for i, byte in enumerate(data) if byte and i > 100]
+    for number, at in enumerate(chance.sample(places, 150)):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        (directory / "journal.sqlite").write_bytes(
+            data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        )
+        try:
+            assert content(directory) == whole
+        except JournalError as error:
+            assert "make room" not in str(error)
+            noticed += 1
+    assert noticed > 50
+
+
+def test_a_copy_without_its_log_is_noticed(tmp_path: Path) -> None:
+    """While a run goes on, and after it was killed, what was written last stands in the log."""
+    for entries in (1, 3000):  # the log was never moved into the file, or several times
+        source, copy = tmp_path / f"run{entries}", tmp_path / f"copy{entries}"
+        writer = child(
+            f"""
+            from trgrpo_dspy.meter.meter import LMCall
+            journal = Journal(sys.argv[1])
+            for number in range({entries}):
+                journal.record("rollout/1/u", f"hash {{number}}", 0, {{"outputs": ["x" * 3000]}}, LMCall("m"))
+            print("written", flush=True)
+            sys.stdin.read()
+            """,
+            str(source),
+        )
+        assert writer.stdout is not None and writer.stdout.readline() == "written\n"
+        writer.kill()
+        writer.communicate()
+        copy.mkdir()
+        shutil.copy(source / "journal.sqlite", copy)
+        for _ in range(2):
+            with pytest.raises(JournalError, match=r"copied without journal.sqlite-wal, .*: copy both"):
+                Journal(copy)
+        (copy / "journal.sqlite").unlink()
+        shutil.copy(source / "journal.sqlite-wal", copy)
+        with pytest.raises(JournalError, match=r"journal.sqlite-wal is here, but the file that it belongs to is not"):
+            Journal(copy)
+        shutil.copy(source / "journal.sqlite", copy)
+        for directory in (copy, source):
+            with closing(sqlite3.connect(directory / "journal.sqlite")) as db:  # a stranger who looks moves the log
+                assert db.execute("SELECT count(*) FROM calls").fetchone()[0] == entries
+            with Journal(directory) as journal:
+                assert len(journal.paid()) == entries
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.record("rollout/1/u", "hash", 0, {"outputs": ["x"]}, CALL)
-        journal._db.connection.execute("UPDATE calls SET reply = substr(reply, 3)")
-        with pytest.raises(JournalError, match="is damaged: an entry can't be read"):
-            journal.reply("rollout/1/u", "hash", 0)
+        write_atomically(tmp_path / "results.json", "{}")
+        names = {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "results.json", "run.lock", "run.pid"}
+        assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == dict.fromkeys(names, 0o600)
+    (tmp_path / "journal.sqlite").chmod(0o644)
+    with Journal(tmp_path):
+        assert (tmp_path / "journal.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ("PRAGMA user_version=1", "is of schema 1, of trgrpo-dspy 0.1, which .* finish that run with 0.1, or pass"),
+        ("CREATE TABLE theirs (x)", "is another program's database: pass another log_dir"),
+    ],
+)
+def test_journals_of_others_are_refused_and_not_touched(tmp_path: Path, statements: str, message: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db:
+        db.execute("CREATE TABLE meta (key TEXT)") if "PRAGMA" in statements else None
+        db.execute(statements)
+        db.commit()
+    before = snapshot(tmp_path)
+    with pytest.raises(JournalError, match=message):
+        Journal(tmp_path)
+    assert snapshot(tmp_path) == before
 
 
 def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None:
@@ -351,7 +479,7 @@ def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
 def test_a_directory_that_can_not_be_written(tmp_path: Path, name: str) -> None:
     """Tests run as root, whom no permission stops: a folder stands where the file must go."""
     (tmp_path / name).mkdir()
-    with pytest.raises(JournalError, match=r"can't be (opened or )?written"):
+    with pytest.raises(JournalError, match=r"can't be written"):
         Journal(tmp_path)
     (tmp_path / name).rmdir()
     with Journal(tmp_path):

@@ -12,7 +12,7 @@ import dspy
 from dspy.lm15 import Request
 
 from trgrpo_dspy.engine.journal.fingerprint import request_hash
-from trgrpo_dspy.engine.journal.journal import Journal, Recorded
+from trgrpo_dspy.engine.journal.journal import Journal, KeptReply
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import is_backend_failure
@@ -70,7 +70,7 @@ class Call:
             if recorded is not None:
                 self._take(recorded)
 
-    def _take(self, recorded: Recorded) -> None:
+    def _take(self, recorded: KeptReply) -> None:
         self.reply, self.replayed = decode_reply(recorded.reply), True
         call = recorded.call
         key = (self.unit.id, self._hash, recorded.occurrence)

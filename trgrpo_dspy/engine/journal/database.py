@@ -4,9 +4,12 @@ Guarantees:
 
 - A row is durable when `write` returns: killing the process loses nothing that was written. A row given to
   `write_soon` is durable when `flush` returns, and without that after a moment.
-- It is looked at without being touched first; one that is damaged, or of a newer schema, is not opened.
+- Opening reads before anything is written. A file that is damaged, of another schema or no journal is left as it is.
+- Every row carries a checksum of its values, compared at opening: a changed row is a `Damage` that names it.
+- A file that was copied without its write-ahead log is refused: what was written last would be missing.
+- The file and those that SQLite puts beside it are for their owner alone.
 - Rows of threads that come together are committed together. Every call into SQLite gives up the interpreter lock, and
-  with many busy threads it takes long to come back: so a writer writes for all that wait, in one statement, and what
+  with many busy threads it takes long to come back: so one writer writes for all that wait, in one statement, and what
   nobody waits for is written by a thread of its own.
 """
 
@@ -16,31 +19,46 @@ import functools
 import sqlite3
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Database", "NewerSchemaError"]
+from .files import create_private
+
+__all__ = ["Damage", "Database", "OtherSchema"]
 
 _MOST = 100
 """Rows of one statement."""
 _SOON = 0.02
 """Seconds that a row nobody waits for may wait for company."""
+_LOG_PAGES = 2000
+"""Pages of the write-ahead log after which it is moved into the file."""
+_PAGES_OF_STATEMENT = 4
+"""Those that a statement writes beside its values: of the table and its index."""
+_CLOSED, _MOVED, _WRITING = 0x74677270, 0x74677271, 0x74677272
+"""What the file's application id says: it was closed in order; its log was just moved into it; the log holds more.
+
+The last is only ever written to the log. So a file that says `_MOVED` and has no log beside it has lost its log."""
 
 
-class NewerSchemaError(Exception):
-    """The file was written by a newer version; the argument is its schema."""
+class OtherSchema(Exception):
+    """The file is of another schema; the argument is its version, 0 for a database that is no journal."""
+
+
+class Damage(sqlite3.DatabaseError):
+    """The file was changed by something else, or is incomplete."""
 
 
 class _Row:
     """A row on its way."""
 
-    __slots__ = ("done", "error", "into", "values")
+    __slots__ = ("done", "error", "table", "values")
 
-    def __init__(self, into: str, values: Sequence[Any]) -> None:
-        self.into, self.values = into, values
+    def __init__(self, table: str, values: Sequence[Any]) -> None:
+        self.table, self.values = table, [*values, _checksum(table, values)]
         self.done = False
         self.error: sqlite3.Error | None = None
 
@@ -48,33 +66,39 @@ class _Row:
 class Database:
     """An open database. Thread-safe; everything may raise `sqlite3.Error`."""
 
-    def __init__(self, path: Path, tables: str, schema: int) -> None:
+    def __init__(self, path: Path, tables: Mapping[str, str], schema: int) -> None:
         """Check the file if there is one, then open or create it.
 
         Args:
             path: The file.
-            tables: Statements that create what is not there yet.
-            schema: Version of these tables; a newer one is refused.
+            tables: Definition of each table's columns, by name; a column `checksum` is added.
+            schema: Version of these tables.
 
         Raises:
-            NewerSchemaError: The file is of a newer version.
+            OtherSchema: The file is of another version, or another program's.
             sqlite3.Error: It is damaged, or can't be opened or written.
+            OSError: It can't be created.
         """
-        _check(path, schema)
+        _check(path, tables, schema)
+        create_private(path)
         self._lock = threading.Lock()
         self._waiting: deque[_Row] = deque()
         self._unwaited: deque[_Row] = deque()
         self._some = threading.Event()
         self._closed = False
         self._error: sqlite3.Error | None = None
+        self._pages = 0
         self.connection = sqlite3.connect(
             path, check_same_thread=False, isolation_level=None, timeout=10, cached_statements=512
         )
         try:
             self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute("PRAGMA wal_autocheckpoint=0")  # `_move_log` does it
             self.connection.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
-            self.connection.executescript(tables)
+            for name, columns in tables.items():
+                self.connection.execute(f"CREATE TABLE IF NOT EXISTS {name} (checksum INTEGER NOT NULL, {columns})")
             self.connection.execute(f"PRAGMA user_version={schema}")
+            self._move_log()
         except sqlite3.Error:
             self.connection.close()
             raise
@@ -85,6 +109,8 @@ class Database:
         with self._lock:
             if not self._closed:
                 self._empty(self._unwaited)
+                with suppress(sqlite3.Error):  # such as a full disk: what was committed stays in the log
+                    self.connection.execute(f"PRAGMA application_id={_CLOSED}")
             self._closed = True
             self.connection.close()
         self._some.set()
@@ -99,14 +125,9 @@ class Database:
         """The first row a query finds, or None."""
         return next(iter(self.all(query, *values)), None)
 
-    def write(self, into: str, *values: Any) -> None:
-        """Commit one row.
-
-        Args:
-            into: The statement up to its values, such as `INSERT INTO calls`.
-            values: The row.
-        """
-        row = _Row(into, values)
+    def write(self, table: str, *values: Any) -> None:
+        """Commit one row; it takes the place of one with the same key."""
+        row = _Row(table, values)
         self._waiting.append(row)
         with self._lock:
             while not row.done:
@@ -114,9 +135,9 @@ class Database:
         if row.error is not None:
             raise row.error
 
-    def write_soon(self, into: str, *values: Any) -> None:
+    def write_soon(self, table: str, *values: Any) -> None:
         """Commit one row in a moment; what goes wrong is raised by the next `flush`."""
-        self._unwaited.append(_Row(into, values))
+        self._unwaited.append(_Row(table, values))
         if not self._some.is_set():
             self._some.set()
 
@@ -146,35 +167,69 @@ class Database:
         """Commit what is in a queue, a statement a table; the lock is held."""
         rows = [queue.popleft() for _ in range(min(_MOST, len(queue)))]
         try:
-            for into in dict.fromkeys(row.into for row in rows):
-                self._insert(into, [row for row in rows if row.into == into])
+            for table in dict.fromkeys(row.table for row in rows):
+                self._insert(table, [row for row in rows if row.table == table])
         finally:
             queue.extendleft(row for row in reversed(rows) if not row.done)  # after Ctrl-C: others wait for theirs
 
-    def _insert(self, into: str, rows: list[_Row]) -> None:
-        statement = _statement(into, len(rows[0].values), len(rows))
+    def _insert(self, table: str, rows: list[_Row]) -> None:
+        values = [value for row in rows for value in (row.values[-1], *row.values[:-1])]
         error: sqlite3.Error | None = None
         try:  # one statement is one transaction; `executemany` gives the interpreter lock up less often than `execute`
-            self.connection.executemany(statement, [[value for row in rows for value in row.values]])
+            self.connection.executemany(_statement(table, len(rows[0].values), len(rows)), [values])
+            size = sum(len(value) for value in values if isinstance(value, str))
+            self._pages += _PAGES_OF_STATEMENT + size // 4096
+            if self._pages > _LOG_PAGES:
+                self._move_log()
         except sqlite3.Error as failure:
             self._error = error = failure
         for row in rows:
             row.error, row.done = error, True
 
+    def _move_log(self) -> None:
+        """Move the write-ahead log into the file, and say in each of them which it is."""
+        self._pages = 0
+        self.connection.execute(f"PRAGMA application_id={_MOVED}")
+        self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # waits for no reader of another process
+        self.connection.execute(f"PRAGMA application_id={_WRITING}")
+
+
+def _checksum(table: str, values: Sequence[Any]) -> int:
+    return zlib.crc32("\x1f".join([table, *map(str, values)]).encode("utf-8", "surrogatepass"))
+
 
 @functools.cache
-def _statement(into: str, columns: int, rows: int) -> str:
-    places = f"({', '.join('?' * columns)})"
-    return f"{into} VALUES {', '.join([places] * rows)}"
+def _statement(table: str, columns: int, rows: int) -> str:
+    one = f"({', '.join('?' * columns)})"
+    return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([one] * rows)}"
 
 
-def _check(path: Path, schema: int) -> None:
+def _check(path: Path, tables: Iterable[str], schema: int) -> None:
     """Look whether the file can be used, without writing to it."""
+    log = path.with_name(f"{path.name}-wal")
+    has_log = log.exists() and log.stat().st_size > 0
     if not path.exists() or path.stat().st_size == 0:
+        if has_log:
+            raise Damage(f"{log.name} is here, but the file that it belongs to is not")
         return
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > schema:
-            raise NewerSchemaError(version)
-        if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(found.splitlines()[-1])
+    how = "mode=ro" if has_log else "mode=ro&immutable=1"  # else SQLite leaves an empty log behind
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as db:
+        db.text_factory = lambda data: data.decode("utf-8", "replace")
+        try:
+            _compare(db, tables, schema)
+        except UnicodeDecodeError as error:  # SQLite quotes what it can't read in its message
+            raise Damage("its schema is not as it was written") from error
+        if db.execute("PRAGMA application_id").fetchone()[0] == _MOVED and not has_log:
+            raise Damage(f"it was copied without {log.name}, which holds what was written last: copy both")
+
+
+def _compare(db: sqlite3.Connection, tables: Iterable[str], schema: int) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != schema and (version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]):
+        raise OtherSchema(version)
+    if (found := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+        raise Damage(found.splitlines()[-1])
+    for table in tables if version else ():
+        for rowid, checksum, *values in db.execute(f"SELECT rowid, * FROM {table}"):
+            if checksum != _checksum(table, values):
+                raise Damage(f"row {rowid} of table {table} ({str(values[0])[:80]!r}) is not as it was written")

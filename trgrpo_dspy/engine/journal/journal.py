@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,22 +32,21 @@ from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout
 
-from .database import Database, NewerSchemaError
+from .database import Database, OtherSchema
 from .differences import differences
+from .files import create_private, unwritable
 
-__all__ = ["Journal", "Recorded", "unwritable", "write_atomically"]
+__all__ = ["Journal", "KeptReply"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS calls (
-    unit TEXT NOT NULL, request TEXT NOT NULL, occurrence INTEGER NOT NULL, call TEXT NOT NULL, reply TEXT NOT NULL,
-    PRIMARY KEY (unit, request, occurrence)
-);
-CREATE TABLE IF NOT EXISTS other_calls (unit TEXT NOT NULL, call TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS attempts (unit TEXT PRIMARY KEY, rollout TEXT NOT NULL);
-"""
+_TABLES = {
+    "meta": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
+    "calls": "unit TEXT NOT NULL, request TEXT NOT NULL, occurrence INTEGER NOT NULL, call TEXT NOT NULL, "
+    "reply TEXT NOT NULL, PRIMARY KEY (unit, request, occurrence)",
+    "other_calls": "unit TEXT NOT NULL, call TEXT NOT NULL",
+    "attempts": "unit TEXT PRIMARY KEY, rollout TEXT NOT NULL",
+}
 """`calls`: replies that can be replayed. `other_calls`: what was spent beside them (calls that failed, replies that are
 no plain data). `attempts`: what rollouts came to."""
 _MAY_GROW = ("num_epochs", "k")
@@ -56,7 +56,7 @@ _NAMED = 12
 
 
 @dataclass(frozen=True)
-class Recorded:
+class KeptReply:
     """A reply from the journal."""
 
     reply: Any
@@ -88,15 +88,18 @@ class Journal:
         try:
             self._db = self._open()
         except BaseException:
-            self._file_lock.release()
+            self._give_back()
             raise
         self._read_index()
 
     def _claim(self) -> filelock.BaseFileLock:
-        lock = filelock.FileLock(self.directory / "run.lock", timeout=0, is_singleton=False, thread_local=False)
+        lock = filelock.FileLock(
+            self.directory / "run.lock", timeout=0, mode=0o600, is_singleton=False, thread_local=False
+        )
         pid_file = self.directory / "run.pid"
         try:
             lock.acquire()
+            create_private(pid_file)
             pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
         except filelock.Timeout:
             pid = pid_file.read_text(encoding="ascii").strip() if pid_file.exists() else "unknown"
@@ -115,37 +118,32 @@ class Journal:
         path = self.directory / "journal.sqlite"
         try:
             return Database(path, _TABLES, SCHEMA_VERSION)
-        except NewerSchemaError as newer:
-            raise SchemaVersionError(
-                f"{path.name} in {str(self.directory)!r} is of schema {newer}; this version knows up to "
-                f"{SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass another log_dir"
-            ) from None
+        except OtherSchema as other:
+            raise _of_schema(path, other.args[0]) from None
+        except OSError as error:
+            raise unwritable(path, error) from error
         except sqlite3.Error as error:
-            raise self._unusable(path, error) from error
+            raise self._failed(error) from error
 
     def _read_index(self) -> None:
-        """Know what is there: most of what is asked for is not, and need not be looked for."""
+        """Load the keys into memory: most lookups miss and need no query.
+
+        Hashes of keys take a fraction of the texts' memory; two that are equal by chance cost a query.
+        """
         with self._guard():
-            # Numbers take a fraction of the texts' place; two that are equal by chance cost a look into the file.
             self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
             self._finished: dict[str, Rollout | None] = {
                 unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
             }
 
-    def _unusable(self, path: Path, error: sqlite3.Error) -> JournalError:
-        if isinstance(error, sqlite3.OperationalError):
-            return JournalError(
-                f"{path.name} in {str(self.directory)!r} can't be opened or written: {error}; make room or mend the "
-                "directory, or pass another log_dir"
-            )
-        return JournalError(
-            f"{path.name} in {str(self.directory)!r} is damaged ({error}). It was not touched: pass another log_dir to "
-            "start anew, or salvage its replies with the sqlite3 command line's .recover"
-        )
-
     def close(self) -> None:
         """Close the database and give the directory back."""
-        self._db.close()
+        try:
+            self._db.close()
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
         (self.directory / "run.pid").unlink(missing_ok=True)
         self._file_lock.release()
 
@@ -159,7 +157,7 @@ class Journal:
 
     # -- LM calls --------------------------------------------------------------------------------------------------
 
-    def reply(self, unit: str, request: str, occurrence: int) -> Recorded | None:
+    def reply(self, unit: str, request: str, occurrence: int) -> KeptReply | None:
         """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
         if hash((unit, request)) not in self._answered:
             return None
@@ -170,7 +168,7 @@ class Journal:
             request,
             occurrence,
         )
-        return None if row is None else Recorded(self._load(row[0]), LMCall(**self._load(row[1])), row[2])
+        return None if row is None else KeptReply(json.loads(row[0]), LMCall(**json.loads(row[1])), row[2])
 
     def record(self, unit: str, request: str, occurrence: int, reply: Any, call: LMCall) -> None:
         """Commit a reply (plain data; None if there is none to replay) and what it cost."""
@@ -179,16 +177,16 @@ class Journal:
         except TypeError:  # a backend's own objects in a reply: counted, but it can't be replayed
             text = None
         if text is None:
-            self._write("INSERT INTO other_calls", unit, _dump(vars(call)))
+            self._write("other_calls", unit, _dump(vars(call)))
         else:
-            self._write("INSERT OR REPLACE INTO calls", unit, request, occurrence, _dump(vars(call)), text)
+            self._write("calls", unit, request, occurrence, _dump(vars(call)), text)
             self._answered.add(hash((unit, request)))
 
     def paid(self) -> list[tuple[str, LMCall]]:
         """Every call the run made so far, with the unit it was made for."""
         with self._guard():
             rows = self._db.all("SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls")
-        return [(unit, LMCall(**self._load(call))) for unit, call in rows]
+        return [(unit, LMCall(**json.loads(call))) for unit, call in rows]
 
     # -- what units of work came to --------------------------------------------------------------------------------
 
@@ -197,12 +195,7 @@ class Journal:
         if unit not in self._finished:
             return None
         row = self._one("SELECT rollout FROM attempts WHERE unit=?", unit)
-        if row is None:
-            return self._finished[unit]
-        data = self._load(row[0])
-        known = {f.name for f in fields(Rollout)}
-        data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
-        return Rollout(**{**data, "outcome": Outcome(data["outcome"])})
+        return self._finished[unit] if row is None else _rollout(row[0])
 
     def finish(self, unit: str, rollout: Rollout) -> Rollout:
         """Take a finished attempt with outcome, score, feedback and transcript: committed in a moment, or by `flush`.
@@ -217,7 +210,7 @@ class Journal:
             return first or self.attempt(unit) or rollout
         if rollout.outcome is not Outcome.INFRASTRUCTURE:
             with self._guard():
-                self._db.write_soon("INSERT OR IGNORE INTO attempts", unit, _dump(vars(rollout)))
+                self._db.write_soon("attempts", unit, _dump(vars(rollout)))
             self._finished[unit] = None  # it is in the database now, or will be when that is read
         return rollout
 
@@ -231,11 +224,11 @@ class Journal:
     def get(self, key: str) -> Any:
         """A value of the run itself, or None."""
         row = self._one("SELECT value FROM meta WHERE key=?", key)
-        return None if row is None else self._load(row[0])
+        return None if row is None else json.loads(row[0])
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value of the run itself (plain data)."""
-        self._write("INSERT OR REPLACE INTO meta", key, _dump(value))
+        self._write("meta", key, _dump(value))
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Keep what the run is, or refuse one that differs; `num_epochs` of a run and `k` of an evaluation may grow.
@@ -268,50 +261,55 @@ class Journal:
         with self._guard():
             return self._db.one(query, *values)
 
-    def _write(self, into: str, *values: Any) -> None:
+    def _write(self, table: str, *values: Any) -> None:
         with self._guard():
-            self._db.write(into, *values)
-
-    def _load(self, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise JournalError(
-                f"the journal in {str(self.directory)!r} is damaged: an entry can't be read ({error}). "
-                "Pass another log_dir to start anew"
-            ) from error
+            self._db.write(table, *values)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise JournalError(
-                f"the journal in {str(self.directory)!r} can't be written or read: {error}. What was committed "
-                "is safe; make room or mend the directory and run again with the same log_dir"
-            ) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> JournalError:
+        """The error for a journal that can't be used: damaged, or not to be written or read just now."""
+        where = f"journal.sqlite in {str(self.directory)!r}"
+        if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+            return JournalError(
+                f"{where} can't be written or read: {error}. What was committed is safe; make room or mend the "
+                "directory, and run again with the same log_dir"
+            )
+        row = re.match(r"row (\d+) of table (\w+)", str(error))
+        mend = f", delete that row (DELETE FROM {row[2]} WHERE rowid={row[1]}) to have it made again" if row else ""
+        return JournalError(
+            f"{where} is damaged: {error}. It was left as it is: put a sound copy in its place{mend}, or pass another "
+            "log_dir to start anew"
+        )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part.
+def _of_schema(path: Path, version: int) -> JournalError | SchemaVersionError:
+    where = f"{path.name} in {str(path.parent)!r}"
+    if version > SCHEMA_VERSION:
+        return SchemaVersionError(
+            f"{where} is of schema {version}; this version knows {SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass "
+            "another log_dir"
+        )
+    if version:
+        return JournalError(
+            f"{where} is of schema {version}, of trgrpo-dspy 0.1, which this version does not read: finish that run "
+            "with 0.1, or pass another log_dir"
+        )
+    return JournalError(f"{where} is another program's database: pass another log_dir")
 
-    Raises:
-        JournalError: It can't be written.
-    """
-    scratch = path.with_name(f".{path.name}.tmp")  # one process a directory: what a killed one left is overwritten
-    try:
-        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(scratch, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
 
-
-def unwritable(path: Path, error: OSError) -> JournalError:
-    """The error for a file that can't be written."""
-    return JournalError(
-        f"{path.name} in {str(path.parent)!r} can't be written: {error.strerror or error}; make room or mend the "
-        "directory and run again with the same log_dir"
-    )
+def _rollout(text: str) -> Rollout:
+    """An attempt as it was kept. By hand: pydantic takes no lone surrogates, and models send them."""
+    known = {f.name for f in fields(Rollout)}
+    data: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items() if k in known
+    }
+    return Rollout(**{**data, "outcome": Outcome(data["outcome"])})
 
 
 def _dump(value: Any) -> str:

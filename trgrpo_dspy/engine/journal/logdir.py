@@ -19,7 +19,7 @@ from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.instructions import write_library
 
-from .journal import unwritable, write_atomically
+from .files import create_private, unwritable, write_atomically
 
 __all__ = ["LogDir"]
 
@@ -61,6 +61,7 @@ class LogDir:
         path = self._directory / "program.json"
         scratch = path.with_name(".program.tmp.json")
         try:
+            create_private(scratch)
             program.save(scratch)
             os.replace(scratch, path)
         except OSError as error:
