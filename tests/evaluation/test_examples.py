@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from support.scripted import Triage, exact, examples, scripted_lm
 
-from trgrpo_dspy import Evaluation, compare, evaluate
+from trgrpo_dspy import Evaluation, TrainingFreeGRPO, compare, evaluate
 from trgrpo_dspy.evaluation.examples import check_examples, contradicting, distinct_inputs
 from trgrpo_dspy.evaluation.warnings import warnings_after, warnings_before
 
@@ -108,8 +108,26 @@ def test_an_evaluation_of_copies_has_the_interval_without_them() -> None:
         once, often = (evaluate(dspy.Predict(Triage), examples(20) * times, exact) for times in (1, 5))
         found = compare(dspy.Predict(Triage), dspy.ChainOfThought(Triage), examples(20) * 5, exact)
     assert often.mean.distinct == 20 and often.score == once.score and often.mean.n == 100
-    assert often.mean.interval == once.mean.interval != None  # noqa: E711
+    assert often.mean.interval == once.mean.interval and once.mean.interval is not None
     assert "over 100 examples (20 distinct); " in str(often) and "distinct" not in str(once)
     assert "over 100 examples (20 distinct): " in str(found) and "too few examples to rely on" in str(found)
     again = Evaluation.from_json(often.to_json())
     assert again.versus(often).distinct == 20 and again.pass_at_with_interval(1).distinct == 20
+
+
+def test_a_run_on_a_valset_of_copies_counts_each_input_once() -> None:
+    with dspy.context(lm=scripted_lm()):
+        optimizer = TrainingFreeGRPO(metric=exact, group_size=2, num_epochs=1)
+        compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(4, start=90), valset=examples(10) * 5)
+    results = compiled.detailed_results
+    assert results.baseline.inputs == tuple(range(10)) * 5 and results.baseline.mean.distinct == 10
+    assert "50 validation examples (10 distinct)" in results.verdict.text
+    assert any("50 examples and 10 distinct inputs" in warning for warning in results.warnings)
+    assert "input: validation 0." in str(results) and "over 50 examples (10 distinct)" in str(results)
+
+
+def test_a_devset_that_contradicts_itself_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    devset = [*examples(4), examples(4)[0].copy(queue="legal")]
+    with dspy.context(lm=scripted_lm()):
+        evaluate(dspy.Predict(Triage), devset, exact)
+    assert "1 of 5 examples of the devset have the same inputs as an earlier one and other labels" in caplog.text

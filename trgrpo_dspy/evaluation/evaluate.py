@@ -37,6 +37,7 @@ from .examples import check_examples, distinct_inputs
 from .measurement import Evaluation, summarize_evaluation
 from .options import EvaluationOptions
 from .statistics.comparison import PairedComparison
+from .warnings import contradiction
 
 __all__ = ["compare", "evaluate", "evaluation_flows"]
 
@@ -117,6 +118,8 @@ def _measure(
         ),
     )
     tasks = tuple((task_text(example), expected_text(example)) for example in devset)
+    if warning := contradiction("devset", devset):
+        logger.warning("%s", warning)
     with session:
         if session.calls_before:
             logger.info("going on in %s: %d LM calls were made before", options.log_dir, session.calls_before)

@@ -9,7 +9,7 @@ import dspy
 from .examples import contradicting, distinct_inputs, input_digest
 from .outcomes import FAILED, MANY_UNSCORED, UNSCORED, attempt_warnings
 
-__all__ = ["FEW_EXAMPLES", "warnings_after", "warnings_before"]
+__all__ = ["FEW_EXAMPLES", "contradiction", "warnings_after", "warnings_before"]
 
 FEW_EXAMPLES = 30
 """Distinct validation inputs below which an interval is not to be relied on."""
@@ -17,7 +17,7 @@ FEW_EXAMPLES = 30
 
 def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> tuple[str, ...]:
     """What can be said of the data before anything is spent."""
-    found = [_contradiction(name, examples) for name, examples in (("trainset", trainset), ("valset", valset))]
+    found = [contradiction(name, examples) for name, examples in (("trainset", trainset), ("valset", valset))]
     train = {input_digest(example) for example in trainset}
     if shared := sum(input_digest(example) in train for example in valset):
         found.append(
@@ -39,7 +39,8 @@ def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Exam
     return tuple(filter(None, found))
 
 
-def _contradiction(name: str, examples: Sequence[dspy.Example]) -> str:
+def contradiction(name: str, examples: Sequence[dspy.Example]) -> str:
+    """What is said of examples with equal inputs and different labels; empty if there are none."""
     pairs = contradicting(examples)
     if not pairs:
         return ""
