@@ -11,7 +11,10 @@ from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import ExperienceLibrary, Reflector, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.learning.evidence import Evidence
 from trgrpo_dspy.learning.group import RolloutGroup
+from trgrpo_dspy.learning.reflector import Context
+from trgrpo_dspy.learning.steps import in_place
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.program.rollout import Rollout
 
@@ -55,33 +58,34 @@ def test_the_style_is_the_adapters(lm: dspy.LM, name: str) -> None:
     with dspy.context(adapter=adapter_of(name)):
         TrainingFreeGRPO(metric=told, group_size=4, num_epochs=1).compile(dspy.Predict(Triage), trainset=examples(8))
     assert {call.style for call in lm.engine.calls} == {name}
-    assert set(lm.engine.kinds()) == {"program", "summary", "comparison", "proposals", "consolidation"}
+    assert set(lm.engine.kinds()) == {"program", "comparison", "consolidation", "check"}
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_items_with_everything_in_them_are_parsed(lm: dspy.LM, name: str) -> None:
     edits = [
         {"operation": "ADD", "id": "", "text": "When it says “a < b & c”, answer 'x'; never y.", "predictors": "p, q",
-         "proposals": "1, 2"},
-        {"operation": "MODIFY", "id": "E3", "text": "Zwölf Boxkämpfer: ½ €", "predictors": "", "proposals": ""},
-        {"operation": "DELETE", "id": "E1", "text": "", "predictors": "", "proposals": "2"},
+         "sources": "P1, P2"},
+        {"operation": "MODIFY", "id": "E3", "text": "Zwölf Boxkämpfer: ½ €", "predictors": "", "sources": ""},
+        {"operation": "DELETE", "id": "E1", "text": "", "predictors": "", "sources": "P2"},
     ]  # fmt: skip
 
     def script(call: Call) -> Any:
         if call.style != "xml":
-            return {"edits": edits}
+            return {"reasoning": "r", "edits": edits, "dispositions": []}
         from xml.sax.saxutils import escape
 
         items = "".join(
             "<item>" + "".join(f"<{k}>{escape(v)}</{k}>" for k, v in edit.items()) + "</item>" for edit in edits
         )
-        return f"<edits>{items}</edits>"
+        return f"<reasoning>r</reasoning><edits>{items}</edits><dispositions>[]</dispositions>"
 
     lm.engine.script = script
     adapter = adapter_of(name)
     proposals = [Edit("ADD", text="a", sources=(4,)), Edit("DELETE", "E1", sources=(6,))]
     with dspy.context(adapter=adapter):
-        found = Reflector().consolidate(proposals, ExperienceLibrary.of("one", "two", "three"))
+        library = ExperienceLibrary.of("one", "two", "three")
+        found = in_place(Reflector().consolidate(proposals, Evidence(), Context("", library))).edits
     assert [(e.operation, e.id, e.targets, e.sources) for e in found] == [
         ("ADD", "", ("p", "q"), (4, 6)),
         ("MODIFY", "E3", (), ()),
@@ -98,11 +102,10 @@ def test_a_group_goes_through_forward(lm: dspy.LM, name: str) -> None:
         for i, queue in enumerate(("legal", "billing"))
     )
     with dspy.context(adapter=adapter_of(name)):
-        learned = Reflector()(
-            attempts=RolloutGroup(0, "ticket: refund", "queue: billing", rollouts), experiences=ExperienceLibrary()
-        )
-    assert [lesson.text for lesson in learned.lessons] == ["When the ticket says 'refund', answer 'billing'."]
-    assert [edit.operation for edit in learned.edits] == ["ADD"]
+        learned = Reflector()([RolloutGroup(0, "ticket: refund", "queue: billing", rollouts)])
+    assert [(e.operation, e.text) for e in learned.edits] == [
+        ("ADD", "When the ticket says 'refund', answer 'billing'.")
+    ]
 
 
 def test_an_adapter_a_program_sets_itself(lm: dspy.LM) -> None:
@@ -149,5 +152,5 @@ def test_replies_of_the_wrong_style_are_counted(lm: dspy.LM) -> None:
             dspy.Predict(Triage), trainset=examples(8)
         )
     lost = compiled.detailed_results.steps[0].lost
-    assert lost["summary: unusable reply"] > 0 and lost["comparison: unusable reply"] > 0
+    assert lost["comparison: unusable reply"] > 0 and lost["consolidation: unusable reply"] > 0
     assert len(compiled.experiences) == 0

@@ -26,7 +26,7 @@ def group(example: int, *scores: float | None, answer: str = "queue: legal", **f
 
 
 def table(*groups: RolloutGroup, memory: Memory | None = None, ceiling: float = 1.0, seed: int = 0) -> Evidence:
-    return evidence_of(groups, ceiling, memory, random.Random(seed))
+    return evidence_of(groups, ceiling, memory, random.Random(seed), step=2)
 
 
 def test_a_row_says_what_was_asked_expected_answered_and_shown() -> None:
@@ -99,7 +99,7 @@ class TestMemory:
     def test_edits_and_refusals_are_remembered(self) -> None:
         memory = Memory()
         memory.note_edits(1, [Edit("ADD", text="When a, b"), Edit("KEEP", "E1")], [(Edit("DELETE", "E9"), "no entry")])
-        assert memory.history == 'Step 1: ADD "When a, b"'
+        assert memory.history(2) == 'Step 1: ADD "When a, b"'
         assert memory.refused == "DELETE E9 (no entry)"
         evidence = table(group(0, 0.0), memory=memory)
-        assert (evidence.history, evidence.refused) == (memory.history, memory.refused)
+        assert (evidence.history, evidence.refused) == (memory.history(2), memory.refused)

@@ -197,7 +197,9 @@ class Runner:
             fields = _outputs(result.prediction)
         except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
             fields = {}
-        rollout = replace(bare, answer=redact(render_fields(fields, 300)))
+        # How the program came to its answer stands in the transcript.
+        answer = {name: value for name, value in fields.items() if name not in _NOT_COMPARED} or fields
+        rollout = replace(bare, answer=redact(render_fields(answer, 300)))
         if self._score is None:
             return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
         verdict = self._measure(example, unit, result.prediction)

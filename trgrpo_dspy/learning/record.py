@@ -95,10 +95,16 @@ class Record:
 
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of how the run went."""
-        return warnings_after(
+        found = warnings_after(
             self._groups, self._informative, self.outcomes, self._errors, self._lost,
             answered=self._answered, identical=self._identical,
         )  # fmt: skip
+        held = (
+            f"Step {step.step}: {r.edit.text!r} was {r.reason}. To let it in, run again with this id in allow=."
+            for step in self.steps
+            for r in step.held
+        )
+        return (*found, *held)
 
 
 def step_result(step: Step, lessons: Lessons, update: Update, lost: Sequence[str]) -> StepResult:
