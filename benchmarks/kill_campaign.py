@@ -77,11 +77,11 @@ class TaggedServer(OfflineServer):
         self.tags: list[str] = []
         self.arrived = threading.Condition()
 
-    async def _answer(self, http: Any, exchange: Any) -> Any:
+    async def _answer(self, http: Any, body: Any, record: Any) -> Any:
         with self.arrived:
-            self.tags.append(str(exchange.body.get("user")))
+            self.tags.append(str(body.get("user")))
             self.arrived.notify_all()
-        return await super()._answer(http, exchange)
+        return await super()._answer(http, body, record)
 
 
 def rule_book(topic: str) -> str:

@@ -34,12 +34,12 @@ def test_advice_in_any_words_is_read(sentence: str, cues: tuple[str, ...], value
 def test_clauses_are_read_one_by_one_and_those_about_another_output_do_not_count() -> None:
     text = "If 'ice' appears, choose north; if 'mud' appears, choose south. When 'sun' is there, set urgency to north."
     assert [list(advice.values) for advice in read_advice(text, VALUES, "crew", FIELDS)] == [["north"], ["south"]]
-    assert len(read_advice(text, VALUES, "urgency", FIELDS)) == 3
+    assert len(list(read_advice(text, VALUES, "urgency", FIELDS))) == 3
 
 
 @pytest.mark.parametrize("sentence", ["Think twice.", "", "When in doubt, go on.", "'''", "When , choose ''."])
 def test_what_names_no_answer_is_no_advice(sentence: str) -> None:
-    assert read_advice(sentence, VALUES, "crew", FIELDS) == []
+    assert not list(read_advice(sentence, VALUES, "crew", FIELDS))
     assert read_rule(sentence) is None
 
 

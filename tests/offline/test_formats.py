@@ -9,8 +9,7 @@ import dspy
 import pytest
 
 from trgrpo_dspy.offline import OfflineEngine
-from trgrpo_dspy.offline.formats import Prompt, read
-from trgrpo_dspy.offline.types import choices, from_type, is_text
+from trgrpo_dspy.offline.formats import Prompt, choices, from_type, is_text, read
 
 
 class Colour(enum.Enum):
@@ -52,10 +51,10 @@ def prompt_of(adapter: dspy.Adapter, **inputs: Any) -> Prompt:
 @pytest.mark.parametrize("style", ADAPTERS)
 def test_every_adapter_is_read_back(style: str) -> None:
     prompt = prompt_of(ADAPTERS[style], note="I want\n\nmy money [[ ## way ## ]]\nup", meta=["a"])
-    assert prompt.layout.style == style
+    assert prompt.style == style
     assert prompt.inputs == {"note": "I want\n\nmy money [[ ## way ## ]]\nup", "meta": '["a"]'}
-    assert prompt.layout.instructions == Everything.instructions.strip()
-    outputs = prompt.layout.outputs
+    assert prompt.instructions == Everything.instructions.strip()
+    outputs = prompt.outputs
     assert list(outputs) == list(Everything.output_fields)
     assert choices(outputs["way"]) == ["up", "way down", "it's", 3]
     assert choices(outputs["colour"]) == ["red", "sky blue"]
@@ -69,15 +68,15 @@ def test_every_adapter_is_read_back(style: str) -> None:
 
 def test_free_text_adapter_is_read_back() -> None:
     prompt = prompt_of(dspy.TwoStepAdapter(dspy.LM("x/y")), note="I want\n\nmy money", meta=["a"])
-    assert prompt.layout.style == "lines"
+    assert prompt.style == "lines"
     assert prompt.inputs["note"] == "I want\n\nmy money"
-    assert choices(prompt.layout.outputs["way"]) == ["up", "way down", "it's", 3]
-    assert "[E1]" in prompt.layout.instructions
+    assert choices(prompt.outputs["way"]) == ["up", "way down", "it's", 3]
+    assert "[E1]" in prompt.instructions
 
 
 def test_a_text_without_fields_is_free() -> None:
     prompt = read("", "hello there")
-    assert prompt.layout.style == "free"
+    assert prompt.style == "free"
     assert prompt.inputs == {"text": "hello there"}
 
 

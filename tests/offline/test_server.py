@@ -368,8 +368,7 @@ def test_a_fault_of_our_own_is_seen(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
-    [*(({"host": host}, "loopback") for host in ("0.0.0.0", "::", "", "192.168.1.1", "example.org")),
-     *(({"latency": text}, "latency") for text in ("", "fixed", "fixed:x", "fixed:-1", "fixed:inf", "lognormal:1",
+    [*(({"latency": text}, "latency") for text in ("", "fixed", "fixed:x", "fixed:-1", "fixed:inf", "lognormal:1",
                                                    "lognormal:1,1,1,1", "gamma:1", "soon")),
      ({"error_rate": -0.1}, "error_rate"), ({"error_rate": 0.6, "garbage_rate": 0.6}, "sum"),
      ({"truncate_rate": 2}, "truncate_rate"), ({"errors": ["418"]}, "418"), ({"errors": []}, "choose from")],
@@ -469,9 +468,8 @@ def test_the_command_serves_and_ends_on_a_signal(number: signal.Signals, tmp_pat
 
 def test_the_command_refuses_what_the_server_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["serve", "--host", "0.0.0.0"])
+        main(["serve", "--latency", "soon"])
     assert ended.value.code == 2
-    assert "loopback" in capsys.readouterr().err
-    with OfflineServer() as server:
-        assert main(["serve", "--port", str(urlsplit(server.url).port)]) == 1
-    assert "address already in use" in capsys.readouterr().err.lower()
+    assert "lognormal" in capsys.readouterr().err
+    with OfflineServer() as server, pytest.raises(SystemExit, match="address already in use"):
+        main(["serve", "--port", str(urlsplit(server.url).port)])

@@ -15,31 +15,13 @@ from .engine import NOTICE, AsyncOfflineEngine, OfflineEngine
 __all__ = ["NOTICE", "AsyncOfflineEngine", "OfflineEngine", "offline_lm"]
 
 
-def offline_lm(
-    seed: int = 0,
-    *,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
-    cache: bool = False,
-    **kwargs: Any,
-) -> dspy.LM:
-    """A `dspy.LM` backed by the built-in model.
+def offline_lm(seed: int = 0, **kwargs: Any) -> dspy.LM:
+    """A `dspy.LM` backed by the built-in model; without DSPy's cache, for the model is faster than the disk.
 
     Args:
         seed: Seed of the model. It is part of the model's name, because DSPy's cache key holds no engine, and it is
             the LM's default request seed.
-        temperature: Sampling temperature; None and 0 give the best-scored reply.
-        max_tokens: Bound on a reply in tokens of 4 characters; None for none.
-        cache: Whether DSPy's cache keeps replies. The model is faster than the disk.
-        kwargs: Passed on to `dspy.LM`.
+        kwargs: Passed on to `dspy.LM`. Temperatures None and 0 give the best-scored reply; a token is 4 characters.
     """
-    return dspy.LM(
-        f"offline/ngram-1-seed{seed}",
-        engine=OfflineEngine(seed),
-        async_engine=AsyncOfflineEngine(seed),
-        temperature=temperature,
-        max_tokens=max_tokens,
-        cache=cache,
-        seed=seed,
-        **kwargs,
-    )
+    engines = {"engine": OfflineEngine(seed), "async_engine": AsyncOfflineEngine(seed)}
+    return dspy.LM(f"offline/ngram-1-seed{seed}", **engines, **{"cache": False, "seed": seed, **kwargs})

@@ -1,22 +1,25 @@
-"""Advice in plain sentences: which words speak for which answer.
+"""Advice in plain sentences, and how it scores the allowed values of an output against an input.
 
 This model writes its own advice in one form, "When the note mentions 'a' or 'b', choose crew 'x'." (`Rule`). It follows
-any advice in the instructions that names an answer, whoever wrote it (`read_advice`).
+any advice in the instructions that names an answer, whoever wrote it. Beside advice the values' own names count.
 
-Guarantees: pure functions; a sentence that names no answer is no advice.
+Guarantees: pure functions of the prompt; a sentence that names no answer is no advice.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from .text import content_words
+from .text import content_words, is_content, root, tokens, word_similarity
 
-__all__ = ["Advice", "Rule", "read_advice", "read_rule"]
+__all__ = ["Advice", "Rule", "Verdict", "judge", "read_advice", "read_rule"]
 
-_MAX_CHARS, _MAX_WORDS = 190, 32
+_MAX_CHARS, _MAX_CUES = 190, 22
 _RULE = re.compile(r"When the ([\w ]+?) mentions ('.+?'), choose (?:(\w+) )?'([^']+)'\.")
 _QUOTED = re.compile(r"(?<![\w'])'([^'\n]{1,80})'(?!\w)|\"([^\"\n]{1,160})\"|`([^`\n]{1,160})`")
 _ID = re.compile(r"^\s*\[(\w+)(?: \| [^\]]*)?\]\s*")
@@ -24,6 +27,9 @@ _NEGATION = re.compile(r"\b(?:not|never|avoid|rather than|instead of|don't)\b[^'
 _FRAMING = "answer choose contain contains input label mention mentioned mentions pick reply select"
 _FRAME = frozenset(_FRAMING.split())
 """Words that hold a condition and a decision together and are neither."""
+_NAME_WEIGHT, _ADVICE_WEIGHT = 5.0, 2.0
+_LATER_CUES = 0.5
+"""How much less the last cue of a list counts than its first."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class Rule:
     """The answer it speaks for."""
 
     def fitted(self, cues: Iterable[str]) -> Rule:
-        """The rule with as many of these cues as the bounds of an entry allow; maybe none."""
-        kept = list(cues)
-        while kept and (len(str(replace(self, cues=tuple(kept)))) > _MAX_CHARS or len(kept) > _MAX_WORDS - 10):
-            kept.pop()
-        return replace(self, cues=tuple(kept))
+        """The rule with as many of these cues as an entry may hold; maybe none."""
+        rule = replace(self, cues=tuple(cues)[:_MAX_CUES])
+        while rule.cues and len(str(rule)) > _MAX_CHARS:
+            rule = replace(rule, cues=rule.cues[:-1])
+        return rule
 
     def __str__(self) -> str:
         quoted = [f"'{cue}'" for cue in self.cues]
@@ -72,29 +78,89 @@ class Advice:
     """The id its line begins with, such as `E7`; may be empty."""
 
 
-def read_advice(text: str, values: Sequence[str], name: str, fields: Sequence[str]) -> list[Advice]:
+def read_advice(text: str, values: Sequence[str], name: str, fields: Sequence[str]) -> Iterator[Advice]:
     """All advice in a text about the allowed values of an output; advice that names another output does not count."""
     known = {value.casefold(): value for value in values}
     mention, output = _any_of(sorted(values, key=len, reverse=True)), _any_of(fields)
-    found = []
     for line in text.split("\n"):
         head = _ID.match(line)
         for clause in re.split(r"(?<=[.!?])\s+(?=[A-Z\[\"'])|;", line[head.end() if head else 0 :]):
             quotes = [next(filter(None, quote.groups())).casefold() for quote in _QUOTED.finditer(clause)]
             cues = [quote for quote in quotes if quote not in known]
             bare = _QUOTED.sub(lambda quote: quote[0] if quote[0][1:-1].casefold() in known else "", clause)
-            named = {known[m[0].casefold()]: not _negated(bare[: m.start()]) for m in mention.finditer(bare)}
+            found = [(known[m[0].casefold()], bare[: m.start()].rstrip("'\"`")) for m in mention.finditer(bare)]
             about = output.findall(bare)
-            if named and (not about or name in about):
+            if found and (not about or name in about):
+                named = {value: not _NEGATION.search(before) for value, before in found}
                 skip = {*_FRAME, *content_words(" ".join([*named, *fields]).replace("_", " "))}
                 words = cues or [word for word in content_words(bare) if word not in skip]
-                found.append(Advice(tuple(dict.fromkeys(words)), bool(cues), named, head[1] if head else ""))
-    return found
+                yield Advice(tuple(dict.fromkeys(words)), bool(cues), named, head[1] if head else "")
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, texts)) or '(?!)'})(?![\w-])", re.IGNORECASE)
 
 
-def _negated(before: str) -> bool:
-    return _NEGATION.search(before.rstrip("'\"`")) is not None
+@dataclass(frozen=True)
+class Verdict:
+    """Scores of all values for one input."""
+
+    scores: list[float]
+    """One for each value, in order; differences of 1 are worth a factor of e at temperature 1."""
+    evidence: list[list[tuple[float, str, str]]]
+    """For each value: strength, words of the input and id of the advice that speak for it."""
+
+
+def judge(text: str, instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]) -> Verdict:
+    """Score the values of an output for an input, by their names and by the instructions."""
+    names, cues, by_letter = _knowledge(instructions, values, name, fields)
+    alike: dict[str, float] = defaultdict(float)
+    for word in dict.fromkeys(tokens(text)):
+        for known in by_letter.get(word[0], ()):
+            alike[known] = max(alike[known], word_similarity(word, known))
+    scores = [_NAME_WEIGHT * sum(weight * alike[word] for word, weight in own.items()) for own in names]
+    evidence: list[list[tuple[float, str, str]]] = [[] for _ in scores]
+    for words, effects in cues.items():
+        strength = min(alike[word] for word in words)
+        for value, (weight, id) in effects.items() if strength else ():
+            scores[value] += _ADVICE_WEIGHT * weight * strength
+            if weight > 0:
+                evidence[value].append((weight * strength, " ".join(words), id))
+    return Verdict(scores, evidence)
+
+
+_Effects = dict[int, tuple[float, str]]
+"""By index of a value: weight, negative where it speaks against the value, and id of the advice."""
+_Knowledge = tuple[list[dict[str, float]], dict[tuple[str, ...], _Effects], dict[str, dict[str, None]]]
+"""Weights of the words in each value's name, effects of each cue, and the words of both by first letter."""
+
+
+@lru_cache(maxsize=256)
+def _knowledge(instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]) -> _Knowledge:
+    named = [_name_words(value) for value in values]
+    shared = Counter(known for words in named for known in {root(word) for word in words})
+    rare = {known: math.log((len(values) + 1) / n) / math.log(len(values) + 1) for known, n in shared.items()}
+    lengths = [math.sqrt(sum(rare[root(word)] for word in words) or 1) for words in named]
+    names = [{w: rare[root(w)] / length for w in words} for words, length in zip(named, lengths, strict=True)]
+    cues: dict[tuple[str, ...], _Effects] = defaultdict(dict)
+    for item in read_advice(instructions, values, name, fields):
+        for order, words in enumerate(map(tokens, item.cues)):
+            weight = 1 - _LATER_CUES * order / len(item.cues) if item.quoted else 1.5 / math.sqrt(len(item.cues) + 1)
+            weight /= 1 + min((max(0, shared[root(word)] - 1) for word in words), default=0)
+            for value, good in item.values.items() if words else ():
+                index = values.index(value)
+                if weight > abs(cues[words].get(index, (0.0, ""))[0]):
+                    cues[words][index] = (weight if good else -weight, item.id)
+    for effects in cues.values():  # a cue that speaks for several values is worth less for each
+        shares = max(1, sum(weight > 0 for weight, _ in effects.values()))
+        effects.update({value: (weight / shares, id) for value, (weight, id) in effects.items()})
+    by_letter: dict[str, dict[str, None]] = defaultdict(dict)
+    for word in (word for words in (*names, *cues) for word in words):
+        by_letter[word[0]][word] = None
+    return names, cues, by_letter
+
+
+def _name_words(value: str) -> list[str]:
+    """The words of a value's own name, content words if it has any."""
+    words = list(dict.fromkeys(tokens(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\-/.]+", " ", value))))
+    return [word for word in words if is_content(word)] or words

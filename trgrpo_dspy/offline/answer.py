@@ -1,21 +1,32 @@
-"""Answers to any signature: a value for every output field, from its type and the prompt.
+"""Answers to any signature: a value for every output field, from its type and the prompt; and the steps of an agent.
 
-Guarantees: never raises on a prompt that was read; a value of a closed type is always one of those allowed.
+Guarantees: never raises on a prompt that was read; a value of a closed type is always one of those allowed. A tool that
+an agent calls is one that the prompt offers; after one useful observation, or two calls, the agent finishes. Where a
+tool opens addresses, the agent opens one that an observation showed, or two, before that.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import math
 import re
 from typing import Any
 
-from .agent import is_failure, next_step, observations
-from .chance import Chance
-from .formats import Prompt
-from .judge import judge
-from .text import content_words, is_content, noun_phrase, numbers, sentences, similarity, tokens, word_similarity
-from .types import Schema, choices, is_text
+from .advice import judge
+from .formats import Prompt, Schema, choices, is_text
+from .text import (
+    Chance,
+    content_words,
+    is_content,
+    noun_phrase,
+    numbers,
+    sentences,
+    similarity,
+    tokens,
+    word_similarity,
+)  # fmt: skip
 
 __all__ = ["answer"]
 
@@ -26,18 +37,32 @@ _STATEMENT = 4
 """Words of a statement at least; shorter lines may be headings."""
 _AGREE = 0.8
 """Share of the expected words from which two texts say the same."""
+_END = "finish"
 _THINKING = re.compile(r"reason|thought|rational|explan|justif|analy|why|comment|feedback|critique", re.IGNORECASE)
 _QUESTION = re.compile(r"question|query|request|task|instruction")
+_WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search|goal", re.IGNORECASE)
+_FORMULA = re.compile(r"\(?-?\d[\d.,]*\)?(?:\s*[-+*/x%^]\s*\(?-?\d[\d.,]*\)?)+")
+_TOOL = re.compile(
+    r"\b(\w{1,64})(?:, whose description is <desc>(.*?)</desc>)?\. It takes arguments (\{.*?\})\.(?=\s|\Z)"
+)
+_OPENS = re.compile(r"url|link|address|href|page", re.IGNORECASE)
+_ADDRESS = re.compile(r"https?://[^\s<>\"'()\[\]]+")
+_ARGS = re.compile(r"tool_args_\d+(?: ## \]\]|>|:)\s*(\{.*\})")
+_OBSERVATION = re.compile(
+    r"(?:\[\[ ## observation_\d+ ## \]\]\n|<observation_\d+>\n?|^observation_\d+: )"
+    r"(.*?)(?=\n\n\[\[ ## |\n?</observation_|\n\n\w+_\d+: |\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+_FAILURE = re.compile(r"Execution error|^(?:\w+\.)*\w*(?:Error|Exception): .*\Z", re.MULTILINE)
 
 
 def answer(prompt: Prompt, chance: Chance) -> dict[str, Any]:
     """A value for every output field, in the prompt's order."""
-    outputs = prompt.layout.outputs
+    outputs, writer = prompt.outputs, _Writer(prompt, chance)
     values: dict[str, Any] = {}
-    if {"next_tool_name", "next_tool_args"} <= set(outputs) and _stated("next_tool_name", prompt) is None:
-        values.update(next_step(prompt, chance))
-    writer = _Writer(prompt, chance)
-    for name in sorted(outputs, key=lambda name: is_text(outputs[name])):  # what is thought follows what is chosen
+    if {"next_tool_name", "next_tool_args"} <= set(outputs) and writer.stated("next_tool_name") is None:
+        values = writer.next_step()
+    for name in sorted(outputs, key=lambda name: is_text(outputs[name])):  # reasons follow what is chosen
         if name not in values:
             values[name] = writer.value(name, outputs[name])
     return {name: values[name] for name in outputs}
@@ -47,33 +72,41 @@ class _Writer:
     """Makes the values of one reply, and keeps notes of why."""
 
     def __init__(self, prompt: Prompt, chance: Chance) -> None:
-        self.prompt, self.chance = prompt, chance
+        self.prompt, self.inputs, self.chance = prompt, prompt.inputs, chance
         self.notes: list[str] = []
 
     def value(self, name: str, schema: Schema) -> Any:
-        stated, kind = _stated(name, self.prompt), schema.get("type")
+        stated, kind = self.stated(name), schema.get("type")
         if allowed := choices(schema):
             return self.choice(name, allowed, stated)
         if kind in ("integer", "number"):
             found = numbers(self.prompt.text if stated is None else stated) or ["0"]
-            index = self.chance.pick([1.0, *([0.0] * (len(found) - 1))], name)
-            return int(float(found[index])) if kind == "integer" else float(found[index])
+            number = float(found[self.chance.pick([1.0, *([0.0] * (len(found) - 1))], name)])
+            return int(number) if kind == "integer" else number
         if kind in ("array", "object"):
-            given = _data(stated)
-            return given if given is not None else self.data(name, schema)
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(given := json.loads(stated or ""), (list, dict)):
+                    return given
+            return self.data(name, schema)
         return None if kind == "null" else self.text(name) if stated is None else stated
+
+    def stated(self, name: str) -> str | None:
+        """The value an input gives under the field's own name ('name: x' on a line), up to the next such line."""
+        names = "|".join(map(re.escape, self.prompt.outputs))
+        pattern = re.compile(rf"^{re.escape(name)}: ?(.*?)(?=\n\s*\n?(?:{names}): |\Z)", re.MULTILINE | re.DOTALL)
+        found = (pattern.search(value) for value in self.inputs.values() if f"{name}:" in value)
+        return next((match[1].strip() for match in found if match), None)
 
     def choice(self, name: str, allowed: list[Any], stated: str | None) -> Any:
         """The value the input states outright, else one drawn by score."""
-        labels = tuple(map(str, allowed))
+        labels, prompt, text = tuple(map(str, allowed)), self.prompt, self.prompt.text
         for value, label in zip(allowed, labels, strict=True):
             if stated is not None and stated.casefold() == label.casefold():
                 return value
-        if allowed == [True, False] and (found := _agreement(name, self.prompt)) is not None:
+        if allowed == [True, False] and (found := _agreement(name, self.inputs)) is not None:
             self.notes.append(found[1])
             return allowed[self.chance.pick([found[0], 0.0], name)]
-        layout, text = self.prompt.layout, self.prompt.text
-        verdict = judge(text, layout.instructions, labels, name, tuple(layout.outputs))
+        verdict = judge(text, prompt.instructions, labels, name, tuple(prompt.outputs))
         leanings = [_LEANING * self.chance.leaning(text, name, label) for label in labels]
         index = self.chance.pick([s + x for s, x in zip(verdict.scores, leanings, strict=True)], name)
         words = sorted(verdict.evidence[index], key=lambda e: (-e[0], e[1]))[:3]
@@ -90,35 +123,80 @@ class _Writer:
             return sorted(content_words(self.prompt.text), key=lambda word: (-len(word), word))[:3]
         value = self.value(name, item)
         texts = [key for key, part in item.get("properties", {}).items() if is_text(part)]
-        counts = [int(v) for v in self.prompt.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", v)]
-        if texts and len(counts) == 1:
-            parts = [s for v in self.prompt.inputs.values() for s in sentences(v)]
-            made = [s for s in dict.fromkeys(parts) if s.endswith(".") and len(tokens(s)) >= _STATEMENT]
-            return [{**value, **dict.fromkeys(texts, statement)} for statement in made[: counts[0]]]
-        return [value]
+        counts = [int(v) for v in self.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", v)]
+        if not texts or len(counts) != 1:
+            return [value]
+        parts = dict.fromkeys(s for v in self.inputs.values() for s in sentences(v))
+        made = [s for s in parts if s.endswith(".") and len(tokens(s)) >= _STATEMENT]
+        return [{**value, **dict.fromkeys(texts, statement)} for statement in made[: counts[0]]]
 
     def text(self, name: str) -> str:
         """The notes, for an output that asks for reasons; else what is most like the question."""
         if _THINKING.search(name):
             words = ", ".join(f"'{word}'" for word in content_words(self.prompt.text)[:3])
             return " ".join(self.notes) or f"The input is about {words or 'nothing I can read'}."
-        inputs = self.prompt.inputs
-        asked = next((v for k, v in inputs.items() if _QUESTION.search(k)), next(iter(inputs.values()), ""))
-        candidates = _candidates(self.prompt, asked)
+        asked = next((v for k, v in self.inputs.items() if _QUESTION.search(k)), next(iter(self.inputs.values()), ""))
+        candidates = self.candidates(asked)
         weight = max(3.0, 1.5 * math.log(len(candidates) or 1))  # among many, a sharper choice
         scores = [weight * similarity(asked, text) - 0.01 * i for i, text in enumerate(candidates)]
         return candidates[self.chance.pick(scores, name)]
 
+    def candidates(self, asked: str) -> list[str]:
+        """Texts an open answer may be taken from: observations, the other inputs' sentences, or the input's."""
+        seen = _OBSERVATION.findall(self.inputs.get("trajectory", ""))
+        useful = [text.strip() for text in seen if text.strip() != "Completed." and not _FAILURE.search(text)]
+        if useful:
+            return [
+                part for text in useful[::-1] for part in (_statements(text, asked) if len(text) > _PAGE else [text])
+            ]
+        if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(self.prompt.text)):
+            return found[::-1]
+        others = [value for name, value in self.inputs.items() if name != "trajectory" and value != asked]
+        return [s for value in others for s in sentences(value)] or [noun_phrase(asked), *sentences(asked)]
 
-def _candidates(prompt: Prompt, asked: str) -> list[str]:
-    """Texts an open answer may be taken from: observations of an agent, the other inputs' sentences, or the input's."""
-    seen = [s for s in observations(prompt.inputs.get("trajectory", "")) if s != "Completed." and not is_failure(s)]
-    if seen:
-        return [part for text in seen[::-1] for part in (_statements(text, asked) if len(text) > _PAGE else [text])]
-    if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(prompt.text)):
-        return found[::-1]
-    others = [value for name, value in prompt.inputs.items() if name != "trajectory" and value != asked]
-    return [s for value in others for s in sentences(value)] or [noun_phrase(asked), *sentences(asked)]
+    # -- agents
+
+    def next_step(self) -> dict[str, Any]:
+        """Values for `next_thought`, `next_tool_name` and `next_tool_args`."""
+        prompt, trajectory = self.prompt, self.inputs.get("trajectory", "")
+        tools, asked = _tools(prompt.instructions), "\n".join(v for k, v in self.inputs.items() if k != "trajectory")
+        seen = _OBSERVATION.findall(trajectory)
+        opened = _ADDRESS.findall("\n".join(_ARGS.findall(trajectory)))
+        address = self.address(asked, seen, opened)
+        openers = [name for name, (_, args) in tools.items() if any(map(_OPENS.fullmatch, args))]
+        others = [name for name in prompt.outputs["next_tool_name"].get("enum", tools) if name not in (_END, *openers)]
+        if openers and address and (not opened or (len(opened) == 1 and self.chance.pick([1.0, 0.0], "further"))):
+            name = openers[0]  # the first address always, a second one by chance
+        elif len(seen) >= 2 or not all(map(_FAILURE.search, seen)) or not others:
+            name = _END
+        else:
+            scores = [4 * similarity(asked, tools.get(name, (name,))[0]) for name in others]
+            name = others[self.chance.pick(scores, "tool")]
+        args = {key: self.argument(key, part, asked) for key, part in tools.get(name, ("", {}))[1].items()}
+        args |= {key: address for key in args if name in openers and _OPENS.fullmatch(key)}
+        words = ", ".join(f"'{word}'" for word in content_words(asked)[:3])
+        thought = f"The task mentions {words or 'nothing I know'}; {name} comes next."
+        return {"next_thought": thought, "next_tool_name": name, "next_tool_args": args}
+
+    def address(self, asked: str, seen: list[str], opened: list[str]) -> str:
+        """An address that observations show and that was not opened yet, by what stands around it; empty for none."""
+        found: dict[str, str] = {}
+        for lines in (text.split("\n") for text in seen[::-1]):
+            for at, address in ((at, a.rstrip(".,;")) for at, line in enumerate(lines) for a in _ADDRESS.findall(line)):
+                if address not in opened:
+                    found.setdefault(address, "\n".join(lines[max(0, at - 1) : at + 2]))
+        scores = [8 * similarity(asked, around) - 0.1 * i for i, around in enumerate(found.values())]
+        return list(found)[self.chance.pick(scores, "address")] if found else ""
+
+    def argument(self, name: str, schema: Schema, asked: str) -> Any:
+        """A value for an argument of a tool: a formula, the whole question or what it names, where it is a text."""
+        if schema.get("enum") or schema.get("type", "string") != "string":
+            return self.value(name, schema)
+        formula = _FORMULA.search(asked)
+        if re.search(r"expr|formula|calc|equation", name) or (name == "code" and formula):
+            sign = ["+", "*", "-"][self.chance.pick([0.5, 0.5, 0.0], name)]
+            return formula[0] if formula else sign.join(numbers(asked)[:2]) or "0"
+        return asked.strip() if _WHOLE.search(name) else noun_phrase(asked)
 
 
 def _statements(text: str, asked: str) -> list[str]:
@@ -129,35 +207,28 @@ def _statements(text: str, asked: str) -> list[str]:
     return [" ".join(found[i : i + 2]) for i in range(len(found))] or [text]
 
 
-def _agreement(name: str, prompt: Prompt) -> tuple[float, str] | None:
+def _agreement(name: str, inputs: dict[str, str]) -> tuple[float, str] | None:
     """How far a given input says what another expects, with the words; None if the prompt does not ask for that."""
-    expected = next((key for key in prompt.inputs if re.search(r"expected|reference|gold|truth|label", key)), "")
-    given = next((key for key in prompt.inputs if re.search(r"predict|given|candidate|response", key)), "")
+    expected = next((key for key in inputs if re.search(r"expected|reference|gold|truth|label", key)), "")
+    given = next((key for key in inputs if re.search(r"predict|given|candidate|response", key)), "")
     if not expected or not given or not re.search(r"correct|right|same|match|equal|agree", name, re.IGNORECASE):
         return None
-    wanted = list(dict.fromkeys(tokens(prompt.inputs[expected])))
-    wanted = [word for word in wanted if is_content(word) or not word.isalpha()] or wanted
-    there = tokens(prompt.inputs[given])
+    words, there = list(dict.fromkeys(tokens(inputs[expected]))), tokens(inputs[given])
+    wanted = [word for word in words if is_content(word) or not word.isalpha()] or words
     missing = [w for w in wanted if not any(w == t or (w.isalpha() and word_similarity(w, t) > 0.9) for t in there)]
-    note = f"{len(wanted) - len(missing)} of {len(wanted)} words of '{expected}' are in '{given}'" + (
-        f"; missing: {', '.join(missing[:5])}." if missing else "."
-    )
+    found = f"{len(wanted) - len(missing)} of {len(wanted)} words of '{expected}' are in '{given}'"
+    note = f"{found}; missing: {', '.join(missing[:5])}." if missing else f"{found}."
     return 10 * ((1 - len(missing) / len(wanted) if wanted else 0.0) - _AGREE), note
 
 
-def _stated(name: str, prompt: Prompt) -> str | None:
-    """The value an input gives under the field's own name ('name: x' on a line), up to the next such line."""
-    names = "|".join(map(re.escape, prompt.layout.outputs))
-    pattern = rf"^{re.escape(name)}: ?(.*?)(?=\n\s*\n?(?:{names}): |\Z)"
-    for value in prompt.inputs.values():
-        if f"{name}:" in value and (found := re.search(pattern, value, re.MULTILINE | re.DOTALL)):
-            return found.group(1).strip()
-    return None
-
-
-def _data(stated: str | None) -> Any:
-    try:
-        data = json.loads(stated or "")
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, (list, dict)) else None
+def _tools(text: str) -> dict[str, tuple[str, dict[str, Schema]]]:
+    """Tools described in a text, by name: what they are for, and the schema of each argument without a default."""
+    found = {}
+    for name, description, arguments in _TOOL.findall(text):
+        parsed: dict[str, Any] = {}
+        with contextlib.suppress(ValueError, SyntaxError):
+            parsed = ast.literal_eval(arguments)
+        schemas = {key: part if isinstance(part, dict) else {} for key, part in parsed.items()}
+        wanted = {key: part for key, part in schemas.items() if "default" not in part}
+        found[name] = f"{name.replace('_', ' ')} {description}", wanted
+    return found

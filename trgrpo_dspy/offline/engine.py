@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dspy.lm15 import Message as Said
-from dspy.lm15 import Request, Response, Usage
+from dspy.lm15 import Message, Request, Response, Usage
 
 from .answer import answer
-from .chance import Chance
 from .formats import read, write
 from .reflection import reflect
+from .text import Chance
 
 __all__ = ["NOTICE", "AsyncOfflineEngine", "OfflineEngine"]
 
@@ -54,33 +53,23 @@ class OfflineEngine:
         values = reflect(prompt)
         if values is None:
             values = answer(prompt, Chance(self.seed, content, config.seed, config.temperature or 0.0))
-        whole = write(prompt.layout.style, values)
+        whole = write(prompt.style, values)
         text = whole if config.max_tokens is None else whole[: 4 * config.max_tokens]
         return Response(
             id=None,
             model=request.model,
-            message=Said.assistant(text),
+            message=Message.assistant(text),
             finish_reason="stop" if text == whole else "length",
             usage=Usage(input_tokens=-(-len(content) // 4), output_tokens=-(-len(text) // 4)),
         )
 
 
-class AsyncOfflineEngine:
+class AsyncOfflineEngine(OfflineEngine):
     """The same model for `acall`."""
-
-    def __init__(self, seed: int = 0) -> None:
-        """Make the model of a seed."""
-        self._engine = OfflineEngine(seed)
-        self.dump_state = self._engine.dump_state
-
-    @classmethod
-    def load_state(cls, state: dict[str, Any]) -> AsyncOfflineEngine:
-        """The model of a dumped state."""
-        return cls(int(state.get("seed", 0)))
 
     async def complete(self, request: Request) -> Response:
         """Answer one request."""
-        return self._engine.complete(request)
+        return super().complete(request)
 
 
 def _text(parts: Any) -> str:

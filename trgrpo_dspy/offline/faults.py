@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -17,6 +18,8 @@ __all__ = ["ERROR_KINDS", "FaultPlan", "Faults"]
 ERROR_KINDS = ("429", "500", "503", "quota", "reset", "hang", "malformed")
 """Failures the server can inject: a rate limit, two server errors, an account without credit, a connection reset, no
 reply at all, a reply whose JSON is broken."""
+_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_LATENCY = re.compile(rf"none|fixed:{_NUMBER}|lognormal:{_NUMBER},{_NUMBER}(?:,{_NUMBER})?")
 _SYLLABLES = ("ba", "dro", "fli", "gu", "kes", "lom", "mir", "nop", "quu", "rast", "tiv", "vex", "wum", "yal", "zor")
 
 
@@ -79,14 +82,10 @@ class Faults:
 
 def _delay(latency: str, unit: float) -> float:
     """The seconds at a quantile between 0 and 1 of a distribution of latencies."""
-    kind, _, rest = latency.partition(":")
-    try:
-        numbers = [float(part) for part in rest.split(",")] if rest else []
-    except ValueError:
-        numbers = [-1.0]
-    if len(numbers) not in {"none": (0,), "fixed": (1,), "lognormal": (2, 3)}.get(kind, ()) or not all(
-        0 <= number < math.inf for number in numbers
-    ):
+    if not (found := _LATENCY.fullmatch(latency)):
         raise ValueError(f"latency={latency!r}: use none, fixed:SECONDS or lognormal:MEDIAN,SIGMA[,CAP], none negative")
-    median, sigma, cap = (*numbers, *(0.0, 0.0, math.inf)[len(numbers) :])
-    return min(median * math.exp(sigma * NormalDist().inv_cdf(min(max(unit, 1e-12), 1 - 1e-12))), cap)
+    fixed, median, sigma = (float(number or 0) for number in found.groups()[:3])
+    return min(
+        fixed + median * math.exp(sigma * NormalDist().inv_cdf(min(max(unit, 1e-12), 1 - 1e-12))),
+        float(found[4] or "inf"),
+    )

@@ -13,8 +13,10 @@ from .advice import Rule, read_rule
 __all__ = ["Entry", "Example", "read_entries", "read_examples", "read_fields", "read_proposals", "teachers_of"]
 
 _FIELD = re.compile(r"^(\w[\w ]{0,40}):(?: (.*))?$")
-_HEAD = re.compile(r"^(Example|Attempt) (\d+)(?: \(([^()]*)\))?$")
-_ASIDE = re.compile(r" \((for|from): ([^()]*)\)$")
+_HEAD = re.compile(r"^(Example|Attempt) (\d+)(?: \(([^()]*)\))?$", re.MULTILINE)
+_PROPOSAL = re.compile(
+    r"^(P?\d+)\. (?:(ADD|MODIFY|DELETE)\b ?(E\d+)?:? ?)?(.*?)(?: ?\(for: ([^()]*)\))?(?: ?\(from: ([^()]*)\))?$", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,17 @@ def read_fields(text: str) -> dict[str, str]:
 def read_examples(text: str, task: str = "", expected: str = "") -> list[Example]:
     """Examples with their attempts; attempts that no example precedes belong to the given task."""
     found = [_example("", {"Task": task, "Expected": expected})] if task else []
-    blocks: list[tuple[re.Match[str], list[str]]] = []
-    for line in text.split("\n"):
-        if head := _HEAD.match(line):
-            blocks.append((head, []))
-        elif blocks:
-            blocks[-1][1].append(line)
-    for head, lines in blocks:
-        fields = read_fields("\n".join(lines))
+    heads = list(_HEAD.finditer(text))
+    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(text)], strict=False):
+        fields = read_fields(text[head.end() : end])
         if head[1] == "Example":
             found.append(_example(head[2], fields))
         elif found and (answer := read_fields(fields.get("Answer", ""))):
             score = re.search(r"score (-?[\d.]+(?:e[-+]?\d+)?)", head[3] or "")
-            found[-1].attempts.append((float(score[1]) if score else None, answer))
+            again = re.match(r"\d{1,3}", fields.get("The same again", ""))
+            found[-1].attempts.extend(
+                [(float(score[1]) if score else None, answer)] * (1 + int(again[0] if again else 0))
+            )
     return found
 
 
@@ -108,15 +108,10 @@ def read_entries(text: str) -> list[Entry]:
 
 def read_proposals(text: str) -> list[Entry]:
     """Lessons `1. text` and proposals `P1. ADD: text`, `P2. MODIFY E3: text (for: name) (from: 4)`, `P3. DELETE E4`."""
-    found = []
-    for number, operation, id, body in re.findall(
-        r"^(P?\d+)\. (?:(ADD|MODIFY|DELETE)\b ?(E\d+)?:? ?)?(.*)$", text, re.MULTILINE
-    ):
-        asides = {}
-        while aside := _ASIDE.search(f" {body}"):
-            asides[aside[1]], body = aside[2], body[: max(0, aside.start() - 1)]
-        found.append(Entry(id, body, asides.get("for", ""), operation or "ADD", number, asides.get("from", "")))
-    return found
+    found = _PROPOSAL.findall(text)
+    return [
+        Entry(id, body, aim, operation or "ADD", number, origin) for number, operation, id, body, aim, origin in found
+    ]
 
 
 def teachers_of(name: str, program: str) -> str:

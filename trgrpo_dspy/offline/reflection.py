@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .advice import Rule
+from .advice import Rule, judge
 from .formats import Prompt
-from .judge import judge
 from .notes import Entry, Example, read_entries, read_examples, read_fields, read_proposals, teachers_of
 from .plan import consolidate, propose, repair
 from .text import content_words, root, tokens
@@ -27,7 +26,7 @@ _SHORT = 6
 
 def reflect(prompt: Prompt) -> dict[str, Any] | None:
     """The reply to a reflection prompt, by output field; None if the prompt is none."""
-    outputs, inputs = set(prompt.layout.outputs), prompt.inputs
+    outputs, inputs = set(prompt.outputs), prompt.inputs
     values: dict[str, Any] = {}
     if outputs == {"summary"} and "attempt" in inputs:
         values = {"summary": _summary(inputs)}
@@ -41,7 +40,7 @@ def reflect(prompt: Prompt) -> dict[str, Any] | None:
         values = {"edits": repair(inputs)}
     elif "decisions" in outputs and "examples" in inputs:
         values = {"decisions": _check(inputs)}
-    return {name: values.get(name, "") for name in prompt.layout.outputs} if values else None
+    return {name: values.get(name, "") for name in prompt.outputs} if values else None
 
 
 def _summary(inputs: Mapping[str, str]) -> str:

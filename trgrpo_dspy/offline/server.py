@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import ipaddress
 import json
 import os
 import socket
@@ -22,8 +20,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, TextIO
@@ -39,7 +36,7 @@ try:
 except ImportError as error:
     raise ImportError("the offline server needs aiohttp: pip install 'trgrpo-dspy[server]'") from error
 
-__all__ = ["ERROR_KINDS", "Exchange", "FaultPlan", "Faults", "OfflineServer", "ServedRequest"]
+__all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "OfflineServer", "ServedRequest"]
 
 _REFUSALS = {
     "429": (429, "Rate limit reached for requests. Please try again later.", "requests", "rate_limit_exceeded"),
@@ -47,6 +44,7 @@ _REFUSALS = {
     "503": (503, "The engine is currently overloaded, please try again later.", "server_error", None),
     "quota": (429, "You exceeded your current quota.", "insufficient_quota", "insufficient_quota"),
 }
+_HOST = "127.0.0.1"
 _CLIENT_GONE = 499
 _MAX_BODY = 64 * 2**20
 _WORKERS = 2
@@ -79,18 +77,6 @@ class ServedRequest:
     """Tokens of the reply, as reported; 0 without a reply."""
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """A chat request while it is served."""
-
-    body: dict[str, Any]
-    """What was asked; empty if it was no JSON object."""
-    record: ServedRequest
-    """What will be kept of it."""
-    arrived: float
-    """When it arrived, on the performance counter."""
-
-
 class _Refusal(Exception):
     """An error reply, as providers write them."""
 
@@ -106,7 +92,6 @@ class OfflineServer:
 
     Args:
         port: Port to listen at; 0 for any free one.
-        host: A loopback address or `localhost`; anything else is refused.
         model_seed: Seed of the model.
         require_key: Requests without this key get status 401.
         strict_model: Only models named `offline` or `offline/...` are known; others get status 404.
@@ -115,24 +100,21 @@ class OfflineServer:
     """
 
     def __init__(
-        self, port: int = 0, host: str = "127.0.0.1", *, model_seed: int = 0, require_key: str | None = None,
-        strict_model: bool = False, log: str | os.PathLike[str] | None = None, **faults: Any,
+        self, port: int = 0, *, model_seed: int = 0, require_key: str | None = None, strict_model: bool = False,
+        log: str | os.PathLike[str] | None = None, **faults: Any,
     ) -> None:  # fmt: skip
         """Check the arguments; nothing is opened yet."""
-        if host != "localhost" and not _is_loopback(host):
-            raise ValueError(f"host={host!r}: it listens on loopback only, so use 127.0.0.1, ::1 or localhost")
-        self._host, self._port, self._faults, self._engine = host, port, Faults(**faults), OfflineEngine(model_seed)
+        self._port, self._faults, self._engine = port, Faults(**faults), OfflineEngine(model_seed)
         self._require_key, self._strict_model, self._log_path = require_key, strict_model, log
         self._log: TextIO | None = None
         self._records: list[ServedRequest] = []
         self._seen: Counter[str] = Counter()
-        self._thread: threading.Thread | None = None
-        self._end: Callable[[], object] = bool
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def url(self) -> str:
         """The base address, with the port that was taken."""
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}/v1"
+        return f"http://{_HOST}:{self._port}/v1"
 
     @property
     def requests(self) -> list[ServedRequest]:
@@ -146,28 +128,43 @@ class OfflineServer:
 
     def start(self) -> OfflineServer:
         """Listen. On return the server answers; a port in use or an unwritable log raises OSError."""
-        if self._thread is not None:
+        if self._loop is not None:
             raise RuntimeError("the server runs already")
         self._log = None if self._log_path is None else open(self._log_path, "a", encoding="utf-8")  # noqa: SIM115
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="offline-server", daemon=True)
+        self._loop = loop = asyncio.new_event_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model"))
+        self._thread = threading.Thread(target=loop.run_forever, name="offline-server", daemon=True)
         self._thread.start()
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.add_routes([web.post("/v1/chat/completions", self._chat)])
+        # A connection that idles is never closed from this side: the client would take it for a reset nobody asked for.
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, keepalive_timeout=86_400, shutdown_timeout=0.1
+        )
         try:
-            ready.result()
+            asyncio.run_coroutine_threadsafe(self._listen(self._runner), loop).result()
         except BaseException:
             self.stop()
             raise
         return self
 
+    async def _listen(self, runner: web.AppRunner) -> None:
+        await runner.setup()
+        await web.TCPSite(runner, _HOST, self._port, backlog=1024).start()
+        self._port = runner.addresses[0][1]
+
     def stop(self) -> None:
         """Close all connections, also of requests under way, and end the thread. Twice does no harm."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._end()
-        if self._thread is not None:
-            self._thread.join()
+        if (loop := self._loop) is None:
+            return
+        for ending in (self._runner.cleanup(), loop.shutdown_default_executor()):
+            asyncio.run_coroutine_threadsafe(ending, loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join()
+        loop.close()
         if self._log is not None:
             self._log.close()
-        self._thread = self._log = None
+        self._loop = self._log = None
 
     def __enter__(self) -> OfflineServer:
         return self.start()
@@ -175,39 +172,13 @@ class OfflineServer:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _run(self, ready: Future[None]) -> None:
-        try:
-            asyncio.run(self._serve(ready))
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
-
-    async def _serve(self, ready: Future[None]) -> None:
-        loop, ended, app = asyncio.get_running_loop(), asyncio.Event(), web.Application(client_max_size=_MAX_BODY)
-        self._end = lambda: loop.call_soon_threadsafe(ended.set)
-        loop.set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model"))
-        app.add_routes([web.post("/v1/chat/completions", self._chat)])
-        # A connection that idles is never closed from this side: the client would take it for a reset nobody asked for.
-        runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, keepalive_timeout=86_400, shutdown_timeout=0.1
-        )
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
-            self._port = runner.addresses[0][1]
-            ready.set_result(None)
-            await ended.wait()
-        finally:
-            await runner.cleanup()
-
     async def _chat(self, http: web.Request) -> web.StreamResponse:
-        arrived, (body, name) = time.perf_counter(), _parse(await http.read())
+        body, name = _parse(await http.read())
         self._seen[name] += 1
         seed = body["seed"] if type(body.get("seed")) is int else None
         record = ServedRequest(time.time(), name, self._seen[name], str(body.get("model", ""))[:200], seed)
         try:
-            return await self._answer(http, Exchange(body, record, arrived))
+            return await self._answer(http, body, record)
         except _Refusal as refusal:
             record.status = refusal.status
             headers = {"Retry-After": f"{self._faults.retry_after:g}"} if record.fault == "429" else None
@@ -216,16 +187,15 @@ class OfflineServer:
             record.status = _CLIENT_GONE if isinstance(error, asyncio.CancelledError) else 500
             raise
         finally:
-            record.latency = round(time.perf_counter() - arrived, 6)
+            record.latency = round(time.time() - record.time, 6)
             self._records.append(record)
             if self._log is not None:
                 self._log.write(json.dumps(asdict(record)) + "\n")
                 self._log.flush()
 
-    async def _answer(self, http: web.Request, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, http: web.Request, body: dict[str, Any], record: ServedRequest) -> web.StreamResponse:
         """The reply to one request; what overrides this sees every request, and may hold it up."""
-        record, request = exchange.record, self._checked(http, exchange.body)
-        plan = self._faults.plan(record.request, record.attempt)
+        request, plan = self._checked(http, body), self._faults.plan(record.request, record.attempt)
         record.fault = plan.fault
         if plan.fault in (*_REFUSALS, "reset", "hang"):
             await asyncio.sleep(plan.latency + (self._faults.hang_seconds if plan.fault == "hang" else 0.0))
@@ -240,17 +210,16 @@ class OfflineServer:
         elif plan.fault == "truncated":
             text, finish = text[: int(len(text) * plan.fraction)], "length"
         record.prompt_tokens, record.completion_tokens = reply.usage.input_tokens or 0, -(-len(text) // 4)
-        await asyncio.sleep(max(0.0, plan.latency - (time.perf_counter() - exchange.arrived)))
+        await asyncio.sleep(max(0.0, plan.latency - (time.time() - record.time)))
         record.status = 200
-        body = json.dumps(_completion(record, text, finish)).encode()
-        sent = body[: len(body) // 2] if plan.fault == "malformed" else body
-        return web.Response(body=sent, content_type="application/json")
+        sent = json.dumps(_completion(record, text, finish))
+        sent = sent[: len(sent) // 2] if plan.fault == "malformed" else sent
+        return web.Response(body=sent.encode(), content_type="application/json")
 
     def _checked(self, http: web.Request, body: dict[str, Any]) -> Request:
         """The request that a body asks for, if its sender may ask."""
         scheme, _, key = http.headers.get("Authorization", "").partition(" ")
-        given = key.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
-        if self._require_key is not None and not hmac.compare_digest(given, self._require_key.encode()):
+        if self._require_key is not None and (scheme.lower(), key.strip()) != ("bearer", self._require_key):
             raise _Refusal(401, "Incorrect API key provided, or none.", code="invalid_api_key")
         if not body:
             raise _Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
@@ -299,9 +268,3 @@ def _closed(http: web.Request, *, reset: bool) -> web.Response:
             http.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         http.transport.abort()
     return web.Response()
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False

@@ -1,17 +1,21 @@
-"""Words, character trigrams and similarity: all this model knows about text.
+"""Words, character trigrams, similarity and chance: all this model knows and rolls.
 
 Guarantees: pure functions. General knowledge of English is the list of function words and a few endings; nothing of
-any task.
+any task. Draws depend on texts alone, so that call order, threads and processes never matter.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import blake2b
+from itertools import accumulate
 
-__all__ = ["content_words", "is_content", "noun_phrase", "numbers", "root", "sentences", "similarity", "tokens",
-           "word_similarity"]  # fmt: skip
+__all__ = ["Chance", "content_words", "is_content", "noun_phrase", "numbers", "root", "sentences", "similarity",
+           "tokens", "word_similarity"]  # fmt: skip
 
 _LISTED = """
 able about above according across actual after again against ago all almost alone along already also although always
@@ -108,3 +112,29 @@ def similarity(a: str, b: str) -> float:
 @lru_cache(maxsize=4096)
 def _grams(text: str) -> frozenset[str]:
     return frozenset(gram for word in content_words(text) for gram in _trigrams(word))
+
+
+class Chance:
+    """Draws for one request; its own seed counts at temperatures above 0 only."""
+
+    def __init__(self, model_seed: int, request: str, request_seed: int | None, temperature: float) -> None:
+        self._temperature, self._model = temperature, str(model_seed)
+        self._request = f"{model_seed}|{request_seed}|{temperature}|{request}"
+
+    def leaning(self, *key: str) -> float:
+        """What this model happens to favour, between 0 and 1: the same for every request seed."""
+        return _unit(self._model, *key)
+
+    def pick(self, scores: Sequence[float], *key: str) -> int:
+        """An index: the best at temperature 0, else drawn from the softmax of the scores."""
+        top = max(scores)
+        if self._temperature <= 0 or len(scores) == 1:
+            return list(scores).index(top)
+        weights = [math.exp((score - top) / self._temperature) for score in scores]
+        mark = _unit(self._request, *key) * sum(weights)
+        return next((index for index, total in enumerate(accumulate(weights)) if mark < total), len(scores) - 1)
+
+
+def _unit(*key: str) -> float:
+    digest = blake2b("\x1f".join(key).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

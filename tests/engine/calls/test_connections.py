@@ -25,14 +25,14 @@ class Gathers(OfflineServer):
         self.wanted, self.asked, self.open = wanted, 0, 0
         self.gathered = asyncio.Event()
 
-    async def _answer(self, http: Any, exchange: Any) -> Any:
+    async def _answer(self, *served: Any) -> Any:
         self.asked += 1
         if self.asked > 1:
             self.open += 1
             if self.open == self.wanted:
                 self.gathered.set()
             await asyncio.wait_for(self.gathered.wait(), 30)
-        return await super()._answer(http, exchange)
+        return await super()._answer(*served)
 
 
 def ask(calls: Calls, lm: Any, text: str = "hello") -> None:

@@ -288,9 +288,9 @@ class Trickles(OfflineServer):
         super().__init__()
         self.text, self.begun = text, 0
 
-    async def _answer(self, http: web.Request, exchange: Any) -> web.StreamResponse:
-        if self.text not in str(exchange.body["messages"]):
-            return await super()._answer(http, exchange)
+    async def _answer(self, http: web.Request, body: Any, record: Any) -> web.StreamResponse:
+        if self.text not in str(body["messages"]):
+            return await super()._answer(http, body, record)
         self.begun += 1
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(http)
