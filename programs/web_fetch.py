@@ -8,8 +8,9 @@ Guarantees:
   gains nothing. Every redirect is checked like the first address. Only http and https, and no user name in the address.
 - **Limits** on bytes (compressed and not), on time from the first connection to the last byte, and on redirects.
 - **Two kinds of failure.** What can't be reached (no connection, a timeout, a server's error, a rate limit, a resolver
-  that does not answer) is an `InfrastructureError`; what may not be visited or does not exist is `Refused`, which a
-  tool tells its agent. That a host does not exist, as one that a model made up, is believed of a resolver that knows
+  that does not answer) is an `InfrastructureError`; what may not be visited, does not exist or will be refused again (a
+  false certificate, a wall against programs, a status that is no outage) is `Refused` or a status, which a tool tells
+  its agent. That a host does not exist, as one that a model made up, is believed of a resolver that knows
   another name at the same time: cut off from the network, some say it of every name.
 
 Proxies of the environment are not used: they would connect on their own. Name resolution takes as long as the system's
@@ -22,12 +23,12 @@ import ipaddress
 import re
 import socket
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from programs.web_transport import GuardedTransport, httpcore, httpx
+from programs.web_body import read_body
+from programs.web_transport import FalseCertificate, GuardedTransport, httpcore, httpx
 from trgrpo_dspy import InfrastructureError
 
 __all__ = ["Fetched", "Fetcher", "Limits", "Refused"]
@@ -37,8 +38,14 @@ _HEADERS = {
     "accept": "text/html,application/xhtml+xml,text/*;q=0.9,*/*;q=0.1",
     "accept-encoding": "gzip",
 }
-_OUTAGES = frozenset({408, 425, 429})
-_TEXTS = frozenset({"application/xhtml+xml", "application/xml", "application/json"})
+_OUTAGES = frozenset(
+    {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 525, 527, 529, 530, 598, 599}
+)
+"""Statuses that pass, Cloudflare's and those of proxies among them; 501, 505, 508, 511, 526 or 999 don't."""
+_WALLS = ("cf-mitigated", "x-amzn-waf-action")
+"""Headers with which a wall asks for a browser, whatever the status."""
+_TEXTS = frozenset({"", "xml", "json", "javascript", "yaml"})
+"""Of `application/`, beside what ends in +xml or +json; a server that names no type is believed to send text."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _RESERVED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20")))
 """Taken for public ones by some versions of Python."""
@@ -60,7 +67,7 @@ class Limits:
 
     seconds: float = 20.0
     """Time from the first connection to the last byte, redirects included."""
-    max_bytes: int = 2_000_000
+    max_bytes: int = 4_000_000
     """Bytes of a page that are read, after decompression; the rest is left."""
     redirects: int = 5
     """Redirects that are followed."""
@@ -87,7 +94,9 @@ class Fetched:
     body: bytes
     """The page, decompressed; empty if the status is not 200 or the page is no text."""
     cut: bool
-    """Whether the page was longer than the limit."""
+    """Whether the page was longer than the limit, or its compression ends too early."""
+    refresh: str = ""
+    """The header `Refresh`."""
 
     @property
     def is_text(self) -> bool:
@@ -113,20 +122,26 @@ class Fetcher:
         for network in self.allow:
             ipaddress.ip_network(network)
 
-    def get(self, url: str) -> Fetched:
+    def get(self, url: str, deadline: float | None = None) -> Fetched:
         """Fetch a page.
 
+        Args:
+            url: Its address.
+            deadline: When everything ends, as `time.monotonic()` tells it; None for the limit of a visit from now on.
+
         Raises:
-            InfrastructureError: It can't be reached: no connection, a timeout, 408, 425, 429 or 5xx.
+            InfrastructureError: It can't be reached: no connection, a timeout, a status that passes.
             Refused: It may not be visited, has no host, redirects too often, or is sent in a form that can't be read.
         """
-        deadline = time.monotonic() + self.limits.seconds
+        deadline = time.monotonic() + self.limits.seconds if deadline is None else deadline
         transport = GuardedTransport(self.addresses, deadline)
         with httpx.Client(
             transport=transport, trust_env=False, headers=_HEADERS, timeout=self.limits.seconds
         ) as client:
             try:
                 return self._follow(client, url, deadline)
+            except FalseCertificate as error:
+                raise Refused(f"its certificate is not valid: {error}") from None
             except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise InfrastructureError(f"{url[:200]} can't be reached: {reason[:200]}") from error
@@ -144,17 +159,22 @@ class Fetcher:
                 httpx.InvalidURL,
             ) as error:  # what it redirects to is no address
                 raise Refused(f"it redirects to what is no address of a web page ({error})") from None
+            except httpx.DecodingError as error:
+                raise Refused(f"it can't be decompressed: {error}") from None
         raise Refused(f"it redirects more than {self.limits.redirects} times")
 
     def _read(self, response: httpx.Response, deadline: float) -> Fetched:
         status = response.status_code
-        if status in _OUTAGES or status >= 500:
+        if any(header in response.headers for header in _WALLS):
+            raise Refused("it is only given to browsers, not to programs")
+        if status in _OUTAGES:
             raise InfrastructureError(f"{response.url} answered with HTTP status {status}")
         kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
         body, cut = b"", False
         if status < 300 and _is_text(kind):
-            body, cut = _body(response, self.limits.max_bytes, deadline)
-        return Fetched(str(response.url), status, kind, response.charset_encoding, body, cut)
+            body, cut = read_body(response, self.limits.max_bytes, deadline)
+        refresh = response.headers.get("refresh", "")
+        return Fetched(str(response.url), status, kind, response.charset_encoding, body, cut, refresh)
 
     def addresses(self, host: str, port: int) -> list[tuple[str, int]]:
         """Addresses and ports a connection to a host may go to, all checked.
@@ -242,34 +262,5 @@ def _checked(url: str) -> httpx.URL:
 
 
 def _is_text(content_type: str) -> bool:
-    return not content_type or content_type.startswith("text/") or content_type in _TEXTS
-
-
-def _body(response: httpx.Response, limit: int, deadline: float) -> tuple[bytes, bool]:
-    """The start of a body, decompressed, and whether there was more; never holds more than the limit."""
-    decode = _decoder(response.headers.get("content-encoding", ""))
-    parts: list[bytes] = []
-    size = sent = 0
-    for chunk in response.iter_raw():
-        if time.monotonic() > deadline:
-            raise httpcore.ReadTimeout("it took too long to send")
-        sent += len(chunk)
-        try:
-            data = decode(chunk, limit + 1 - size)
-        except zlib.error:
-            raise Refused("its compression is broken") from None
-        parts.append(data)
-        size += len(data)
-        if size > limit or sent > limit:
-            return b"".join(parts)[:limit], True
-    return b"".join(parts), False
-
-
-def _decoder(encoding: str) -> Callable[[bytes, int], bytes]:
-    """A function that decompresses the next chunk into at most so many bytes."""
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return lambda chunk, most: chunk[:most]
-    if name in ("gzip", "x-gzip", "deflate"):
-        return zlib.decompressobj(wbits=47).decompress  # 47: gzip or zlib, by the header
-    raise Refused(f"it is compressed as {name[:20]!r}, which can't be read")
+    subtype = content_type.removeprefix("application/")
+    return content_type.startswith("text/") or subtype in _TEXTS or subtype.endswith(("+xml", "+json"))

@@ -1,40 +1,39 @@
 """The tool `visit`: the passages of a web page that bear on a goal, not the whole page.
 
-`read_page` turns what a server sent into a `Page`: title, text without menus and footers (`trafilatura`), links.
 `visit_tool` makes the tool. What it tells an agent is bounded and marked as data: a page can't close the marks. A page
-or host that does not exist, one that is no text or is refused by rule is told to the agent; one that can't be reached
-is an `InfrastructureError` (see `web_fetch`).
+that leads on to another one is followed like a redirect, and one that is made of frames is read with them, within the
+limits of one visit. A page or host that does not exist, one that is no text or is refused by rule is told to the agent;
+one that can't be reached is an `InfrastructureError` (see `web_fetch`).
 """
 
 from __future__ import annotations
 
-import codecs
-import importlib
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urldefrag, urljoin
+from dataclasses import replace
+from functools import lru_cache
+from itertools import chain
+from urllib.parse import urldefrag
 
 from programs.web_fetch import Fetched, Fetcher, Refused
+from programs.web_outline import require
+from programs.web_reading import Page, read_page
+from trgrpo_dspy import InfrastructureError
 
-__all__ = ["Page", "Ranking", "as_data", "read_page", "require", "visit_tool"]
+__all__ = ["Ranking", "as_data", "passages", "visit_tool"]
 
 _PASSAGE = 600
 """Characters of a passage, about."""
 _SHOWN = 3000
 """Characters of passages that are shown, at most."""
 _MAX_LINKS = 15
-MAX_TEXT = 400_000
-"""Characters of a page that are looked at."""
-_TALKATIVE = ("bm25s", "trafilatura")
-"""Packages that log every small index, and every page without much text."""
+_FRAMED = 200
+"""Characters of text up to which a page with frames is taken for one that is made of them."""
+_MAX_FRAMES = 4
 _WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+")
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset=[\"']?([\w-]{2,30})", re.IGNORECASE)
-_NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape"})
-"""Codecs of Python's that no page is written in; for the first, 2 MB take minutes."""
 _STOPWORDS = frozenset(
     re.findall(
         r"\w+",
@@ -44,56 +43,40 @@ _STOPWORDS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page as an agent may read it."""
-
-    url: str
-    """Its address."""
-    title: str
-    """Its title; empty if it has none."""
-    text: str
-    """What it says, a paragraph or table row a line."""
-    links: tuple[tuple[str, str], ...] = ()
-    """Text and address of the pages it links to, in order, each once."""
-
-
-def require(module: str) -> Any:
-    """A package of the extra `web`, imported where it is first needed.
-
-    Raises:
-        ImportError: It is not installed; the message says how to install it.
-    """
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"The web tools need {module} ({error}): pip install 'trgrpo-dspy[web]'") from None
-    if module in _TALKATIVE:
-        logging.getLogger(module).setLevel(logging.ERROR)
-    return found
-
-
 def words(text: str) -> list[str]:
     """The words a ranking looks at, lower case and without a plural s; pairs of signs where a script has no blanks."""
-    found: list[str] = []
-    for word in _WORD.findall(text.lower()):
-        if _UNSPACED.search(word):
-            found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
-        elif word not in _STOPWORDS:
-            found.append(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word)
-    return found
+    return list(chain.from_iterable(map(_terms, _WORD.findall(text.lower()))))
+
+
+@lru_cache(maxsize=200_000)  # a text repeats its words; 10 MB take 1 s instead of 5
+def _terms(word: str) -> tuple[str, ...]:
+    if _UNSPACED.search(word):
+        return tuple(word[i : i + 2] for i in range(max(1, len(word) - 1)))
+    if word in _STOPWORDS:
+        return ()
+    return (word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word,)
 
 
 class Ranking:
     """Texts that can be ranked by a query (BM25); built once, safe in any number of threads."""
 
-    def __init__(self, texts: list[str]) -> None:
-        """Index the texts."""
-        tokens = [words(text) for text in texts]
+    def __init__(self, tokens: list[list[str]]) -> None:
+        """Index texts.
+
+        Args:
+            tokens: The `words` of each text.
+        """
         self._index = None
         if any(tokens):
-            self._index = require("bm25s").BM25()
+            bm25s = require("bm25s")
+            logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every small index, from DEBUG on
+            self._index = bm25s.BM25()
             self._index.index(tokens, show_progress=False)
+
+    @classmethod
+    def of_texts(cls, texts: list[str]) -> Ranking:
+        """Index texts by their words."""
+        return cls([words(text) for text in texts])
 
     def best(self, query: str, most: int) -> list[int]:
         """Indices of the texts that share a word with the query, best first, equals in order."""
@@ -103,64 +86,6 @@ class Ranking:
         scores = self._index.get_scores(asked)
         found = [int(i) for i in scores.nonzero()[0]]
         return sorted(found, key=lambda i: (-float(scores[i]), i))[:most]
-
-
-def read_page(body: bytes, url: str, *, content_type: str = "text/html", charset: str | None = None) -> Page:
-    """Read a page.
-
-    Args:
-        body: What the server sent.
-        url: Its address, which relative links start from.
-        content_type: Media type; what is not HTML is taken as text.
-        charset: Character set the server named; else what the page says, else UTF-8.
-    """
-    markup = "html" in content_type or (not content_type and b"<html" in body[:2000].lower())
-    text = _decoded(body, charset, markup)[:MAX_TEXT]
-    if not markup:
-        lines = [line for line in text.splitlines() if line.strip()]
-        return Page(url, lines[0].strip("# ")[:200] if lines else "", text)
-    html, etree = require("lxml.html"), require("lxml.etree")
-    try:
-        tree = html.document_fromstring(text.encode(), parser=html.HTMLParser(encoding="utf-8"))
-    except (etree.ParserError, ValueError):  # an empty document
-        return Page(url, "", "")
-    title = " ".join((tree.findtext(".//title") or "").split())[:200]
-    return Page(url, title, _main_text(text, tree), tuple(_links(tree, url)))
-
-
-def _decoded(body: bytes, charset: str | None, markup: bool) -> str:
-    named = _CHARSET.search(body[:4000]) if markup else None
-    for name in (charset, named[1].decode("ascii") if named else None):
-        try:
-            if codecs.lookup(name or "").name not in _NO_CHARSETS:
-                return body.decode(name or "", "replace")
-        except (LookupError, ValueError):
-            continue
-    return body.decode("utf-8", "replace")
-
-
-def _main_text(html: str, tree: Any) -> str:
-    """The text without menus and footers, or all of it where nothing else is found."""
-    trafilatura = require("trafilatura")
-    text = trafilatura.extract(html, include_comments=False, include_tables=True, favor_recall=True)
-    if text:
-        return str(text)
-    for element in tree.xpath("//script | //style | //noscript"):
-        element.drop_tree()
-    return "\n".join(line for part in tree.itertext() if (line := " ".join(part.split())))
-
-
-def _links(tree: Any, url: str) -> list[tuple[str, str]]:
-    found: dict[str, str] = {}
-    for element in tree.iter("a"):
-        text = " ".join(element.text_content().split())[:100]
-        try:
-            address = urldefrag(urljoin(url, (element.get("href") or "").strip()))[0]
-        except ValueError:
-            continue
-        if text and address.startswith(("http://", "https://")) and address != urldefrag(url)[0]:
-            found.setdefault(address, text)
-    return [(text, address) for address, text in found.items()]
 
 
 def passages(text: str, size: int = _PASSAGE) -> list[str]:
@@ -205,58 +130,96 @@ def visit_tool(fetcher: Fetcher | None = None, *, known: Mapping[str, Page] | No
         ImportError: A package of the extra `web` is not installed.
     """
     fetcher, known = fetcher or Fetcher(), known or {}
-    require("trafilatura"), require("bm25s")  # missing? better said now than in an attempt
+    for package in ("resiliparse", "lxml", "bm25s"):
+        require(package)  # missing? better said now than in an attempt
 
     def visit(url: str, goal: str) -> str:
         """Open a web page and get its passages that bear on the goal, and its links. Give a full address as url."""
-        page = known.get(urldefrag(url.strip())[0])
-        if page is not None:
-            return show(page, goal)
         try:
-            fetched = fetcher.get(url)
+            return show(known.get(urldefrag(url.strip())[0]) or _visited(fetcher, url), goal)
         except Refused as refusal:
             return f"This page can't be visited: {refusal}."
-        return _why_not(fetched) or show(_read(fetched), goal, cut=fetched.cut)
 
     return visit
+
+
+def _visited(fetcher: Fetcher, url: str) -> Page:
+    """The page at the end of its redirects, with the text of its frames where it has nearly none of its own.
+
+    Raises:
+        InfrastructureError: It can't be reached, or it is made of frames and none of them can.
+        Refused: It may not be visited, or there is nothing to read.
+    """
+    deadline = time.monotonic() + fetcher.limits.seconds
+    page = _opened(fetcher, url, deadline)
+    for _ in range(fetcher.limits.redirects):
+        if not page.refresh:
+            break
+        page = _opened(fetcher, page.refresh, deadline)
+    return _with_frames(fetcher, page, deadline) if len(page.text) < _FRAMED and page.frames else page
+
+
+def _opened(fetcher: Fetcher, url: str, deadline: float) -> Page:
+    found = fetcher.get(url, deadline)
+    if reason := _why_not(found):
+        raise Refused(reason)
+    page = read_page(
+        found.body, found.url, content_type=found.content_type, charset=found.charset, refresh=found.refresh
+    )
+    return replace(page, cut=page.cut or found.cut)
 
 
 def _why_not(fetched: Fetched) -> str:
     """Why there is nothing to read; empty if there is."""
     if fetched.status in (404, 410):
-        return f"This page does not exist (HTTP status {fetched.status})."
+        return f"it does not exist (HTTP status {fetched.status})"
     if fetched.status >= 300:
-        return f"The server does not give this page out (HTTP status {fetched.status})."
+        return f"the server does not give it out (HTTP status {fetched.status})"
     if not fetched.is_text:
-        return f"This page is no text but {fetched.content_type[:60]}, which can't be read here."
-    if b"\0" in fetched.body[:2000] and (fetched.charset or "").lower()[:6] not in ("utf-16", "utf-32"):
-        return "This page is no text."
-    return "" if fetched.body.strip() else "This page is empty."
+        return f"it is no text but {fetched.content_type[:60]}, which can't be read here"
+    return "" if fetched.body.strip() or fetched.refresh else "it is empty"
 
 
-def _read(fetched: Fetched) -> Page:
-    return read_page(fetched.body, fetched.url, content_type=fetched.content_type, charset=fetched.charset)
+def _with_frames(fetcher: Fetcher, page: Page, deadline: float) -> Page:
+    parts, outages = [page], []
+    for address in page.frames[:_MAX_FRAMES]:
+        try:
+            parts.append(_opened(fetcher, address, deadline))
+        except Refused:
+            continue
+        except InfrastructureError as outage:
+            outages.append(outage)
+    if outages and not any(part.text for part in parts):
+        raise outages[0]
+    links = {address: text for part in parts[::-1] for text, address in part.links}
+    return replace(
+        page,
+        title=next((part.title for part in parts if part.title), ""),
+        text="\n".join(part.text for part in parts if part.text),
+        links=tuple((text, address) for address, text in links.items()),
+        cut=any(part.cut for part in parts) or len(page.frames) > _MAX_FRAMES,
+    )
 
 
-def show(page: Page, goal: str, *, cut: bool = False) -> str:
+def show(page: Page, goal: str) -> str:
     """The passages of a page that bear on the goal, in the order of the page, and the links that do most."""
     pieces = passages(page.text)
-    ranked = Ranking(pieces).best(goal, len(pieces))
+    ranked = Ranking.of_texts(pieces).best(goal, len(pieces))
     chosen: list[int] = []
     for index in ranked or range(len(pieces)):
         if sum(len(pieces[i]) for i in (*chosen, index)) > _SHOWN:
             break
         chosen.append(index)
-    told = "Nothing on this page shares a word with the goal; it begins:" if not ranked else ""
+    told = "Nothing on this page shares a word with the goal; it begins:" if pieces and not ranked else ""
     lines = [f"Page: {page.title or '(no title)'}", f"Address: {page.url}", told]
-    lines += [pieces[index] for index in sorted(chosen)] or ["(no text)"]
-    lines += ["(only the beginning of this long page was read)"] if cut else []
+    lines += [pieces[index] for index in sorted(chosen)] or ["(no text: it may be made by scripts, which are not run)"]
+    lines += ["(only the beginning of this long page was read)"] if page.cut else []
     return as_data("page", "\n".join([*filter(None, lines), *_shown_links(page, goal)]))
 
 
 def _shown_links(page: Page, goal: str) -> list[str]:
     """A line for each of the links that share words with the goal, then for the first others."""
-    best = Ranking([f"{text} {address}" for text, address in page.links]).best(goal, _MAX_LINKS)
+    best = Ranking.of_texts([f"{text} {address}" for text, address in page.links]).best(goal, _MAX_LINKS)
     order = [*best, *(i for i in range(len(page.links)) if i not in best)][:_MAX_LINKS]
     return [
         "Links:" if order else "",

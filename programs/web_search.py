@@ -24,8 +24,9 @@ from dspy.utils.exceptions import AdapterParseError
 from programs import web_site
 from programs.web_data import afm, webwalkerqa
 from programs.web_fetch import Fetcher
+from programs.web_index import LocalIndex
 from programs.web_pages import visit_tool
-from programs.web_search_engines import Ddgs, Engine, LocalIndex, Serper, search_tool
+from programs.web_search_engines import Ddgs, Engine, Serper, search_tool
 
 __all__ = [
     "JudgeAnswer", "WebAgent", "WebJudge", "WebQuestion", "afm", "agent", "make_metric", "metric", "offline_agent",

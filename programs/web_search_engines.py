@@ -1,4 +1,4 @@
-"""The tool `search`, over one of several engines: Serper (keyed), ddgs (keyless), an index of pages you have.
+"""The tool `search`, over one of several engines: Serper (keyed), ddgs (keyless), or an index of pages (`web_index`).
 
 An engine is anything with `search(query) -> list[Result]`. What an engine can't do at the moment (a timeout, a rate
 limit, its own error) is an `InfrastructureError`; a key that is missing or refused is a `FatalError`; finding nothing
@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
-from programs.web_pages import MAX_TEXT, Page, Ranking, as_data, passages, read_page, require
+from programs.web_outline import require
+from programs.web_pages import as_data
 from programs.web_transport import httpx
 from trgrpo_dspy import FatalError, InfrastructureError
 
-__all__ = ["Ddgs", "Engine", "LocalIndex", "Result", "Serper", "search_tool"]
+__all__ = ["Ddgs", "Engine", "Result", "Serper", "search_tool"]
 
-_RESULTS = 8
+RESULTS = 8
 """Results of a search."""
-_SNIPPET = 160
+SNIPPET = 160
 """Characters of a snippet."""
-_SUFFIXES = {".html": "text/html", ".htm": "text/html", ".md": "text/markdown", ".txt": "text/plain"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Serper:
         """Ask Serper."""
         try:
             answer = _client().post(
-                self.endpoint, json={"q": query, "num": _RESULTS}, headers={"X-API-KEY": self.key}, timeout=self.seconds
+                self.endpoint, json={"q": query, "num": RESULTS}, headers={"X-API-KEY": self.key}, timeout=self.seconds
             )
         except httpx.HTTPError as error:
             raise InfrastructureError(f"Serper can't be reached: {type(error).__name__} {error}"[:300]) from None
@@ -86,7 +84,7 @@ class Serper:
             return []
         try:
             answer.raise_for_status()
-            found = (answer.json().get("organic") or [])[:_RESULTS]
+            found = (answer.json().get("organic") or [])[:RESULTS]
             return [Result(str(row.get("title") or ""), row["link"], str(row.get("snippet") or "")) for row in found]
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, AttributeError):
             raise InfrastructureError(f"Serper answered with HTTP status {answer.status_code}: {told}") from None
@@ -129,74 +127,11 @@ class Ddgs:
     def _ask(self, query: str) -> list[dict[str, Any]]:
         ddgs = require("ddgs")
         try:
-            return list(ddgs.DDGS(timeout=self.seconds).text(query, max_results=_RESULTS))
+            return list(ddgs.DDGS(timeout=self.seconds).text(query, max_results=RESULTS))
         except ddgs.exceptions.DDGSException as error:
             if "No results found" in str(error):
                 return []
             raise InfrastructureError(f"the search engines behind ddgs failed: {error}"[:300]) from None
-
-
-class LocalIndex:
-    """An index of pages you have; built once, safe in any number of threads."""
-
-    def __init__(self, pages: Iterable[Page]) -> None:
-        """Index the pages by title and text.
-
-        Raises:
-            ValueError: There is no page, or two have the same address.
-        """
-        listed = list(pages)
-        self.pages = {page.url: page for page in listed}
-        if not listed or len(self.pages) < len(listed):
-            raise ValueError(f"pages= holds {len(listed)} pages with {len(self.pages)} addresses; give some, each once")
-        self._listed = listed
-        self._ranking = Ranking([f"{page.title}\n{page.title}\n{page.text}" for page in listed])
-
-    @classmethod
-    def of_folder(cls, folder: str | Path, url: str = "http://folder.invalid/") -> LocalIndex:
-        """Index the HTML, Markdown and text files of a folder and all below it.
-
-        Args:
-            folder: The folder. A link that leads out of it is left out.
-            url: What the pages' addresses begin with; the path of the file follows. By default an address that leads
-                nowhere, so that `visit` can only read the pages from here.
-
-        Raises:
-            ValueError: It is no folder, or holds no such file.
-        """
-        root = Path(folder)
-        inside = root.resolve()
-        files = sorted(
-            path
-            for path in root.rglob("*")
-            if path.suffix.lower() in _SUFFIXES and path.is_file() and path.resolve().is_relative_to(inside)
-        )
-        if not files:
-            raise ValueError(f"{str(folder)!r} must be a folder with files that end in {', '.join(_SUFFIXES)}")
-        return cls(
-            read_page(
-                _beginning(path),
-                url + quote(os.fsencode(path.relative_to(root).as_posix())),
-                content_type=_SUFFIXES[path.suffix.lower()],
-            )
-            for path in files
-        )
-
-    def search(self, query: str) -> list[Result]:
-        """Return the pages that share words with the query, best first."""
-        found = [self._listed[index] for index in self._ranking.best(query, _RESULTS)]
-        return [Result(page.title, page.url, _snippet(page, query)) for page in found]
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4 * MAX_TEXT)  # a character has at most four bytes
-
-
-def _snippet(page: Page, query: str) -> str:
-    pieces = passages(page.text, _SNIPPET)
-    best = Ranking(pieces).best(query, 1) or ([0] if pieces else [])
-    return " ".join(pieces[best[0]].split()) if best else ""
 
 
 def search_tool(engine: Engine) -> Callable[[str], str]:
@@ -210,7 +145,7 @@ def search_tool(engine: Engine) -> Callable[[str], str]:
         if not found:
             return "Nothing was found for this query. Try other words."
         lines = [
-            f"{number}. {_line(r.title, 150)}\n{r.url[:300]}\n{_line(r.snippet, _SNIPPET)}"
+            f"{number}. {_line(r.title, 150)}\n{r.url[:300]}\n{_line(r.snippet, SNIPPET)}"
             for number, r in enumerate(found, 1)
         ]
         return as_data("results", "\n".join(lines))

@@ -27,8 +27,9 @@ from typing import Any
 import dspy
 
 from programs.web_fetch import Fetcher
-from programs.web_pages import read_page
-from programs.web_search_engines import LocalIndex, Serper
+from programs.web_index import LocalIndex
+from programs.web_reading import read_page
+from programs.web_search_engines import Serper
 
 __all__ = ["BASE", "Site", "index", "main", "pages", "questions", "running_site", "site"]
 

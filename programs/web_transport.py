@@ -1,7 +1,8 @@
 """HTTP over connections that go to checked addresses only and end at a deadline.
 
 Guarantees: a connection goes to an address that `addresses` gave for its host, and no single read or write, however
-often it succeeds, carries a request past its deadline. What goes wrong is an exception of `httpcore`.
+often it succeeds, carries a request past its deadline. What goes wrong is an exception of
+`httpcore`, or a `FalseCertificate`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ try:
 except ImportError:
     raise ImportError("The web tools are not installed: pip install 'trgrpo-dspy[web]'") from None
 
-__all__ = ["GuardedTransport", "httpcore", "httpx"]
+__all__ = ["FalseCertificate", "GuardedTransport", "httpcore", "httpx"]
 
 Addresses = Callable[[str, int], list[tuple[str, int]]]
 """Addresses and ports for a host and port; raises for those that may not be visited."""
+
+
+_FALSE_CERTIFICATES = frozenset({10, 18, 62, 64})
+"""OpenSSL's numbers: expired, self-signed, of another host or address. An unknown issuer may be our own fault."""
+
+
+class FalseCertificate(Exception):
+    """The server shows a certificate that a browser refuses; trying again won't help."""
 
 
 class GuardedTransport(httpx.BaseTransport):
@@ -118,7 +127,13 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         left = _left(self._deadline, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        try:
+            return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        except httpcore.ConnectError as error:
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _FALSE_CERTIFICATES:
+                raise FalseCertificate(cause.verify_message) from None
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -402,7 +402,7 @@ class TestMath:
 
 class TestWeb:
     def test_offline(self, tmp_path: Path, served: list[Any]) -> None:
-        for package in ("bm25s", "trafilatura"):
+        for package in ("bm25s", "resiliparse"):
             pytest.importorskip(package, reason="needs the extra: pip install 'trgrpo-dspy[web]'")
         assert main(["web", *TINY, "--k", "2", "--out", str(tmp_path)]) == 0
         found, text = record(tmp_path), (tmp_path / "report.md").read_text(encoding="utf-8")

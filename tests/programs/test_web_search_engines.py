@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
+pytest.importorskip("resiliparse", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
 from support.loopback import Behaviour, reset, response, serve
 
-from programs import web_site
-from programs.web_pages import Page, visit_tool
-from programs.web_search_engines import Ddgs, LocalIndex, Result, Serper, search_tool
+from programs.web_search_engines import Ddgs, Result, Serper, search_tool
 from trgrpo_dspy import FatalError, InfrastructureError
 
 KEY = "sk-very-secret"
@@ -128,79 +123,6 @@ class TestDdgs:
         answers["lamps"] = getattr(ddgs.exceptions, name)("202 Ratelimit")
         with pytest.raises(InfrastructureError, match="202 Ratelimit"):
             Ddgs().search("lamps")
-
-
-class TestLocalIndex:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        (tmp_path / "sub").mkdir()
-        (tmp_path / "a.html").write_text("<html><title>Lamps</title><body><p>The lamp burned oil.</p></body></html>")
-        (tmp_path / "sub" / "b.md").write_text("# Boats\n\nA boat of oak.\n")
-        (tmp_path / "c.txt").write_text("Notes on oil and oak")
-        (tmp_path / "d.png").write_bytes(b"\x89PNG lamp")
-        return tmp_path
-
-    def test_a_folder(self, folder: Path) -> None:
-        index = LocalIndex.of_folder(folder)
-        assert sorted(index.pages) == [f"http://folder.invalid/{path}" for path in ("a.html", "c.txt", "sub/b.md")]
-        assert index.search("lamps") == [Result("Lamps", "http://folder.invalid/a.html", "The lamp burned oil.")]
-        assert [r.title for r in LocalIndex.of_folder(str(folder), "https://x.example/").search("boat")] == ["Boats"]
-        assert {r.url.rsplit("/")[-1] for r in index.search("oil")} == {"a.html", "c.txt"}
-        assert index.search("nothing like it") == index.search("") == []
-
-    def test_odd_folders(self, tmp_path: Path) -> None:
-        outside, folder = tmp_path / "outside", tmp_path / "pages"
-        outside.mkdir(), folder.mkdir()
-        (outside / "secret.txt").write_text("The password is xyzzy.")
-        (folder / "link.txt").symlink_to(outside / "secret.txt")
-        (folder / "links").symlink_to(outside)
-        (folder / "circle").symlink_to(folder)
-        (folder / "dangling.txt").symlink_to(tmp_path / "nothing")
-        (folder / "folder.txt").mkdir()
-        (folder / "a b#c?.txt").write_text("Lamps burned oil.")
-        (folder / "same.txt").symlink_to(folder / "a b#c?.txt")
-        (folder / "long.md").write_bytes(b"word " * 1_000_000)
-        (folder / "bytes.txt").write_bytes(bytes(range(256)) * 100)
-        Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text("Boats.")
-        index = LocalIndex.of_folder(folder)
-        names = [url.rsplit("/")[-1] for url in index.pages]
-        assert sorted(names) == ["%FF.txt", "a%20b%23c%3F.txt", "bytes.txt", "long.md", "same.txt"]
-        assert index.search("password") == []
-        assert len(index.pages["http://folder.invalid/long.md"].text) <= 400_000
-        visit = visit_tool(known=index.pages)
-        for query in ("oil", "boats"):
-            url = index.search(query)[0].url
-            assert search_tool(index)(query).encode() and query in visit(url, query).lower()
-
-    def test_a_page_that_is_not_in_the_folder_is_no_outage(self) -> None:
-        index = LocalIndex([Page("http://folder.invalid/a.txt", "A", "Text.")])
-        told = visit_tool(known=index.pages)("http://folder.invalid/b.txt", "anything")
-        assert told == "This page can't be visited: there is no such page."
-
-    def test_bad_folders_and_pages(self, tmp_path: Path) -> None:
-        for folder in (tmp_path, tmp_path / "none"):
-            with pytest.raises(ValueError, match="must be a folder with files that end in"):
-                LocalIndex.of_folder(folder)
-        page = Page("http://a.example/", "T", "x")
-        for pages in ([], [page, page]):
-            with pytest.raises(ValueError, match="each once"):
-                LocalIndex(pages)
-
-    def test_it_finds_the_pages_that_answer(self) -> None:
-        rows = [json.loads(line) for line in (web_site._DATA / "web_questions.jsonl").read_text().splitlines()]
-        assert len(rows) == 16
-        ranks = []
-        for row in rows:
-            found = [result.url.removeprefix(web_site.BASE) for result in web_site.index().search(row["question"])]
-            assert any(page in found[:2] for page in row["pages"]), row["question"]
-            ranks.append(min(found.index(page) for page in row["pages"] if page in found))
-        assert ranks.count(0) >= 14, "nearly always the first result"
-
-    def test_from_many_threads(self) -> None:
-        asked = [example.question for part in ("train", "val", "test") for example in web_site.questions(part)] * 4
-        with ThreadPoolExecutor(16) as threads:
-            found = list(threads.map(web_site.index().search, asked))
-        assert found == [web_site.index().search(question) for question in asked]
 
 
 class TestTool:

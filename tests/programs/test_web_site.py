@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-pytest.importorskip("trafilatura", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
+pytest.importorskip("resiliparse", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
 from programs import web_site
+from programs.web_index import LocalIndex
 from programs.web_pages import visit_tool
-from programs.web_search_engines import LocalIndex
 
 ROWS = [json.loads(line) for line in (web_site._DATA / "web_questions.jsonl").read_text().splitlines()]
 
