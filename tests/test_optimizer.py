@@ -49,7 +49,7 @@ from trgrpo_dspy import (
 )
 from trgrpo_dspy.events import AttemptFinished, Event, StepStarted
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.program.instructions import write_library
+from trgrpo_dspy.program.carrying import write_library
 
 ADVICE = ExperienceLibrary.of(*(f"When the ticket says '{word}', answer '{queue}'." for word, queue in RIGHT.items()))
 

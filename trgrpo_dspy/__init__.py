@@ -20,7 +20,7 @@ from .learning.reflector import Reflector
 from .library import Experience, ExperienceLibrary, diff
 from .meter import Budget, Estimate
 from .optimizer import TrainingFreeGRPO
-from .program.instructions import attach, read_library
+from .program.carrying import attach, read_library
 
 __all__ = [
     "Budget",

@@ -25,7 +25,7 @@ from trgrpo_dspy.library.entries import (
     guard_fields,
     without_label,
 )
-from trgrpo_dspy.program.instructions import read_library, write_library
+from trgrpo_dspy.program.carrying import read_library, write_library
 
 SIGNATURE = dspy.Signature("ticket -> queue", "Choose a queue.")
 ADAPTERS = {

@@ -12,8 +12,8 @@ from support.scripted import Triage
 
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.program.carrying import attach
 from trgrpo_dspy.program.description import describe
-from trgrpo_dspy.program.instructions import attach
 
 
 class Color(enum.Enum):

@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 
 from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, apply_edits
 from trgrpo_dspy.library.entries import clean_entry
+from trgrpo_dspy.program.carrying import attach, read_library, write_library
 from trgrpo_dspy.program.instructions import (
-    attach,
+    has_unreadable_block,
     original_instructions,
     read_block,
-    read_library,
     remove_block,
     teachable_predictors,
     write_block,
-    write_library,
 )
 
 ADVICE = ExperienceLibrary.of("When the amount is above $500, choose approval", "When unsure, ask")
@@ -110,11 +109,79 @@ def test_writing_and_removing_a_block(text: str, library: ExperienceLibrary, oth
 
 @settings(max_examples=150, deadline=None)
 @given(user_texts)
-def test_text_without_our_block_at_its_end_is_left_alone(text: str) -> None:
-    assume(not text.endswith(FOOTER))
+def test_text_without_a_block_of_ours_is_left_alone(text: str) -> None:
+    assume(FOOTER not in text)
     assert remove_block(text) == text
     assert read_block(text) == ()
     assert write_block(text, ()) == text
+
+
+VARIANTS = {
+    "text after it": (f"Answer.\n\n{BLOCK}\n\nBe brief.", "Answer.\n\nBe brief."),
+    "a line after it": (f"Answer.\n\n{BLOCK}\nBe brief.", "Answer.\nBe brief."),
+    "nothing before it": (f"{BLOCK}\n\nBe brief.", "Be brief."),
+    "one line end before it": (f"Answer.\n{BLOCK}", "Answer."),
+    "Windows line ends": (f"Answer.\n\n{BLOCK}\n\nBe brief.".replace("\n", "\r\n"), "Answer.\r\n\r\nBe brief."),
+    "a double space after an id": (f"Answer.\n\n{BLOCK}".replace("[E2] ", "[E2]  "), "Answer."),
+    "spaces round its lines": ("Answer.\n\n" + BLOCK.replace("\n", "  \n\t"), "Answer."),
+    "two in a row": (f"Answer.\n\n{BLOCK}\n\n{BLOCK}", "Answer."),
+    "two apart": (f"Answer.\n\n{BLOCK}\n\nBe brief.\n\n{BLOCK}", "Answer.\n\nBe brief."),
+}
+
+
+@pytest.mark.parametrize(("text", "original"), VARIANTS.values(), ids=VARIANTS)
+def test_a_block_is_recognised_wherever_it_stands(text: str, original: str) -> None:
+    assert [(e.id, e.text) for e in read_block(text)] == [(e.id, e.text) for e in ADVICE]
+    assert remove_block(text) == original
+    assert not has_unreadable_block(text)
+    assert write_block(text, ADVICE.entries) == f"{original}\n\n{BLOCK}"
+
+
+@pytest.mark.parametrize(
+    "rewritten",
+    [
+        BLOCK.replace("ignore the others", "skip the others"),
+        BLOCK.replace("--- End", "-- End"),
+        BLOCK.replace("[E2] ", "- "),
+        BLOCK.replace("[E2] ", "[E1] "),
+        BLOCK.replace("[E2] ", "[E02] "),
+        BLOCK.replace("[E2] ", "[E1234567890] "),
+        BLOCK.replace("[E2] ", "[E\u0662] "),
+        BLOCK.replace("[E2] ", "[E2]"),
+        BLOCK.replace("[E2] ", "\n[E2] "),
+        BLOCK.replace("unsure", "unsure \u2028"),
+        BLOCK.replace("unsure", "<s>unsure</s>"),
+        BLOCK.replace("ask", "ask\nand wait"),
+        f"{HEADER}\n{FOOTER}",
+        BLOCK.replace("--- End", "x --- End"),
+    ],
+)
+def test_a_block_that_somebody_rewrote_is_the_users_text_and_is_warned_about(
+    rewritten: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = f"Answer.\n\n{rewritten}"
+    assert read_block(text) == ()
+    assert remove_block(text) == text
+    assert remove_block(write_block(text, ADVICE.entries)) == text
+    program = TwoSteps()
+    program.notes.signature = program.notes.signature.with_instructions(f"\n{text}")
+    assert len(read_library(program)) == 0
+    assert "predictor 'notes'" in caplog.text
+    assert "can't be read" in caplog.text
+
+
+def test_ordinary_instructions_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    program = TwoSteps()
+    program.notes.signature = program.notes.signature.with_instructions(
+        "Learn from experiences. See [E1] and --- this."
+    )
+    read_library(attach(program, ADVICE))
+    assert caplog.text == ""
+
+
+def test_an_entry_edited_by_hand_is_still_read() -> None:
+    text = f"Answer.\n\n{BLOCK}".replace("unsure", "in doubt")
+    assert [e.text for e in read_block(text)] == [ADVICE.entries[0].text, "When in doubt, ask"]
 
 
 @settings(max_examples=100, deadline=None)
@@ -141,55 +208,6 @@ def test_docstrings_as_dspy_reads_them_come_back_byte_for_byte(docstring: str) -
     assert program.signature.instructions == write_block(before, ADVICE.entries)
     write_library(program, ExperienceLibrary())
     assert program.signature.instructions == before
-
-
-def test_a_text_that_quotes_our_block_keeps_its_quotation() -> None:
-    text = f"An earlier prompt was:\n\n{BLOCK}\n\nDo better."
-    written = write_block(text, ADVICE.entries)
-    assert written == f"{text}\n\n{BLOCK}"
-    assert remove_block(written) == text
-
-
-def test_two_blocks_in_a_row_are_both_ours() -> None:
-    text = f"Answer.\n\n{BLOCK}\n\n{BLOCK}"
-    assert remove_block(text) == "Answer."
-    assert write_block(text, ADVICE.entries) == f"Answer.\n\n{BLOCK}"
-
-
-@pytest.mark.parametrize(
-    "rewritten",
-    [
-        BLOCK + "\nBe brief.",
-        BLOCK + "\n",
-        BLOCK + " ",
-        BLOCK.replace("ignore the others", "skip the others"),
-        BLOCK.replace("--- End", "-- End"),
-        BLOCK.replace("[E2] ", "- "),
-        BLOCK.replace("[E2] ", "[E1] "),
-        BLOCK.replace("[E2] ", "[E02] "),
-        BLOCK.replace("[E2] ", "[E1234567890] "),
-        BLOCK.replace("[E2] ", "[E\u0662] "),
-        BLOCK.replace("[E2] ", "[E2]"),
-        BLOCK.replace("[E2] ", "[E2]  "),
-        BLOCK.replace("[E2] ", "\n[E2] "),
-        BLOCK.replace("unsure", "unsure \u2028"),
-        BLOCK.replace("unsure", "<s>unsure</s>"),
-        BLOCK.replace("ask", "ask\nand wait"),
-        f"{HEADER}\n{FOOTER}",
-        f"{HEADER}\n\n{FOOTER}",
-        "x" + BLOCK,
-    ],
-)
-def test_a_block_that_somebody_rewrote_is_the_users_text(rewritten: str) -> None:
-    text = f"Answer.\n\n{rewritten}" if not rewritten.startswith("x") else f"Answer.\n{rewritten}"
-    assert read_block(text) == ()
-    assert remove_block(text) == text
-    assert remove_block(write_block(text, ADVICE.entries)) == text
-
-
-def test_an_entry_edited_by_hand_is_still_read() -> None:
-    text = f"Answer.\n\n{BLOCK}".replace("unsure", "in doubt")
-    assert [e.text for e in read_block(text)] == [ADVICE.entries[0].text, "When in doubt, ask"]
 
 
 # --- Programs
@@ -296,36 +314,6 @@ def test_different_texts_under_one_id_are_both_kept() -> None:
 
 def test_nothing_written_reads_as_an_empty_library() -> None:
     assert read_library(TwoSteps()) == ExperienceLibrary()
-
-
-# --- Onto another program
-
-
-def test_attach_writes_to_a_copy() -> None:
-    program = TwoSteps()
-    taught = attach(program, ADVICE)
-    assert instructions(program)["notes"] == "Take notes."
-    assert [(e.id, e.text) for e in read_library(taught)] == [(e.id, e.text) for e in ADVICE]
-
-
-def test_attach_takes_targets_the_program_does_not_have_for_all_of_it() -> None:
-    taught = attach(dspy.Predict("question -> answer"), targeted())
-    assert [(e.text, e.targets) for e in read_library(taught)] == [
-        ("For everyone", ()),
-        ("For notes", ()),
-        ("For answers", ()),
-    ]
-
-
-def test_attach_to_some_predictors_gives_them_no_other_ones_entries() -> None:
-    taught = attach(TwoSteps(), targeted(), iter(["notes"]))
-    assert [e.text for e in read_block(instructions(taught)["notes"])] == ["For everyone", "For notes"]
-    assert read_block(instructions(taught)["answer.predict"]) == ()
-
-
-def test_attach_replaces_what_the_program_carried() -> None:
-    taught = attach(attach(TwoSteps(), targeted()), ADVICE)
-    assert instructions(taught) == instructions(attach(TwoSteps(), ADVICE))
 
 
 # --- What ships

@@ -18,7 +18,7 @@ from trgrpo_dspy.evaluation.evaluate import evaluation_flows
 from trgrpo_dspy.events import GroupCompared
 from trgrpo_dspy.library import Edit, ExperienceLibrary
 from trgrpo_dspy.meter import Stage
-from trgrpo_dspy.program.instructions import write_library
+from trgrpo_dspy.program.carrying import write_library
 from trgrpo_dspy.program.rollout import Rollout
 
 from .driver import REMAINING, Driver

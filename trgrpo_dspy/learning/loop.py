@@ -23,8 +23,8 @@ from trgrpo_dspy.evaluation.result import DetailedResults, Measurement
 from trgrpo_dspy.evaluation.verdict import with_ending
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.program.carrying import carried, write_library
 from trgrpo_dspy.program.copies import own_copy
-from trgrpo_dspy.program.instructions import write_library
 from trgrpo_dspy.program.rollout import Rollout
 
 from . import story
@@ -144,7 +144,7 @@ class Run:
     def _compiled(self, library: ExperienceLibrary, results: DetailedResults) -> dspy.Module:
         program = own_copy(self.setup.student)
         write_library(program, library, self.setup.names)
-        program.experiences = library
+        program.experiences = carried(program, self.setup.names)
         program.detailed_results = results
         program._compiled = True
         return program

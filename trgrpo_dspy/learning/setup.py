@@ -13,9 +13,10 @@ from trgrpo_dspy.evaluation.warnings import warnings_before
 from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.meter.estimate import Estimate, estimate_calls
+from trgrpo_dspy.program.carrying import read_library, retarget
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.description import describe
-from trgrpo_dspy.program.instructions import read_library, retarget, teachable_predictors
+from trgrpo_dspy.program.instructions import teachable_predictors
 
 from .options import LearningOptions
 from .reflector import Reflector

@@ -2,49 +2,44 @@
 
 Guarantees, for every predictor's instructions `s` as DSPy reads them and every library `L`:
 
-- `remove_block(write_block(s, L)) == s`, byte for byte, and writing twice equals writing once.
+- `remove_block(write_block(s, L)) == s`, byte for byte, if `s` holds no block; writing twice equals writing once.
 - What is trained is what ships: rollouts, validation and the compiled program carry the same text.
-- The block carries the ids, so reading it gives the entries back. A block that somebody else has rewritten is no
-  longer ours: it is the user's text.
+- The block carries the ids, so reading it gives the entries back, wherever it stands in the text and whatever became
+  of its line ends and spaces. A block that somebody else has rewritten is no longer ours: it is the user's text.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import dspy
 
 from trgrpo_dspy.library.entries import MARK, clean_entry, guard_fields
 from trgrpo_dspy.library.experience import ID_PATTERN, Experience
-from trgrpo_dspy.library.library import ExperienceLibrary
-
-from .copies import own_copy
 
 __all__ = [
-    "attach",
+    "has_unreadable_block",
     "original_instructions",
     "read_block",
-    "read_library",
     "remove_block",
-    "retarget",
     "teachable_predictors",
     "write_block",
-    "write_library",
 ]
 
 _HEADER = "--- Experiences from earlier attempts. Apply those whose condition fits; ignore the others. ---"
 _FOOTER = "--- End of experiences ---"
 _BLOCK = re.compile(
-    rf"(?:\A|\n\n){re.escape(_HEADER)}\n(?P<lines>(?:\[{ID_PATTERN}\] [^\n]+\n)+){re.escape(_FOOTER)}\Z"
+    rf"(?:\A|(?:\r?\n){{1,2}})[ \t]*{re.escape(_HEADER)}[ \t]*\r?\n"
+    rf"(?P<lines>(?:[ \t]*\[{ID_PATTERN}\][ \t]+[^\r\n]+\r?\n)+)[ \t]*{re.escape(_FOOTER)}[ \t]*(?=\r?\n|\Z)"
 )
 _TAG = re.compile(rf"<{MARK}/?\s{{0,9}}(\w+)")
-_LINE = re.compile(rf"\[({ID_PATTERN})\] (.+)")
+_LINE = re.compile(rf"[ \t]*\[({ID_PATTERN})\][ \t]+(.*\S)[ \t]*")
+_TRACE = re.compile(r"(?i)^\W*(?:experiences from earlier attempts|end of experiences)\b", re.MULTILINE)
 
 
 def write_block(instructions: str, entries: Sequence[Experience], fields: Iterable[str] = ()) -> str:
-    """Put the entries after the instructions, in place of a block that is there; no entries, no block.
+    """Put the entries after the instructions, in place of the blocks that are there; no entries, no block.
 
     Tags named like one of the signature's fields are marked, so that the XML adapter's fields stay the only ones.
     """
@@ -57,34 +52,43 @@ def write_block(instructions: str, entries: Sequence[Experience], fields: Iterab
 
 
 def remove_block(instructions: str) -> str:
-    """The instructions as they were before any block of ours."""
+    """The instructions as they were before any block of ours; what was written after a block stays."""
     while found := _find(instructions):
-        instructions = instructions[: found.start()]
+        before, after = instructions[: found.start()], instructions[found.end() :]
+        instructions = before + after if before else after.lstrip("\r\n")
     return instructions
 
 
 def read_block(instructions: str) -> tuple[Experience, ...]:
-    """The entries of the block, id and text; empty where there is no block of ours."""
-    found = _find(instructions)
-    if not found:
-        return ()
-    return tuple(
-        Experience(m.group(1), clean_entry(m.group(2))) for m in map(_LINE.fullmatch, found["lines"].splitlines()) if m
-    )
+    """The entries of our blocks, id and text; empty where there is none."""
+    entries: list[Experience] = []
+    while found := _find(instructions):
+        entries += [Experience(id, clean_entry(text)) for id, text in _lines(found)]
+        instructions = instructions[found.end() :]
+    return tuple(dict.fromkeys(entries))
+
+
+def has_unreadable_block(instructions: str) -> bool:
+    """Whether the text still looks like ours when all blocks that can be read are gone."""
+    return _TRACE.search(remove_block(instructions)) is not None
 
 
 def _find(instructions: str) -> re.Match[str] | None:
-    """Our block at the end of the text: exactly as the writer leaves it, else it is not ours."""
-    found = _BLOCK.search(instructions)
-    if not found:
-        return None
-    lines = [m for m in map(_LINE.fullmatch, found["lines"].split("\n")[:-1]) if m]
-    ids = [m.group(1) for m in lines]
-    genuine = len(lines) == found["lines"].count("\n") and len(set(ids)) == len(ids)
-    return found if genuine and all(_clean(m.group(2)) for m in lines) else None
+    """The first block that the writer could have written."""
+    for found in _BLOCK.finditer(instructions):
+        lines = _lines(found)
+        if len({id for id, _ in lines}) == len(lines) and all(_could_be_written(text) for _, text in lines):
+            return found
+    return None
 
 
-def _clean(text: str) -> bool:
+def _lines(found: re.Match[str]) -> list[tuple[str, str]]:
+    """Ids and texts of a block's lines."""
+    matches = [_LINE.fullmatch(line) for line in re.split(r"\r?\n", found["lines"])[:-1]]
+    return [(m.group(1), m.group(2)) for m in matches if m]
+
+
+def _could_be_written(text: str) -> bool:
     """Whether the writer could have written this text: marks of the fields come on top of those of the entry."""
     return guard_fields(clean_entry(text), _TAG.findall(text)) == text
 
@@ -126,60 +130,3 @@ def teachable_predictors(program: dspy.Module, names: Iterable[str] | None = Non
     if not wanted:
         raise ValueError(f"predictors=[] leaves nothing to teach; name some of {list(found)} or pass None for all")
     return {name: predictor for name, predictor in found.items() if name in wanted}
-
-
-def write_library(program: dspy.Module, library: ExperienceLibrary, names: Iterable[str] | None = None) -> None:
-    """Write each teachable predictor's own entries into its instructions, in place.
-
-    Writing an empty library removes the block. Called on copies: the program a user handed in is never written to.
-    """
-    for name, predictor in teachable_predictors(program, names).items():
-        signature = predictor.signature
-        text = write_block(signature.instructions, library.for_predictor(name), signature.fields)
-        if text != predictor.signature.instructions:
-            # DSPy reads instructions through inspect.cleandoc, which strips the first line unless it is empty, and
-            # takes an empty text for none at all.
-            predictor.signature = predictor.signature.with_instructions(f"\n{text}")
-
-
-def read_library(program: dspy.Module, names: Iterable[str] | None = None) -> ExperienceLibrary:
-    """What the blocks in the program's teachable predictors carry, put together into one library.
-
-    An entry that only some predictors carry gets those as its targets. Where two predictors carry different texts
-    under one id (edited by hand), the later one gets a new id. Steps and sources are not in the text.
-    """
-    predictors = teachable_predictors(program, names)
-    carriers: dict[tuple[str, str], list[str]] = {}
-    for name, predictor in predictors.items():
-        for entry in read_block(predictor.signature.instructions):
-            carriers.setdefault((entry.id, entry.text), []).append(name)
-    next_id = max((int(id[1:]) for id, _ in carriers), default=0) + 1
-    entries: dict[str, Experience] = {}
-    for (id, text), names_ in carriers.items():
-        if id in entries:
-            id, next_id = f"E{next_id}", next_id + 1
-        entries[id] = Experience(id, text, () if len(names_) == len(predictors) else tuple(names_))
-    ordered = tuple(sorted(entries.values(), key=lambda e: int(e.id[1:])))
-    return ExperienceLibrary(ordered, next_id)
-
-
-def attach(program: dspy.Module, library: ExperienceLibrary, names: Iterable[str] | None = None) -> dspy.Module:
-    """A deep copy of a program that carries the library: knowledge moves between programs as text.
-
-    Args:
-        program: Any program of the same task; it is not changed.
-        library: What was learned elsewhere. Targets that this program does not have count as all predictors.
-        names: The predictors to write to; None means all.
-    """
-    if not isinstance(library, ExperienceLibrary):
-        raise TypeError(f"library must be an ExperienceLibrary, got {type(library).__name__}; see ExperienceLibrary.of")
-    copy = own_copy(program)
-    write_library(copy, retarget(library, program), names)
-    return copy
-
-
-def retarget(library: ExperienceLibrary, program: dspy.Module) -> ExperienceLibrary:
-    """The library for another program: targets it does not have go, and an entry left without any is for all."""
-    known = set(teachable_predictors(program))
-    entries = (replace(e, targets=tuple(t for t in e.targets if t in known)) for e in library)
-    return replace(library, entries=tuple(entries))

@@ -16,8 +16,8 @@ from typing import Any
 import dspy
 
 from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.program.carrying import write_library
 from trgrpo_dspy.program.copies import own_copy
-from trgrpo_dspy.program.instructions import write_library
 
 from .files import create_private, unwritable, write_atomically
 
