@@ -322,7 +322,7 @@ class TestEdits:
         compiled = compile()
         (entry,) = compiled.experiences
         assert len(entry.text.splitlines()) == 1 and entry.id == "E1"
-        assert list(read_library(compiled)) == [type(entry)(entry.id, entry.text)]
+        assert list(read_library(compiled)) == [entry]
 
     def test_a_flood_of_edits_stops_at_the_caps(self, lm: dspy.LM) -> None:
         flood = [{"operation": "ADD", "text": f"When it is case {i}, answer {i} " + "w " * 20} for i in range(60)]

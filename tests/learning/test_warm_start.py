@@ -51,7 +51,7 @@ class TestAfterOurselves:
 
     def test_a_block_somebody_rewrote_is_the_users_text(self, lm: dspy.LM) -> None:
         first = attach(dspy.Predict(Triage), ExperienceLibrary.of("old advice"))
-        rewritten = f"{first.signature.instructions}\nAnd one more rule."
+        rewritten = first.signature.instructions.replace("[E1] ", "- ")
         first.signature = first.signature.with_instructions(rewritten)
         first.experiences = ExperienceLibrary.of("old advice")
         again = optimizer().compile(first, trainset=examples(8))
