@@ -184,7 +184,7 @@ def test_an_entry_edited_by_hand_is_still_read() -> None:
     assert [e.text for e in read_block(text)] == [ADVICE.entries[0].text, "When in doubt, ask"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(user_texts, libraries)
 def test_the_same_through_a_real_program(text: str, library: ExperienceLibrary) -> None:
     assume(not read_block(text))

@@ -30,7 +30,7 @@ __all__ = [
 _HEADER = "--- Experiences from earlier attempts. Apply those whose condition fits; ignore the others. ---"
 _FOOTER = "--- End of experiences ---"
 _BLOCK = re.compile(
-    rf"(?:\A|(?:\r?\n){{1,2}})[ \t]*{re.escape(_HEADER)}[ \t]*\r?\n"
+    rf"(?:\A|\r\n\r\n|\n\n|\r\n|\n)[ \t]*{re.escape(_HEADER)}[ \t]*\r?\n"
     rf"(?P<lines>(?:[ \t]*\[{ID_PATTERN}\][ \t]+[^\r\n]+\r?\n)+)[ \t]*{re.escape(_FOOTER)}[ \t]*(?=\r?\n|\Z)"
 )
 _TAG = re.compile(rf"<{MARK}/?\s{{0,9}}(\w+)")
