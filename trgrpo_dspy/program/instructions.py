@@ -31,7 +31,7 @@ _HEADER = "--- Experiences from earlier attempts. Apply those whose condition fi
 _FOOTER = "--- End of experiences ---"
 _BLOCK = re.compile(
     rf"(?:\A|\r\n\r\n|\n\n|\r\n|\n)[ \t]*{re.escape(_HEADER)}[ \t]*\r?\n"
-    rf"(?P<lines>(?:[ \t]*\[{ID_PATTERN}\][ \t]+[^\r\n]+\r?\n)+)[ \t]*{re.escape(_FOOTER)}[ \t]*(?=\r?\n|\Z)"
+    rf"(?P<lines>(?:[ \t]*\[{ID_PATTERN}\][ \t]+[^\r\n]+\r?\n)+)[ \t]*{re.escape(_FOOTER)}[ \t]*(?=[\r\n]|\Z)"
 )
 _TAG = re.compile(rf"<{MARK}/?\s{{0,9}}(\w+)")
 _LINE = re.compile(rf"[ \t]*\[({ID_PATTERN})\][ \t]+(.*\S)[ \t]*")
