@@ -187,9 +187,9 @@ def test_an_entry_edited_by_hand_is_still_read() -> None:
 @settings(max_examples=150, deadline=None)
 @given(user_texts, libraries)
 def test_the_same_through_a_real_program(text: str, library: ExperienceLibrary) -> None:
-    assume(not read_block(text))
     program = dspy.Predict(dspy.Signature("question -> answer").with_instructions(text))
     before = program.signature.instructions
+    assume(not read_block(before))
     write_library(program, library)
     assert program.signature.instructions == write_block(before, library.entries)
     assert [(e.id, e.text) for e in read_library(program)] == [(e.id, e.text) for e in library]
