@@ -71,6 +71,8 @@ def read(text: str) -> Any:
     text = re.sub(r"(?<![\\A-Za-z])(sqrt|pi|ln|log|sin|cos|tan|exp|infty)(?![A-Za-z])", r"\\\1", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text).replace("**", "^").replace("*", "\\cdot ")
     text = re.sub(r"\^\(([^()]*)\)", r"^{\1}", text)
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?", r"(\1 \\pi / 180)", text)
     text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?!\w)", r"\1 \\times 10^{\2}", text)
     config = [math_verify.LatexExtractionConfig()]
     found = math_verify.parse(f"$${text}$$", config, fallback_mode="no_fallback", parsing_timeout=None)

@@ -30,7 +30,7 @@ _REFUSAL = re.compile(
     r"|\b(?:do(?:n't| not) know|no idea|not sure|unsure|give up)\b"
 )
 _DENIED = re.compile(
-    r"(?:\bnot|n't|\bnever|\bcannot be|\binstead of|\brather than|\u4e0d\u662f)\s*"
+    r"(?:\bnot|n't|\bnever|\bcannot be|\binstead of|\brather than|\u4e0d\u662f)(?:\s+be)?\s*"
     r"(?:\$[^$]*\$|\\\(.*?\\\)|\(?[-+\\\d]\S*|\([A-Z]\)|\w+(?=[.!]?\Z))",
     re.IGNORECASE,
 )
@@ -46,6 +46,12 @@ _CLAUSE_END = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[^\s.][.!?\u3002])\s+|\n+")
 _FIGURE = re.compile(r"[\d$\\\u221a\u03c0\u00bd]")
+_CONDITION = re.compile(
+    r"(?<=[\d$)}]),?\s+(?:attained|achieved|reached|occurring|(?:when|where|at|if)\s+\$?[A-Za-z]\s*=).*", re.DOTALL
+)
+"""What follows the value in "the minimum is 14, attained at x = 2"."""
+_BOUND = re.compile(r"(?i)\b(?:at least|at most|(?:more|less|greater|fewer) than|up to|between|within)\s*\$?-?\d")
+_CHOICE = re.compile(r"\(?[A-J][).:]\s+\S")
 _FIGURE_FIRST = re.compile(
     r"(?:about |approximately |exactly |only )?[-+(\[{]*\s*(?:[\d$\\.\u20ac\u00a3\u221a\u03c0]|[A-Za-z]\s*[=^+*/])"
 )
@@ -124,6 +130,8 @@ def _whole(text: str) -> str:
     bare, _ = split_unit(re.sub(r"\\(?:begin|end)\{\w+\}", " ", tidy(text)))
     words = [word for word in _WORD.findall(bare) if not _NO_PROSE.fullmatch(word)]
     denied = _DENIED.search(text)
+    if _CHOICE.match(bare):
+        return text.strip()
     if not denied and not _REFUSAL.search(text) and (len(words) < 2 or quantity(bare) is not None):
         return text.strip()
     return _stated(text)
@@ -138,6 +146,7 @@ def _stated(prose: str) -> str:
     sentences = [s.strip(" .!?*\u3002") for s in _SENTENCE_END.split(prose) if s.strip(" .,\n")]
     figures = [sentence for sentence in sentences if _FIGURE.search(sentence)]
     sentence = (figures or sentences or [""])[-1]
+    sentence = _CONDITION.sub("", sentence)
     stated = _STATED.match(sentence)
     if not figures:
         return "" if denied else stated[2] if stated and len(stated[2].split()) <= 3 else prose.strip()
@@ -147,5 +156,7 @@ def _stated(prose: str) -> str:
         return (chunk[1] or chunk[2]) if chunk else tail
     if tail and stated and stated[1] in ("is", "are", "was", "were", "be") and not _THE_ANSWER.fullmatch(tail):
         return ""  # "42 is too much"
+    if _BOUND.search(sentence):
+        return ""
     chunks = re.findall(r"\$[^$]+\$|\\\(.+?\\\)|(?<![\w.])[-+]?\d(?:[\d.,/]*\d)?", sentence)
     return chunks[0] if len(chunks) == 1 else ""

@@ -57,6 +57,11 @@ _REWRITES = tuple(
         (r"\\begin\{(?:[bpvBV]?matrix|array)\}(?:\{[clr|]*\})?", r"\\begin{pmatrix}"),
         (r"\\end\{(?:[bpvBV]?matrix|array)\}", r"\\end{pmatrix}"),
         (r"[\[(]\s*(\\begin\{pmatrix\}.*?\\end\{pmatrix\})\s*[\])]", r"\1"),
+        (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        (r"(?<=\d)\s*\((?!mod|[a-z]\))[A-Za-z][A-Za-z -]*\)(?=\W*\Z)", ""),  # "14 (fourteen)"
+        (r"\A\s*=\s*", ""),
+        (r"\A(?:negative|minus)\s+(?=\d)", "-"),
+        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
         (r"\\([%$])", r"\1"),
         (r"\{,\}", ","),
         (r"\\lbrace|\\rbrace", lambda m: "\\{" if m[0] == "\\lbrace" else "\\}"),
@@ -201,7 +206,11 @@ def split_unit(text: str) -> tuple[str, str]:
             return m[1].strip(), m[2].strip() or "units"
         text = f"{m[1]} {m[2].strip()}"
     known = re.fullmatch(rf"(.*(?:[\d}})]|\\pi))(\s?)({_KNOWN_UNIT})", text)
-    if known and (known[2] or not re.match(r"[A-Za-z](?![A-Za-z])", known[3])):  # "3s" is a term
+    if (
+        known
+        and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text)
+        and (known[2] or not re.match(r"[A-Za-z](?![A-Za-z])", known[3]))
+    ):  # "3s" is a term
         return known[1].strip(), known[3]
     counted = re.fullmatch(r"([-+\d.,/ ]*\d|[-+]?\\frac\{\d+\}\{\d+\})[ -]([A-Za-z][A-Za-z' -]+)[.,]?", text)
     if counted and not _NO_UNIT.search(counted[2]) and len(counted[2].split()) <= _MAX_UNIT_WORDS:
@@ -240,7 +249,7 @@ def rounded_key(value: Fraction, decimal: Quantity) -> bool:
 
 def same_quantity(expected: Quantity, given: Quantity) -> bool:
     """Whether a quantity is the expected one; a decimal may be rounded, a percent sign and a unit may be missing."""
-    if units_differ(expected.unit, given.unit):
+    if units_differ(expected.unit, given.unit) or (expected.percent and _kind(given.unit) is not None):
         return False
     hundredth = Fraction(1, 100)
     if expected.percent and not given.percent and given.value in (expected.value, expected.value * hundredth):

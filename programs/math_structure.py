@@ -37,7 +37,7 @@ def agree(expected: str, given: str, same: Same) -> bool | None:
         return all(based) and based[0].groups() == based[1].groups()  # type: ignore[union-attr]
     if (word := _word(expected)) and not quantity(given) and (same_word := _same_word(word, given)) is not None:
         return same_word
-    one, other = _without_left_side(expected, given), _without_left_side(given, expected)
+    one, other = _without_left_side(expected, given, key=True), _without_left_side(given, expected)
     left, right = quantity(one), quantity(other)
     if left and right:
         return same_quantity(left, right)
@@ -57,7 +57,7 @@ def _word(text: str) -> str:
 
 def _same_word(expected: str, given: str) -> bool | None:
     """Words are compared as words; the letter of a choice may be followed by what was chosen."""
-    given = re.sub(TEXT, r"\1", given).strip("*. ")
+    given = re.sub(r"(?i)^(?:option|choice|answer)\s+", "", re.sub(TEXT, r"\1", given).strip("*. "))
     if re.sub(r"\W+", " ", given).strip().casefold() == expected.casefold():
         return True
     if len(expected) > 1:
@@ -66,8 +66,11 @@ def _same_word(expected: str, given: str) -> bool | None:
     return choice[1] == expected if choice else None
 
 
-def _without_left_side(text: str, other: str) -> str:
-    """The right side of `x = 5`, `f(x) = 5`, `7 + 9 = 16`, where the other text is no equation or has the same left."""
+def _without_left_side(text: str, other: str, *, key: bool = False) -> str:
+    """The right side of `x = 5`, `f(x) = 5`, `7 + 9 = 16`, where the other text is no equation or has the same left.
+
+    In the key to an answer the left side is a name: `x + y = 3` is an equation there.
+    """
     if len(_split(text)) > 1:
         return text
     here, there = _ASSIGNED.match(text), _ASSIGNED.match(other)
@@ -81,7 +84,8 @@ def _without_left_side(text: str, other: str) -> str:
     first, *rest = _split_at("=", text)
     if here and len(rest) < 2:
         return text[here.end() :]
-    return rest[-1] if rest and not _is_to_be_solved(first) else text
+    equation = _is_to_be_solved(first) or (key and not first.startswith("(") and re.search(r"[-+*/^]", first))
+    return rest[-1] if rest and not equation else text
 
 
 def _is_to_be_solved(left: str) -> bool:

@@ -41,24 +41,18 @@ class TestResults:
     @pytest.mark.parametrize(
         ("code", "expected"),
         [
-            ("1 + 1", "2"),
             ("print('hi')\n2 ** 10", "hi\n1024"),
-            ("x = 1; x + 1", "2"),
             ("x = [1,\n 2]\nx  # a comment", "[1, 2]"),
             ("1, 2", "(1, 2)"),
-            ("'text'", "'text'"),
             ("print('a', 'b', sep='-', end='')", "a-b"),
             ("x = 5", None),
-            ("None", None),
             ("", None),
             ("print('é'); 'ü' * 2", "é\n'üü'"),
             ("import math\nmath.comb(10, 3)", "120"),
             ("from functools import lru_cache\n@lru_cache\ndef f(n): return n if n < 2 else f(n-1) + f(n-2)\nf(90)",
              "2880067194370816120"),
-            ("sum(i * i for i in range(1000))", "332833500"),
             ("import re\nre.findall('\\d+', 'a1b22')", "['1', '22']"),
             ("from decimal import Decimal\nDecimal(1) / 8", "Decimal('0.125')"),
-            ("import itertools\nlen(list(itertools.permutations(range(5))))", "120"),
             ("'surrogate \ud800'", "'surrogate ?'"),
         ],
     )  # fmt: skip
@@ -72,15 +66,12 @@ class TestResults:
             ("def f():\n    return {}['a']\n\nprint('before')\nf()", "before\nKeyError: a (line 2)"),
             ("foo", "NameError: name 'foo' is not defined (line 1)"),
             ("import sympy", "ModuleNotFoundError: No module named 'sympy' (line 1)"),
+            ("x = (1,", "unexpected EOF while parsing"),
             ("raise ValueError('one\\ntwo')", "ValueError: one two (line 1)"),
         ],
     )
     def test_an_error_is_one_line(self, sandbox: MontyInterpreter, code: str, expected: str) -> None:
         assert failure(sandbox, code) == expected
-
-    def test_a_syntax_error(self, sandbox: MontyInterpreter) -> None:
-        with pytest.raises(SyntaxError, match="unexpected EOF"):
-            sandbox.execute("x = (1,")
 
     def test_long_output_and_long_values_are_cut(self, sandbox: MontyInterpreter) -> None:
         printed = sandbox.execute("for i in range(3000): print(i)")
@@ -91,11 +82,6 @@ class TestResults:
 
 
 class TestProtocol:
-    def test_it_is_a_code_interpreter(self, sandbox: MontyInterpreter) -> None:
-        assert isinstance(sandbox, CodeInterpreter)
-        sandbox.start()
-        sandbox.start()
-
     def test_variables_tools_and_submit(self) -> None:
         with MontyInterpreter({"double": lambda n: 2 * n}, limits=QUICK) as sandbox:
             assert sandbox.execute("double(n=x) + 1", {"x": 20}) == "41"
@@ -113,18 +99,16 @@ class TestProtocol:
             assert sandbox.execute("try:\n    broken()\nexcept ValueError as e:\n    print(e)") == "no luck\n"
 
     def test_after_shutdown_it_refuses(self, sandbox: MontyInterpreter) -> None:
+        assert isinstance(sandbox, CodeInterpreter)
+        sandbox.start()
         sandbox.shutdown()
         with pytest.raises(CodeInterpreterError, match="shut down"):
             sandbox.execute("1")
 
     @pytest.mark.filterwarnings("ignore:ProgramOfThought is deprecated")
     def test_dspy_creates_it_by_its_factory(self) -> None:
-        lm = dspy.utils.DummyLM(
-            [
-                {"reasoning": "r", "generated_code": "```python\nSUBMIT({'answer': 6 * 7})\n```"},
-                {"reasoning": "r", "answer": "42"},
-            ]
-        )
+        code = "```python\nSUBMIT({'answer': 6 * 7})\n```"
+        lm = dspy.utils.DummyLM([{"reasoning": "r", "generated_code": code}, {"reasoning": "r", "answer": "42"}])
         with dspy.context(lm=lm, interpreter_factory=MontyInterpreter):
             assert dspy.ProgramOfThought("question -> answer")(question="6 * 7?").answer == "42"
 
@@ -142,34 +126,9 @@ class TestEscapes:
             "open('out.txt', 'w').write('x')",
             "import pathlib\npathlib.Path('/etc/passwd').read_text()",
             "import os\nos.listdir('/')",
-            "import os\nos.remove('/tmp/x')",
             "import os\nos.mkdir('/tmp/made-in-the-sandbox')",
-        ],
-    )
-    def test_no_files(self, sandbox: MontyInterpreter, code: str) -> None:
-        assert failure(sandbox, code).startswith(("PermissionError", "FileNotFoundError", "OSError", "AttributeError"))
-        assert not os.path.exists("/tmp/made-in-the-sandbox") and not os.path.exists("out.txt")
-
-    def test_no_environment(self, sandbox: MontyInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SANDBOX_TEST_SECRET", "hush-hush")
-        for code in ("import os\nos.environ", "import os\nos.getenv('SANDBOX_TEST_SECRET')", "import sys\nsys.argv"):
-            try:
-                told = str(sandbox.execute(code))
-            except CodeExecutionError as error:
-                told = str(error)
-            assert "hush-hush" not in told and "pytest" not in told
-
-    @pytest.mark.parametrize("module", ["socket", "ssl", "http.client", "urllib.request", "asyncio.streams", "ftplib"])
-    def test_no_network(self, sandbox: MontyInterpreter, module: str) -> None:
-        assert failure(sandbox, f"import {module}").startswith(("ModuleNotFoundError", "ImportError", "NotImplemented"))
-
-    @pytest.mark.parametrize(
-        "code",
-        [
-            "import subprocess",
-            "import multiprocessing",
-            "import threading",
-            "import ctypes",
+            *(f"import {name}" for name in ("socket", "ssl", "http.client", "urllib.request", "subprocess", "ctypes")),
+            *(f"import {name}" for name in ("multiprocessing", "threading", "asyncio.streams")),
             "import os\nos.system('true')",
             "import os\nos.fork()",
             "__import__('os').system('true')",
@@ -178,14 +137,26 @@ class TestEscapes:
             "eval(\"__import__('os')\")",
         ],
     )
-    def test_no_subprocess_and_no_way_around(self, sandbox: MontyInterpreter, code: str) -> None:
-        assert failure(sandbox, code).startswith(("ModuleNotFound", "AttributeError", "NameError", "NotImplemented"))
+    def test_no_files_no_network_no_process_and_no_way_around(self, sandbox: MontyInterpreter, code: str) -> None:
+        kinds = ("Permission", "FileNotFound", "OSError", "Attribute", "ModuleNotFound", "Import", "NotImpl", "Name")
+        assert failure(sandbox, code).startswith(kinds)
+        assert not os.path.exists("/tmp/made-in-the-sandbox") and not os.path.exists("out.txt")
+
+    def test_no_environment(self, sandbox: MontyInterpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SANDBOX_TEST_SECRET", "hush-hush")
+        code = """import os, sys
+for ask in (lambda: os.environ, lambda: os.getenv("SANDBOX_TEST_SECRET"), lambda: sys.argv):
+    try:
+        print(ask())
+    except Exception as error:
+        print(error)"""
+        shown = str(sandbox.execute(code))
+        assert "hush-hush" not in shown and "pytest" not in shown
 
     @pytest.mark.parametrize(
         "code",
         [
             "x = 2\nwhile True: pass",
-            "x = 2\nimport time\nwhile True: time.sleep(1)",
             "x = 2\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass",
         ],
     )
@@ -210,7 +181,6 @@ class TestEscapes:
             "x = 'a' * 10**12",
             "x = []\nwhile True: x.append('y' * 1000)",
             "x = 9 ** 9 ** 9",
-            "x = list(range(10**9))",
             "x = [0] * 10**6\nx = [x] * 10**7",
         ],
     )
@@ -276,13 +246,10 @@ class TestTool:
                 assert "NameError" in other("x"), "two tools share no sandbox"
         run("x = 1")
         assert "NameError" in run("x"), "outside an attempt every call has a fresh sandbox"
-
-    def test_attempts_within_attempts(self) -> None:
-        run = python_tool(limits=QUICK)
         with fresh_sandboxes():
             run("x = 1")
             with fresh_sandboxes():
-                assert "NameError" in run("x")
+                assert "NameError" in run("x"), "an attempt within an attempt"
             assert run("x") == "1"
 
     def test_128_attempts_at_once_mix_nothing(self) -> None:
@@ -329,13 +296,11 @@ class TestTool:
         with dspy.context(interpreter_factory=Echo):
             assert python_tool("dspy")("2") == "ran 2"
 
-    def test_bad_arguments(self) -> None:
+    def test_bad_arguments_and_a_missing_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match="interpreter='docker'"):
             python_tool("docker")
         with pytest.raises(ValueError, match="limits="):
             python_tool("dspy", limits=QUICK)
-
-    def test_a_missing_package_is_said_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "pydantic_monty", None)
         with pytest.raises(ImportError, match=r"trgrpo-dspy\[math\]"):
             python_tool()
