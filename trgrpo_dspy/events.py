@@ -215,6 +215,10 @@ class StepEnded(Event):
     """The library after the step."""
     lost: Mapping[str, int] = field(default_factory=dict)
     """Reflection replies that could not be used, as 'stage: reason', counted."""
+    attempts: int = 0
+    """Attempts of the step."""
+    scored: int = 0
+    """Those of them that are in `train_mean`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +235,8 @@ class LibraryMeasured(Event):
     """Its 95% interval."""
     scored: int
     """Examples with a score."""
+    distinct: int | None = None
+    """Distinct inputs among these: what the interval is over. None: each example counts as its own."""
     tool_calls: float | None = None
     """Tool calls of a scored attempt, on average."""
     tokens: float | None = None

@@ -12,6 +12,7 @@ from support.scripted import Triage, exact, examples, scripted_lm
 from trgrpo_dspy import Evaluation, TrainingFreeGRPO, compare, evaluate
 from trgrpo_dspy.evaluation.examples import check_examples, contradicting, distinct_inputs
 from trgrpo_dspy.evaluation.warnings import warnings_after, warnings_before
+from trgrpo_dspy.events import LibraryMeasured, StepEnded
 
 
 class Opaque:
@@ -116,14 +117,24 @@ def test_an_evaluation_of_copies_has_the_interval_without_them() -> None:
 
 
 def test_a_run_on_a_valset_of_copies_counts_each_input_once() -> None:
+    heard: list[Any] = []
     with dspy.context(lm=scripted_lm()):
-        optimizer = TrainingFreeGRPO(metric=exact, group_size=2, num_epochs=1)
+        optimizer = TrainingFreeGRPO(metric=exact, group_size=2, num_epochs=1, callbacks=[heard.append])
         compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(4, start=90), valset=examples(10) * 5)
     results = compiled.detailed_results
     assert results.baseline.inputs == tuple(range(10)) * 5 and results.baseline.mean.distinct == 10
+    assert [event.distinct for event in heard if isinstance(event, LibraryMeasured)][:1] == [10]
+    assert [(e.attempts, e.scored) for e in heard if isinstance(e, StepEnded)] == [(8, 8)]
     assert "50 validation examples (10 distinct)" in results.verdict.text
     assert any("50 examples and 10 distinct inputs" in warning for warning in results.warnings)
     assert "input: validation 0." in str(results) and "over 50 examples (10 distinct)" in str(results)
+
+
+def test_a_run_in_which_nothing_was_scored_says_so_before_all_else() -> None:
+    with dspy.context(lm=scripted_lm()):
+        optimizer = TrainingFreeGRPO(metric=lambda e, p, trace=None: None, group_size=2, num_epochs=1)
+        results = optimizer.compile(dspy.Predict(Triage), trainset=examples(4)).detailed_results
+    assert results.verdict.text.startswith("Not measured: no attempt could be scored, and there was no valset, so ")
 
 
 def test_a_devset_that_contradicts_itself_is_named(caplog: pytest.LogCaptureFixture) -> None:

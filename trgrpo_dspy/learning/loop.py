@@ -116,7 +116,7 @@ class Run:
             self.settle()  # it was measured before the run ended
         session, meter = self.session, self.session.meter
         self.record.steps = [replace(step, spend=meter.spend(step.step)) for step in self.record.steps]
-        verdict, library = self.record.best()
+        verdict, library = self.record.best(session.stop_reason)
         after, spend, reason = self.record.warnings(), meter.spend(), session.stop_reason or "completed"
         for warning in after:
             logger.warning("%s", warning)

@@ -67,7 +67,7 @@ class Record:
         """Whether a library says anything other than the one that was measured last."""
         return library.digest != self.last_measured.digest
 
-    def best(self) -> tuple[Verdict, ExperienceLibrary]:
+    def best(self, stop_reason: str = "") -> tuple[Verdict, ExperienceLibrary]:
         """The verdict on what was measured so far, and the library it picks."""
         start, steps = self._setup.start, self.steps
         verdict = decide(
@@ -76,7 +76,7 @@ class Record:
             last_step=steps[-1].step if steps else 0,
             wanted=bool(self._setup.valset),
             changed=any(step.library.digest != start.digest for step in steps),
-            scored=not self.outcomes or any(name not in UNSCORED for name in self.outcomes),
+            scored=stop_reason != "unscored" and not (self.outcomes and set(self.outcomes) <= set(UNSCORED)),
             seed=self._setup.options.seed,
         )
         libraries = {0: start, **{step.step: step.library for step in steps}}

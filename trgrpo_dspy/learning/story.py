@@ -88,6 +88,8 @@ def updated(result: StepResult, update: Update, steps: int) -> Iterator[events.E
         mistakes=result.mistakes,
         library=result.library,
         lost=result.lost,
+        attempts=result.attempts,
+        scored=result.scored,
     )
 
 
@@ -99,6 +101,7 @@ def measured(found: Measurement) -> events.LibraryMeasured:
         mean=found.mean.value,
         interval=_pair(found.mean.interval),
         scored=found.mean.n,
+        distinct=found.mean.distinct,
         tool_calls=found.tool_calls,
         tokens=found.tokens,
     )

@@ -94,6 +94,13 @@ def test_one_input_however_often_says_nothing_of_its_spread():
     assert not select_best([0.0] * 60, [[1.0] * 60], units=[7] * 60).improved
 
 
+def test_an_input_that_is_half_of_the_set_reaches_no_further_than_scores_can():
+    times = [1] * 40 + [40]
+    a, b = copied([0.0] * 41, times), copied([1.0] * 15 + [0.0] * 25 + [1.0], times)
+    for found in (paired_comparison(a, b, units=units_of(times)), select_best(a, [b], units=units_of(times))):
+        assert -1 <= found.interval.low <= 0 and found.interval.high == 1
+
+
 def test_units_must_match_the_rows():
     with pytest.raises(ValueError, match="units has 2 entries for 3 scores"):
         mean_with_interval([1.0, 0.0, 1.0], units=[0, 1])

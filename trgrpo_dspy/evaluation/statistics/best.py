@@ -93,6 +93,8 @@ def select_best(
         return Best(None, None, None, False, None, n, len(columns), distinct)
     table = np.column_stack([unit_totals(column, units).values for column in columns])
     low, high, p_value = _gate(table, best, allowed, seed, resamples)
+    if all(np.nanmin(scores) >= 0 and np.nanmax(scores) <= 1 for scores in (reference, reference + columns[best])):
+        low, high = max(low, -1.0), min(high, 1.0)
     interval = Interval(low, max(high, gain), level)
     return Best(best, gain, interval, low > 0, p_value, n, len(columns), distinct)
 

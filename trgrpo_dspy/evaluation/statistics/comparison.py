@@ -153,6 +153,8 @@ def paired_comparison(
             interval, detectable, method = _tied_interval(totals.effective, span, level)
         else:
             interval, detectable, method = _paired_interval(kept, heaviest * _span(pooled), level, seed)
+            if pooled.min() >= 0 and pooled.max() <= 1:  # inputs of very unequal weight would reach beyond
+                interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0), level)
     return PairedComparison(
         difference=_mean(kept) if n else None,
         interval=interval,
