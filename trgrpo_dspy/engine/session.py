@@ -33,9 +33,9 @@ from .executors.packing import unpack
 from .executors.remote import RemoteRunner, Report, opened
 from .flows import Batch, Execution, Flow, single
 from .interrupts import graceful_interrupt
+from .journal.eventlog import EventLog
 from .journal.journal import Journal
 from .journal.logdir import LogDir
-from .listeners import EventFile
 from .options import RunOptions
 from .runner import Runner
 
@@ -114,7 +114,7 @@ class Session:
             if self._fingerprint is not None and self.options.log_dir is not None:
                 self._resume(stack.enter_context(Journal(self.options.log_dir)), self._fingerprint())
             stack.callback(self.gate.close)
-            own = [EventFile(self.journal.directory / "events.jsonl")] if self.journal is not None else []
+            own = [EventLog(self.journal.directory / "events.jsonl")] if self.journal is not None else []
             self.emit = emitter = Emitter([*own, *self._listeners, *self.options.listeners])
             stack.callback(emitter.close)
             stack.enter_context(self._driver)

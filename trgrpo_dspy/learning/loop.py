@@ -89,6 +89,8 @@ class Run:
         known = session.journal.get("result") if session.journal is not None else None
         if known is not None and known["num_epochs"] == self.setup.options.num_epochs:
             logger.info("the run in %s was completed before: its result is returned", self.setup.options.log_dir)
+            if session.files is not None:
+                session.files.results(known["results"])  # the file may have been changed, or deleted
             return DetailedResults.from_json(known["results"]).replayed
         if session.calls_before:
             logger.info(
