@@ -29,7 +29,7 @@ import dspy
 from programs.web_fetch import Fetcher
 from programs.web_index import LocalIndex
 from programs.web_reading import read_page
-from programs.web_search_engines import Serper
+from programs.web_search_engines import Result, Serper
 
 __all__ = ["BASE", "Site", "index", "main", "pages", "questions", "running_site", "site"]
 
@@ -42,23 +42,70 @@ _MENU = {"Home": "index.html", "The islands": "islands.html", "Ferries": "ferrie
 _MAX_QUERY = 10_000
 
 
+_PORTS: dict[int, int] = {}
+"""Port of each site that is served, by its number: state, no setting, so that runs on two ports are the same run."""
+_LOCK = threading.Lock()
+
+
 @dataclass(frozen=True)
 class Site:
-    """The site as it is served."""
+    """The site as it is served; a value without its port, which differs from process to process."""
 
-    url: str
-    """Where it is served, such as http://127.0.0.1:8124 (without a slash at the end)."""
+    number: int
+    """The lowest that was free."""
+
+    @classmethod
+    def at(cls, port: int) -> Site:
+        """The site that is served at a port from now on."""
+        with _LOCK:
+            number = next(n for n in range(len(_PORTS) + 1) if n not in _PORTS)
+            _PORTS[number] = port
+        return cls(number)
+
+    def closed(self) -> None:
+        """Forget the port, since the site is not served any more; whoever asks finds nobody there."""
+        with _LOCK:
+            del _PORTS[self.number]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it is served; a port where nobody listens once it is closed."""
+        return "127.0.0.1", _PORTS.get(self.number, 9)
+
+    @property
+    def url(self) -> str:
+        """The same as an address, without a slash at the end."""
+        return "http://{}:{}".format(*self.address)
 
     @property
     def fetcher(self) -> Fetcher:
         """Visits the site under its own name, and public addresses."""
-        address, _, port = self.url.removeprefix("http://").rpartition(":")
-        return Fetcher(hosts={HOST: (address, int(port))})
+        return _SiteFetcher(site=self)
 
     @property
-    def engine(self) -> Serper:
+    def engine(self) -> _SiteSearch:
         """Searches the site, over HTTP."""
-        return Serper(key="none-needed", endpoint=f"{self.url}/search")
+        return _SiteSearch(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SiteFetcher(Fetcher):
+    """A fetcher that knows where the site is served."""
+
+    site: Site
+
+    def addresses(self, host: str, port: int) -> list[tuple[str, int]]:
+        return [self.site.address] if host == HOST else super().addresses(host, port)
+
+
+@dataclass(frozen=True)
+class _SiteSearch:
+    """The site's own search."""
+
+    site: Site
+
+    def search(self, query: str) -> list[Result]:
+        return Serper(key="none-needed", endpoint=f"{self.site.url}/search").search(query)
 
 
 @contextmanager
@@ -69,9 +116,11 @@ def site(port: int = 0) -> Iterator[Site]:
         port: The port; 0 for any free one.
     """
     server, thread = _start(port)
+    served = Site.at(server.server_address[1])
     try:
-        yield _site(server)
+        yield served
     finally:
+        served.closed()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -80,7 +129,7 @@ def site(port: int = 0) -> Iterator[Site]:
 @functools.cache
 def running_site() -> Site:
     """The site, served as long as this process lives; nothing waits for it at the end."""
-    return _site(_start(0)[0])
+    return Site.at(_start(0)[0].server_address[1])
 
 
 def _start(port: int) -> tuple[_Server, threading.Thread]:
@@ -88,10 +137,6 @@ def _start(port: int) -> tuple[_Server, threading.Thread]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     return server, thread
-
-
-def _site(server: _Server) -> Site:
-    return Site(f"http://127.0.0.1:{server.server_address[1]}")
 
 
 def questions(part: str) -> list[dspy.Example]:
