@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.program.calling import call_program
+from trgrpo_dspy.program.comparing import normalised
 from trgrpo_dspy.program.copies import Copier
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric
@@ -235,8 +235,12 @@ class Runner:
         names = self._compare_fields or [name for name in fields if name not in _NOT_COMPARED]
         if missing := [name for name in names if name not in fields]:
             raise FatalError(f"compare_fields names {missing!r}; the program's outputs are {list(fields)}")
-        texts = [" ".join(unicodedata.normalize("NFKC", text_of(fields[name])).casefold().split()) for name in names]
-        text = "\x1f".join(text.rstrip(".!?;, ") for text in texts)
+        if fields and not names:
+            raise FatalError(
+                f"the program's outputs {list(fields)} are not compared by default, so nothing could be learned; "
+                f"without a metric name what to compare, as in compare_fields={list(fields)[:1]!r}"
+            )
+        text = "\x1f".join(normalised(text_of(fields[name])) for name in names)
         return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
