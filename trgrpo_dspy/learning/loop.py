@@ -19,7 +19,7 @@ from trgrpo_dspy.engine.runner import task_text
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.evaluation.result import DetailedResults, Measurement
+from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, step_line
 from trgrpo_dspy.evaluation.verdict import with_ending
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.library import ExperienceLibrary
@@ -141,6 +141,7 @@ class Run:
                 done = {"num_epochs": self.setup.options.num_epochs, "results": results.to_json()}
                 session.journal.set("result", done)
         session.emit(story.ended(results, library))
+        logger.info("%s", results.verdict.text)
         return self._compiled(library, results)
 
     def _compiled(self, library: ExperienceLibrary, results: DetailedResults) -> dspy.Module:
@@ -166,6 +167,7 @@ class Run:
                 self.session.gate.stop("unscored")
                 raise RunStopped("no validation example could be scored")
             self.session.emit(story.measured(baseline))
+            logger.info("input program: validation %s over %s", baseline.mean, baseline.mean.examples)
         return setup.start
 
     def learn(self, step: Step, library: ExperienceLibrary) -> Lessons:
@@ -241,6 +243,7 @@ class Run:
             if self.session.meter.budget.capped or self.setup.options.build_on == "best":  # what is built on is known
                 self.settle()
         else:
+            logger.info("%s", step_line(result))
             self._keep_best()
         return self.record.base(update.library) if self.setup.options.build_on == "best" else update.library
 
@@ -255,6 +258,7 @@ class Run:
         self.record.steps[at] = replace(made, validation=measured)
         self.memory.note_measured(made.step, self.record.baseline, measured)
         self.session.emit(story.measured(measured))
+        logger.info("%s", step_line(self.record.steps[at]))
         self._keep_best()
 
     def _keep_best(self) -> None:
