@@ -73,6 +73,8 @@ _REWRITES = tuple(
 
 def repaired(text: str) -> str:
     """The text with the LaTeX commands that an unescaped backslash turned into control characters, or doubled."""
+    if "\x08egin{" in text:  # then a row's end lost one of its two backslashes
+        text = re.sub(r"(?<!\\)\\(?=[\s\d(-])", r"\\\\", text)
     for character, letter, command in _CONTROL:
         if character in text:
             text = re.sub(re.escape(character) + command, rf"\\{letter}", text)

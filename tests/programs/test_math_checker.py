@@ -90,6 +90,19 @@ def test_where_the_answer_is(text: str, answer: str) -> None:
 
 
 @needs_math_verify
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\boxed{42}", r"\dfrac{1}{2}", r"15\text{ cm}", r"\left(1,2\right)", r"3 \times \theta", r"x \neq 3", r"50\%",
+        r"\begin{pmatrix}1\\2\end{pmatrix}", r"\binom{5}{2}", r"\{1,2\}", r"\varnothing", r"\rho^2", r"2\sqrt{3}",
+    ],
+)  # fmt: skip
+def test_latex_in_json_with_single_backslashes(answer: str) -> None:
+    parsed = dspy.JSONAdapter().parse(math_reasoning.MathProblem, f'{{"answer": "{answer}"}}')
+    assert scored(answer, parsed["answer"]).score == 1.0, parsed
+
+
+@needs_math_verify
 def test_feedback() -> None:
     assert scored("204", "240").feedback == "Wrong: expected 204, got 240."
     assert scored("1/2", "So \\boxed{0.5}").feedback == "Right: expected 1/2, got 0.5."
