@@ -32,23 +32,9 @@ BLOCK = write_block("", ADVICE.entries)
 HEADER, *_, FOOTER = BLOCK.split("\n")
 
 pieces = st.sampled_from(
-    [
-        HEADER,
-        FOOTER,
-        BLOCK,
-        "[E1] an entry",
-        "[E2] another",
-        "\n",
-        "\n\n",
-        " ",
-        "\t",
-        "    ",
-        "Answer.",
-        "\r",
-        "\u2028",
-        "\xa0",
-    ]
-)
+    [HEADER, FOOTER, BLOCK, "[E1] an entry", "[E2] another", "\n", "\n\n", " ", "\t", "    ", "Answer.", "\r", "\u2028",
+     "\xa0"]
+)  # fmt: skip
 user_texts = st.one_of(
     st.text(max_size=80), st.lists(st.one_of(pieces, st.text(max_size=8)), max_size=12).map("".join)
 ).map(inspect.cleandoc)
@@ -229,51 +215,46 @@ def test_each_predictor_carries_its_own_entries_and_reading_gives_them_back() ->
     assert instructions(program) == before
 
 
-def test_a_predictor_without_entries_gets_no_block() -> None:
-    program = TwoSteps()
-    write_library(program, ExperienceLibrary((Experience("E1", "For notes", ("notes",)),), 2))
-    assert instructions(program)["answer.predict"] == "Answer\nfrom the notes."
-
-
-def test_writing_changes_nothing_but_the_instructions() -> None:
+def test_writing_changes_nothing_but_the_instructions_of_predictors_with_entries() -> None:
     program = TwoSteps()
     program.notes.demos = [dspy.Example(question="q", notes="n")]
     fields, demos = repr(program.notes.signature.fields), list(program.notes.demos)
-    write_library(program, ADVICE)
+    write_library(program, ExperienceLibrary((Experience("E1", "For notes", ("notes",)),), 2))
+    assert instructions(program)["answer.predict"] == "Answer\nfrom the notes."
     assert repr(program.notes.signature.fields) == fields
     assert program.notes.demos == demos
     assert type(program.answer) is dspy.ChainOfThought
 
 
-def test_only_the_named_predictors_are_written_to_and_read_from() -> None:
+def test_only_the_named_predictors_are_written_to_and_read_from_in_the_programs_order() -> None:
     program = TwoSteps()
     write_library(program, ADVICE, iter(["notes"]))
     assert instructions(program)["answer.predict"] == "Answer\nfrom the notes."
     assert len(read_library(program, ["notes"])) == 2
     assert len(read_library(program, ["answer.predict"])) == 0
+    assert list(teachable_predictors(program, ["answer.predict", "notes"])) == ["notes", "answer.predict"]
 
 
-def test_names_that_do_not_exist_are_refused_with_those_that_do() -> None:
-    with pytest.raises(
-        ValueError, match=r"names \['judge'\]; the program's teachable predictors are \['notes', 'answer.p"
-    ):
-        write_library(TwoSteps(), ADVICE, ["notes", "judge"])
-    with pytest.raises(ValueError, match=r"predictors=\[\] leaves nothing to teach"):
-        teachable_predictors(TwoSteps(), [])
-
-
-def test_predictors_come_in_the_programs_order_whatever_order_they_are_named_in() -> None:
-    assert list(teachable_predictors(TwoSteps(), ["answer.predict", "notes"])) == ["notes", "answer.predict"]
-
-
-def test_a_frozen_sub_module_is_left_alone() -> None:
+def test_what_cannot_be_taught_is_refused_with_the_way_out() -> None:
     program = TwoSteps()
+    for names, message in (
+        (["notes", "judge"], r"names \['judge'\]; the program's teachable predictors are \['notes', 'answer.p"),
+        ([], r"predictors=\[\] leaves nothing to teach"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_library(program, ADVICE, names)
+    with pytest.raises(ValueError, match=r"Module has no predictor left to teach. Build it from dspy.Predict"):
+        teachable_predictors(dspy.Module())
     program.answer._compiled = True
-    write_library(program, ADVICE)
-    assert program.answer.predict.signature.instructions == "Answer\nfrom the notes."
-    assert read_block(program.notes.signature.instructions)
     with pytest.raises(ValueError, match=r"names \['answer.predict'\]"):
         write_library(program, ADVICE, ["answer.predict"])
+    write_library(program, ADVICE)  # a frozen sub-module is left alone
+    assert program.answer.predict.signature.instructions == "Answer\nfrom the notes."
+    assert read_block(program.notes.signature.instructions)
+    program.notes = dspy.ChainOfThought("question -> notes")
+    program.notes._compiled = True
+    with pytest.raises(ValueError, match=r"(?s)TwoSteps has no predictor left.*`sub_module._compiled = False`"):
+        write_library(program, ADVICE)
 
 
 def test_a_compiled_program_can_be_taught_further() -> None:
@@ -281,21 +262,6 @@ def test_a_compiled_program_can_be_taught_further() -> None:
     program._compiled = True
     write_library(program, ADVICE)
     assert len(read_library(program)) == 2
-
-
-def test_a_program_frozen_throughout_says_how_to_unfreeze_it() -> None:
-    program = TwoSteps()
-    program.notes = dspy.ChainOfThought("question -> notes")
-    program.notes._compiled = program.answer._compiled = True
-    with pytest.raises(
-        ValueError, match=r"(?s)TwoSteps has no predictor left to teach.*`sub_module._compiled = False`"
-    ):
-        write_library(program, ADVICE)
-
-
-def test_a_program_without_predictors_says_what_it_needs() -> None:
-    with pytest.raises(ValueError, match=r"Module has no predictor left to teach. Build it from dspy.Predict"):
-        teachable_predictors(dspy.Module())
 
 
 def test_different_texts_under_one_id_are_both_kept() -> None:
@@ -310,10 +276,6 @@ def test_different_texts_under_one_id_are_both_kept() -> None:
         ("E3", "When unsure, guess", ("answer.predict",)),
     ]
     assert library.next_id == 4
-
-
-def test_nothing_written_reads_as_an_empty_library() -> None:
-    assert read_library(TwoSteps()) == ExperienceLibrary()
 
 
 # --- What ships
@@ -364,18 +326,6 @@ def test_a_saved_program_needs_nothing_of_ours(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"42\nAnswer.\n\n{BLOCK}\n[]\n"
-
-
-def test_a_loaded_program_is_read_back_and_restored(tmp_path: Path) -> None:
-    program = TwoSteps()
-    before = instructions(program)
-    write_library(program, targeted())
-    program.save(tmp_path / "program.json")
-    loaded = TwoSteps()
-    loaded.load(tmp_path / "program.json")
-    assert read_library(loaded) == read_library(program)
-    write_library(loaded, ExperienceLibrary())
-    assert instructions(loaded) == before
 
 
 def adapters() -> list[Any]:
