@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -32,10 +33,11 @@ _TYPES = {
     ".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".md": "text/markdown", ".rst": "text/x-rst",
     ".txt": "text/plain",
 }  # fmt: skip
+_ENDINGS = re.compile(rf"({'|'.join(map(re.escape, _TYPES))})+$")
 _MAX_BYTES = 4_000_000
 """Bytes of a file that are read."""
-_SAME = 0.8
-"""Share of a source's words that the page made of it has."""
+_SAME, _SAME_BESIDE = 0.8, 0.5
+"""Share of a source's words that the page made of it has: anywhere, and in the place where Sphinx would put it."""
 
 
 class LocalIndex:
@@ -94,29 +96,31 @@ def _documents(pages: list[Page], texts: list[list[str]]) -> list[int]:
     A source has the name of the page made of it (`a/b.html`, `_sources/a/b.rst.txt`) and hardly a word of its own.
     """
     firsts: dict[tuple[str, ...], int] = {}
-    made: dict[str, list[set[str]]] = defaultdict(list)
+    made: dict[str, list[int]] = defaultdict(list)
     for index in sorted(range(len(pages)), key=lambda index: (_is_source(pages[index]), pages[index].url.count("/"))):
         firsts.setdefault(tuple(texts[index]) or (pages[index].url,), index)
         if not _is_source(pages[index]):
-            made[_name(pages[index])].append(set(texts[index]))
+            made[_path(pages[index]).rpartition("/")[2]].append(index)
+
+    def is_source_of(source: int, page: int) -> bool:
+        own, beside = set(texts[source]), _path(pages[source]) == _path(pages[page])
+        return len(own.intersection(texts[page])) >= (_SAME_BESIDE if beside else _SAME) * len(own)
+
     return sorted(
         index
         for index in firsts.values()
-        if not (_is_source(pages[index]) and _is_made_into(set(texts[index]), made[_name(pages[index])]))
+        if not _is_source(pages[index])
+        or not any(is_source_of(index, page) for page in made[_path(pages[index]).rpartition("/")[2]])
     )
-
-
-def _is_made_into(source: set[str], pages: list[set[str]]) -> bool:
-    return any(len(source & page) >= _SAME * len(source) for page in pages)
 
 
 def _is_source(page: Page) -> bool:
     return _TYPES.get(Path(page.url).suffix.lower(), "text/html") != "text/html"
 
 
-def _name(page: Page) -> str:
-    """Last part of the address, without its endings."""
-    return page.url.rpartition("/")[2].split(".")[0].lower()
+def _path(page: Page) -> str:
+    """The address without its endings, as a page and its source have it in common."""
+    return _ENDINGS.sub("", page.url.replace("/_sources/", "/").lower())
 
 
 class _Kept:

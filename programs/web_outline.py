@@ -28,15 +28,17 @@ _UNREAD = frozenset(
 )
 """Elements without text of the page."""
 _UNWRAPPED = frozenset(
-    {"html", "head", "body", "a", "form", "fieldset", "button", "frameset", "frame", "iframe", "object", "embed"}
+    {"html", "head", "body", "a", "form", "fieldset", "frameset", "frame", "iframe", "object", "embed"}
 )
-"""Elements that are left out although their text is read, such as the questions of a list that unfolds."""
+"""Elements that are left out although their text is read, so that forms don't lie in each other."""
 _MAX_WRITTEN = 200
 """Elements in each other that are left; deeper ones leave their text."""
 _MAX_DEPTH = 500
 """Elements in each other at which reading ends: each end of an element is looked for among all that are open."""
 _CHUNK = 8_192
 """Bytes between two looks at the depth."""
+_RENAMED = {"xmp": "pre", "plaintext": "pre", "listing": "pre", "summary": "p", "button": "div"}
+"""Elements whose content would be taken for plain text when it is read again, or would run into what follows."""
 _VOID = frozenset({"area", "base", "br", "col", "hr", "img", "param", "source", "track", "wbr"})
 _FRAMES = {"frame": "src", "iframe": "src", "embed": "src", "object": "data"}
 """Elements that show another page, and the attribute with its address."""
@@ -105,7 +107,7 @@ class Outline:
             self._unread += 1
         elif tag not in _UNWRAPPED and self._depth <= _MAX_WRITTEN:
             kept = (f' {name}="{escape(attributes[name][:_MAX_VALUE])}"' for name in _KEPT if name in attributes)
-            self._left.append(f"<{tag}{''.join(kept)}>")
+            self._left.append(f"<{_RENAMED.get(tag, tag)}{''.join(kept)}>")
 
     def end(self, tag: str) -> None:
         """An element ends."""
@@ -115,7 +117,7 @@ class Outline:
         if self._unread:
             self._unread -= 1
         elif tag not in _UNWRAPPED and tag not in _VOID and self._depth <= _MAX_WRITTEN:
-            self._left.append(f"</{tag}>")
+            self._left.append(f"</{_RENAMED.get(tag, tag)}>")
         self._depth -= 1
 
     def data(self, text: str) -> None:

@@ -23,6 +23,13 @@ __all__ = ["Page", "read_page"]
 
 MAX_TEXT = 400_000
 """Characters of a page's text that are kept."""
+_MENUS = (
+    "nav", "footer:not(article footer)", "#footer", "[role=navigation]", "[role=contentinfo]", "[role=search]",
+)  # fmt: skip
+"""What is no part of a page's text, where there is another."""
+_HIDDEN = ("[hidden]", "[style*='display:none']", "[style*='display: none']")
+_CELLS = re.compile(r"(?<=[^\s])\t\t+(?=[^\s])")
+"""What stands between the cells of a table."""
 _SURE = 10
 """Characters in the form of UTF-8 from which on a text is tried in it, whatever it is called: they fit nothing else."""
 _SHORT = 1_000
@@ -113,7 +120,7 @@ def _decoded(body: bytes, charset: str | None) -> str:
     for encoding in _encodings(body, charset):
         text = body.decode(encoding, "replace").removeprefix("\ufeff")
         if _fits(text):
-            return text
+            return text.replace("\0", "")
     raise Refused("it is no text, or in an encoding that can't be told")
 
 
@@ -122,7 +129,7 @@ def _encodings(body: bytes, charset: str | None) -> Iterator[str]:
     encoding = require("resiliparse.parse.encoding")
     yield from (name for mark, name in _BOMS if body.startswith(mark))
     even, odd = body[:2000:2].count(0), body[1:2000:2].count(0)
-    if even != odd and min(even, odd) * 10 <= max(even, odd) and max(even, odd) * 20 > len(body[:2000]):
+    if max(even, odd) >= 8 and min(even, odd) * 10 <= max(even, odd) and max(even, odd) * 10 > len(body[:2000]):
         yield "utf-16-be" if even > odd else "utf-16-le"  # markup is ASCII: every other byte of it is zero
     plain = body.isascii() and b"\x1b" not in body  # an escape begins the Japanese of ISO-2022-JP
     if plain or len(_UTF8.findall(body[:200_000])) >= _SURE:
@@ -167,14 +174,17 @@ def _leads_to(headers: list[str], url: str, base: str = "") -> str:
 
 
 def _main_text(markup: str) -> str:
-    """The text without menus and footers, or all of it where that is nearly nothing."""
+    """The text without menus and footers, or all of it where that is nearly nothing.
+
+    `main_content=True` of resiliparse is no help: it takes every list for a menu.
+    """
     extract = require("resiliparse.extract.html2text").extract_plain_text
     document = require("resiliparse.parse.html").HTMLTree.parse(markup)
-    text = extract(document, main_content=True, alt_texts=False, noscript=True)
+    text = extract(document, alt_texts=False, noscript=True, skip_elements=[*_MENUS, *_HIDDEN])
     if len(text) < _SHORT:
-        everything = extract(document, alt_texts=False, noscript=True)
+        everything = extract(document, alt_texts=False, noscript=True, skip_elements=list(_HIDDEN))
         text = text if len(text) * 10 >= len(everything) else everything
-    return str(text).replace("\t\t", " | ")  # between the cells of a table
+    return _CELLS.sub(" | ", text)
 
 
 def _joined(base: str, target: str) -> str:

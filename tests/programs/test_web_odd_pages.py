@@ -138,7 +138,13 @@ TOLD: dict[str, tuple[Behaviour, str]] = {
     "frames of which one is gone": (
         site(a=response("<iframe src=b></iframe><iframe src=c></iframe>"), c=response(LAMP)), "Josun Ware"),
     "links from another base": (response(f"<base href=/deep/>{LAMP}<a href=x>On</a>"), "- On: .*/deep/x"),
-    "a list that unfolds": (response("<form><button>Who?</button><p>Josun</p></form>"), "(?s)Who.*Josun"),
+    "a list that unfolds": (response("<form><button>Who?</button><p>Josun</p></form>"), "Who[?]\nJosun"),
+    "a list, which is no menu": (response(f"<article>{LAMP}<ul><li>Oil<li>Wick</ul></article>"), "(?s)Oil.*Wick"),
+    "code": (response("<pre>if lit:\n\t\tlamp = 1</pre>"), "if lit:\nlamp = 1"),
+    "markup as text": (response("<xmp><b>lamp</b></xmp>"), "<b>lamp</b>"),
+    "a table": (response("<table><tr><td>Edda Rusk</td><td>1944</td></tr></table>"), "Edda Rusk [|] 1944"),
+    "what nobody sees": (response("<p hidden>one</p><p style='display:none'>two</p><p>lamp</p>"), "a\nlamp\n"),
+    "a page with a zero": (response(f"{LAMP}\0"), "Josun Ware"),
     **{f"status {status}": (response("no", status=f"{status} X"), REFUSED.format(status))
        for status in (304, 400, 401, 403, 451, 501, 505, 511, 526, 999)},
     **{f"status {status}": (response("no", status=f"{status} X"), rf"it does not exist \(HTTP status {status}\)")
