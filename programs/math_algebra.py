@@ -133,7 +133,9 @@ def _same(one: Any, other: Any, expected: str, given: str) -> bool:
     sets = [isinstance(e, sympy.Set) for e in (one, other)]
     relations = [isinstance(e, _Relation) for e in (one, other)]
     if all(relations):
-        return (one.free_symbols == other.free_symbols and _same_set(one, other)) or _same_relation(one, other)
+        # Not two equations: (x + 2)^7 = 0 has the solutions of (x + 2)^2 = 0.
+        by_solutions = one.free_symbols == other.free_symbols and not isinstance(other, sympy.Eq)
+        return (by_solutions and _same_set(one, other)) or _same_relation(one, other)
     if any(sets):
         return _same_set(one, other)
     if any(relations):

@@ -116,7 +116,7 @@ _UNITS = (
 )  # fmt: skip
 _KNOWN = re.compile("|".join(f"({unit})" for unit in _UNITS))
 _ANY_UNIT = f"(?:{'|'.join(_UNITS)})"
-_KNOWN_UNIT = rf"(?:sq(?:uare|\.)? ?|cubic )?{_ANY_UNIT}(?: ?(?:/|per) ?{_ANY_UNIT})?(?:\s*\^\s*\{{?\d\}}?)?"
+_KNOWN_UNIT = rf"(?:sq(?:uare|\.)? ?|cubic )?{_ANY_UNIT}(?: ?(?:/|per) ?{_ANY_UNIT})?(?:\s*\^\s*\{{?[23]\}}?)?"
 _NO_UNIT = re.compile(
     r"\b(?:and|or|not|nor|but|if|to|than|plus|minus|over|mod|pi|sqrt|root|factorial|squared|cubed|log|ln|sin|cos|tan|"
     r"hundred|thousand|million|billion|trillion|dozen|percent|pct|oo|inf|is|are|e|i|x|y|n)\b",
@@ -203,7 +203,7 @@ def split_unit(text: str) -> tuple[str, str]:
     """A tidy text without the unit before or after it, and the unit: what is known as one, or words after a number."""
     if m := re.fullmatch(r"(USD|\u20ac|\u00a3)\s*(.+?)(?: [A-Za-z ]+)?", text):
         return m[2].strip(), m[1].replace("\u00a3", "")
-    if m := re.fullmatch(rf"(.*[\d}})a-zA-Z])\s*{TEXT}(?:\s*\^\s*\{{?\d\}}?)?", text):
+    if m := re.fullmatch(rf"(.*[\d}})a-zA-Z])\s*{TEXT}(?:\s*\^\s*\{{?[23]\}}?)?", text):
         if not _NO_UNIT.search(m[2]) and not _NUMBER.fullmatch(m[2].strip() or "x"):
             return m[1].strip(), m[2].strip() or "units"
         text = f"{m[1]} {m[2].strip()}"
