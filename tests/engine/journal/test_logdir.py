@@ -16,7 +16,6 @@ import pytest
 from support.scripted import Triage, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import Budget, DetailedResults, ExperienceLibrary, JournalError, TrainingFreeGRPO
-from trgrpo_dspy.program.instructions import original_instructions
 
 TRAIN, VAL = examples(4), examples(3, start=4)
 
@@ -56,14 +55,6 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
         text = (tmp_path / "libraries" / f"step_{step.step:03d}.json").read_text()
         assert ExperienceLibrary.from_json(text) == step.library
     assert DetailedResults.from_json((tmp_path / "results.json").read_text()) == results
-
-
-def test_config_tells_the_arguments(tmp_path: Path) -> None:
-    budget = Budget(max_cost=5.0, prices={f"scripted/{name}": (1.0, 2.0) for name in ("model", "reflector")})
-    run(tmp_path, budget=budget, reflection_lm=scripted_lm(name="scripted/reflector"))
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["reflection_lm"] == "scripted/reflector"
-    assert config["budget"]["max_cost"] == 5.0
 
 
 def test_the_program_loads_in_plain_dspy(tmp_path: Path) -> None:
@@ -136,14 +127,6 @@ def test_a_run_that_was_cut_leaves_its_best_program_and_results(tmp_path: Path) 
     assert program.signature.instructions == compiled.signature.instructions
     kept = DetailedResults.from_json((tmp_path / "results.json").read_text())
     assert kept == compiled.detailed_results
-
-
-def test_a_run_without_a_gain_leaves_the_input_program(tmp_path: Path) -> None:
-    program = dspy.Predict(Triage)
-    run(tmp_path, program, metric=lambda example, prediction, trace=None: 1.0)
-    loaded = dspy.Predict(Triage)
-    loaded.load(tmp_path / "program.json")
-    assert loaded.signature.instructions == program.signature.instructions == original_instructions(loaded)
 
 
 def test_a_program_that_json_can_not_hold_is_told_and_the_run_goes_on(

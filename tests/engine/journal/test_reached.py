@@ -154,7 +154,7 @@ def test_the_work_is_bounded(tmp_path: Path) -> None:
             return BIG, node, deep
     """
     described(tmp_path, {"mine.py": source})
-    began = time.perf_counter()
+    began = time.process_time()
     found = of(sys.modules["mine"].metric)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 8
     assert "not read" in json.dumps(found)

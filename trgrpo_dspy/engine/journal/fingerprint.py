@@ -23,7 +23,7 @@ from trgrpo_dspy.library import ExperienceLibrary
 from .differences import HASH_MARK
 from .plain import digest, mark, plain, without_addresses
 from .reached import reach
-from .sources import Origin, origin
+from .sources import Origin, is_code, origin
 
 __all__ = ["examples_digest", "fingerprint", "request_hash"]
 
@@ -138,7 +138,8 @@ def _metric(metric: Any) -> Any:
 
 def _target(metric: Any) -> Any:
     """The function or class that a metric is made of."""
-    found = inspect.unwrap(metric.func if isinstance(metric, functools.partial) else metric)
+    found = metric.func if isinstance(metric, functools.partial) else metric
+    found = inspect.unwrap(found) if is_code(found) else found
     return found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
 
 

@@ -90,6 +90,8 @@ class _Reader:
 
     def _compound(self, value: Any) -> Any:
         if isinstance(value, Mapping):
+            if all(type(v) in _SCALARS for v in value.values()) and all(type(k) is str for k in value):
+                return dict(sorted(value.items()))
             return {str(k): self.read(v) for k, v in sorted(value.items(), key=lambda pair: str(pair[0]))}
         if isinstance(value, (list, tuple)):
             return list(value) if all(type(v) in _SCALARS for v in value) else [self.read(v) for v in value]
@@ -115,11 +117,14 @@ class _Reader:
             return [self.read(value.func), self.read(value.args), self.read(value.keywords)]
         if callable(value):
             return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-        if getattr(value, "nbytes", 0) > _LARGE:
-            return [str(getattr(value, "dtype", "")), hashlib.sha256(value.tobytes()).hexdigest()]
-        for content in ("tolist", "tobytes"):  # arrays and images, whose repr is cut short
-            if callable(method := getattr(value, content, None)):
-                return self.read(method())
+        if callable(as_array := getattr(value, "to_numpy", None)):  # tables of data, whose repr is cut short
+            return self.read([list(map(str, getattr(value, "columns", ()))), as_array()])
+        of_objects = getattr(getattr(value, "dtype", None), "hasobject", False)  # whose bytes are addresses
+        large = getattr(value, "nbytes", 0) > _LARGE or not hasattr(value, "tolist")
+        if large and not of_objects and callable(as_bytes := getattr(value, "tobytes", None)):  # images too
+            return [str(getattr(value, "dtype", "")), hashlib.sha256(as_bytes()).hexdigest()]
+        if callable(as_list := getattr(value, "tolist", None)):
+            return self.read(as_list())
         return without_addresses(repr(value))
 
 

@@ -142,8 +142,8 @@ class _Walk:
             self._module(value, [name for name in vars(value) if not name.startswith("__")])
         elif isinstance(value, type):
             self._class(value)
-        elif callable(wrapped := getattr(value, "__wrapped__", None)):  # such as functools.lru_cache
-            self.follow(label, wrapped)
+        elif is_code(value):  # such as functools.lru_cache
+            self.follow(label, value.__wrapped__)
         elif isinstance(value, dspy.Tool):
             self.follow(label, value.func)
         else:
@@ -170,6 +170,9 @@ class _Walk:
                 continue
             if own or is_code(value) or self._is_own(value):
                 self._take(f"{label} {name}", ("cell", id(cell)), value)
+            elif isinstance(value, Mapping):  # such as the functions that `singledispatch` chooses from
+                for item in filter(is_code, value.values()):
+                    self.follow(label, item)
         given = function.__defaults__ or ()
         defaults = dict(zip(code.co_varnames[code.co_argcount - len(given) :], given, strict=False))
         for key, value in {**defaults, **(function.__kwdefaults__ or {}), **vars(function)}.items():

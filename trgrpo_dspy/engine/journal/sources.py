@@ -32,7 +32,7 @@ __all__ = [
 
 _MUTATORS = frozenset(
     ("add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft",
-     "put", "put_nowait", "remove", "reverse", "setdefault", "sort", "subtract", "update")
+     "put", "put_nowait", "remove", "setdefault", "subtract", "update")
 )  # fmt: skip
 """Methods by which code changes a container that it holds."""
 _IMPORT = dis.opmap["IMPORT_NAME"]
@@ -119,7 +119,7 @@ def version(package: str) -> str:
 
 def is_code(value: Any) -> bool:
     """Whether a value is a function, class or module, or stands for one."""
-    return isinstance(value, _CODE) or callable(getattr(value, "__wrapped__", None))
+    return isinstance(value, _CODE) or "__wrapped__" in getattr(value, "__dict__", ())  # by name: others have any
 
 
 def name_of(value: Any) -> str:
