@@ -180,6 +180,7 @@ def test_it_is_a_library_like_any_other() -> None:
         assert value == live == LEARNED
         assert hash(value) == hash(live)
     assert type(live.add("More")) is ExperienceLibrary
+    assert (repr(live), str(live)) == (repr(LEARNED), str(LEARNED))
     assert live.without("E1").digest != live.digest
     assert copy.deepcopy(live) == LEARNED
     assert carried(program, ["answer.predict"]).get("E3") is None

@@ -132,13 +132,7 @@ def _starting_library(
     student: dspy.Module, names: Sequence[str], library: ExperienceLibrary | None, limits: LibraryLimits
 ) -> ExperienceLibrary:
     """What was handed in, else what the student carries, else nothing."""
-    if library is None:
-        library = read_library(student, names)
-        learned = student.__dict__.get("experiences")
-        if isinstance(learned, ExperienceLibrary) and str(learned) == str(library):
-            library = learned  # the same entries, with steps and sources
-    else:
-        library = retarget(library, student)
+    library = read_library(student, names) if library is None else retarget(library, student)
     if len(library) > limits.max_entries:
         raise ValueError(
             f"the starting library has {len(library)} entries, max_experiences={limits.max_entries}; "

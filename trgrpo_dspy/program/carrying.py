@@ -171,6 +171,9 @@ class _Carried(ExperienceLibrary):
     def to_json(self) -> str:
         return self._now().to_json()
 
+    def __repr__(self) -> str:
+        return repr(self._now())
+
     # `dataclasses.replace` and `==` look at the class: results of edits are plain values, and equal ones are equal.
     @property  # type: ignore[misc]
     def __class__(self) -> type:
