@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import logging
 import sqlite3
-import threading
 import traceback
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from dspy.utils.exceptions import LMAuthError, LMServerError
+from support.loopback import Loopback, response, serve
 from support.scripted import Triage, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, evaluate
@@ -29,7 +27,6 @@ from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank, remember
 from trgrpo_dspy.meter import Stage
-from trgrpo_dspy.offline.server import OfflineServer
 
 # No pattern would know these: only who was given them can.
 KEY = "Zx81QpLm22Vb90moss"
@@ -78,61 +75,28 @@ def logged() -> Iterator[list[str]]:
     logger.setLevel(level)
 
 
-class Gateway(ThreadingHTTPServer):
-    """Passes requests on to the offline server; refuses some, and tells all it was sent in the refusal."""
-
-    daemon_threads = True
-
-    def __init__(self, backend: str, status: int, every: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.backend, self.status, self.every = backend, status, every
-        self.count, self.lock, self.heard = 0, threading.Lock(), ""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        gateway = self.server
-        assert isinstance(gateway, Gateway)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        with gateway.lock:
-            gateway.count += 1
-            refused = gateway.count % gateway.every == 0
-            gateway.heard += str(self.headers)
-        if refused:
-            told = f"refused: {dict(self.headers)} at {self.path}"
-            self.answer(gateway.status, json.dumps({"error": {"message": told, "type": "x", "code": None}}).encode())
-            return
-        request = urllib.request.Request(
-            gateway.backend + "/chat/completions", body, {"Content-Type": "application/json"}, method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=20) as reply:
-            self.answer(200, reply.read())
-
-    def answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing."""
+REPLY = "\n\n".join(
+    f"[[ ## {name} ## ]]\n{value}"
+    for name, value in {"queue": "billing", "summary": "s", "comparison": "c", "reasoning": "r", "edits": "[]"}.items()
+)
 
 
 @contextmanager
-def gateway(status: int = 500, every: int = 10**9) -> Iterator[Gateway]:
-    with OfflineServer() as server, Gateway(server.url, status, every) as web:
-        thread = threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield web
-        web.shutdown()
-        thread.join()
+def gateway(status: int = 500, every: int = 10**9) -> Iterator[Loopback]:
+    """Answers, but for each so-manieth request, which it refuses telling all that it was sent."""
+    told = json.dumps({"error": {"message": f"refused: {KEY} {HEADER} {OTHER_HEADER}", "type": "x", "code": None}})
+    choice = {"index": 0, "message": {"role": "assistant", "content": REPLY}, "finish_reason": "stop"}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    refused = response(told, f"{status} No", "application/json")
+    answered = response(json.dumps(body), kind="application/json")
+    count = itertools.count(1)
+    with serve(lambda *asked: (answered if next(count) % every else refused)(*asked)) as server:
+        yield server
+        assert all(name in "".join(server.requests) for name in (KEY, HEADER, OTHER_HEADER))
 
 
-def lm_at(web: Gateway, engine: str, **settings: Any) -> dspy.LM:
-    address = f"http://127.0.0.1:{web.server_address[1]}/v1"
+def lm_at(web: Loopback, engine: str, **settings: Any) -> dspy.LM:
+    address = f"http://127.0.0.1:{web.port}/v1"
     headers = {"X-Gateway-Auth": f"Bearer {HEADER}", "X-Tenant": OTHER_HEADER}
     given = {"api_key": KEY, "api_base": address, "extra_headers": headers, "num_retries": 1, "seed": 0, **settings}
     return dspy.LM("openai/offline", engine=engine, cache=False, **given)
@@ -196,9 +160,6 @@ class TestARun:
         with gateway(status=500, every=3) as web:
             lm = lm_at(web, engine, num_retries=0)
             compiled = compile_with(lm, log_dir=tmp_path, num_threads=1)  # so that the same requests are refused
-            assert KEY in web.heard
-            assert HEADER in web.heard
-            assert OTHER_HEADER in web.heard
         files = left_in(tmp_path)
         assert "refused: " in files  # what was refused is kept, without the secrets
         assert "***" in files
@@ -214,7 +175,6 @@ class TestARun:
             lm = lm_at(web, engine)
             with pytest.raises(FatalError) as caught:
                 compile_with(lm, log_dir=tmp_path)
-            assert KEY in web.heard
         assert caught.value.__cause__ is caught.value.__context__ is None
         assert "***" in str(caught.value)
         assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
