@@ -96,6 +96,8 @@ def test_the_stages_are_in_the_order_of_the_algorithm() -> None:
         "comparison",
         "proposals",
         "consolidation",
+        "check",
+        "repair",
         "validation",
         "evaluation",
     ]

@@ -112,6 +112,7 @@ class Setup:
             calls_per_attempt=calls_per_attempt,
             groups_per_comparison=self.reflector.groups_per_comparison,
             form=self.reflector.form,
+            checks=options.check_entries and options.metric is not None,
         )
 
     @property

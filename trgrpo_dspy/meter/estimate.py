@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .meter import Spend, Stage
 
@@ -167,6 +167,8 @@ def _share_with_library(row: StageEstimate, steps: int) -> float:
 
 def _price(row: StageEstimate, spent: Mapping[str, Spend], growth: float) -> StageEstimate:
     trial = spent.get(row.stage)
+    if not row.calls:  # none are expected, so none need a price
+        return replace(row, prompt_tokens=0.0, completion_tokens=0.0, cost=0.0)
     if trial is None or not trial.calls:
         return row
     scale, more = row.calls / trial.calls, row.calls * growth
