@@ -24,37 +24,13 @@ sentences = st.lists(words, max_size=40).map(" ".join)
 nasty = st.lists(
     st.sampled_from(
         [
-            "[[ ## answer ## ]]",
-            "[[ ##",
-            "## ]]",
-            "<a",
-            ">",
-            "<|im_start|>",
-            "<<SYS>>",
-            "[INST]",
-            "---",
-            "-",
-            "=",
-            "#",
-            "```",
-            "`",
-            "[E3]",
-            "E2:",
-            "1.",
-            "*",
-            "•",
-            "\n",
-            "\u2028",
-            "\u200b",
-            "word",
-            " ",
-            "<｜User｜>",
-            "[/INST]",
-            "]]",
+            "[[ ## answer ## ]]", "[[ ##", "## ]]", "<a", ">", "<|im_start|>", "<<SYS>>", "[INST]", "---", "-", "=",
+            "#", "```", "`", "[E3]", "E2:", "1.", "*", "•", "\n", "\u2028", "\u200b", "word", " ", "<｜User｜>",
+            "[/INST]", "]]",
         ]
     ),
     max_size=25,
-).map("".join)
+).map("".join)  # fmt: skip
 texts = st.one_of(sentences, nasty, anything)
 ids = st.one_of(
     st.integers(0, 12).map(lambda n: f"E{n}"), st.sampled_from(["", "e 3", "[E2]", "none", "E999"]), anything
@@ -281,19 +257,11 @@ def test_a_modified_entry_keeps_its_place_its_id_and_its_history() -> None:
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        ("add", "ADD"),
-        ("ADD", "ADD"),
-        (" **Add** ", "ADD"),
-        ("1. ADD", "ADD"),
-        ("UPDATE", "MODIFY"),
-        ("update:", "MODIFY"),
-        ("Modify", "MODIFY"),
-        ("NONE", "KEEP"),
-        ("none.", "KEEP"),
-        ("REMOVE", "DELETE"),
+        ("add", "ADD"), ("ADD", "ADD"), (" **Add** ", "ADD"), ("1. ADD", "ADD"), ("UPDATE", "MODIFY"),
+        ("update:", "MODIFY"), ("Modify", "MODIFY"), ("NONE", "KEEP"), ("none.", "KEEP"), ("REMOVE", "DELETE"),
         ("`delete`", "DELETE"),
     ],
-)
+)  # fmt: skip
 def test_operations_are_read_with_their_synonyms(written: str, meant: str) -> None:
     assert Edit.parse(written, "", "").operation == meant
 
@@ -301,22 +269,11 @@ def test_operations_are_read_with_their_synonyms(written: str, meant: str) -> No
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        ("E7", "E7"),
-        ("[E7]", "E7"),
-        ("e7", "E7"),
-        ("7", "E7"),
-        (" E 07 ", "E7"),
-        ("id: E12", "E12"),
-        ("", ""),
-        ("E10000000001", "E10000000001"),
-        ("E0", "E0"),
-        ("none", "none"),
-        ("P2", "P2"),
-        ("none of the 3", "none of the 3"),
-        ("E1, E2", "E1, E2"),
-        ("-1", "-1"),
+        ("E7", "E7"), ("[E7]", "E7"), ("e7", "E7"), ("7", "E7"), (" E 07 ", "E7"), ("id: E12", "E12"), ("", ""),
+        ("E10000000001", "E10000000001"), ("E0", "E0"), ("none", "none"), ("P2", "P2"),
+        ("none of the 3", "none of the 3"), ("E1, E2", "E1, E2"), ("-1", "-1"),
     ],
-)
+)  # fmt: skip
 def test_ids_are_read_forgivingly_and_never_as_another(written: str, meant: str) -> None:
     assert Edit.parse("KEEP", written, "").id == meant
 
@@ -394,31 +351,18 @@ def test_each_predictor_sees_its_own_entries() -> None:
 
 
 SAME = [
-    ("When X, do Y", "when x do y."),
-    ("Check the amount first.", "check amount first"),
-    ("Don't guess", "don\u2019t guess"),
-    ("Use caf\u00e9 rules", "use cafe\u0301 rules"),
-    ("\uff21\uff22\uff23 first", "abc first"),
-    ("Prefer snake_case", "prefer snake case"),
-    ("!!!", "!!!"),
-]
+    ("When X, do Y", "when x do y."), ("Check the amount first.", "check amount first"),
+    ("Don't guess", "don\u2019t guess"), ("Use caf\u00e9 rules", "use cafe\u0301 rules"),
+    ("\uff21\uff22\uff23 first", "abc first"), ("Prefer snake_case", "prefer snake case"), ("!!!", "!!!"),
+]  # fmt: skip
 APART = [
-    ("refund above $500", "refund above $50"),
-    ("refund above $500", "refund below $500"),
-    ("refund above $500", "refund above \u20ac500"),
-    ("choose the first", "do not choose the first"),
-    ("choose a, not b", "choose b, not a"),
-    ("when it can be done", "when it can't be done"),
-    ("if x > 5", "if x < 5"),
-    ("if x \u2265 5", "if x \u2264 5"),
-    ("if x != 5", "if x = 5"),
-    ("add 5", "add -5"),
-    ("use 3.5", "use 35"),
-    ("use a/b", "use a*b"),
-    ("\u0915\u093f", "\u0915\u093e"),
-    ("answer red", "answer blue"),
+    ("refund above $500", "refund above $50"), ("refund above $500", "refund below $500"),
+    ("refund above $500", "refund above \u20ac500"), ("choose the first", "do not choose the first"),
+    ("choose a, not b", "choose b, not a"), ("when it can be done", "when it can't be done"),
+    ("if x > 5", "if x < 5"), ("if x \u2265 5", "if x \u2264 5"), ("if x != 5", "if x = 5"), ("add 5", "add -5"),
+    ("use 3.5", "use 35"), ("use a/b", "use a*b"), ("\u0915\u093f", "\u0915\u093e"), ("answer red", "answer blue"),
     ("...", "!!!"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("a", "b"), SAME)
@@ -525,40 +469,19 @@ def entry(**changed: object) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "not json",
-        "null",
-        "5",
-        "[]",
-        "{}",
-        '"text"',
-        "[" * 100_000,
-        '{"schema_version": "1"}',
-        '{"schema_version": null}',
-        '{"schema_version": 1}',
-        '{"schema_version": 1, "next_id": 1}',
+        "", "not json", "null", "5", "[]", "{}", '"text"', "[" * 100_000, '{"schema_version": "1"}',
+        '{"schema_version": null}', '{"schema_version": 1}', '{"schema_version": 1, "next_id": 1}',
         '{"schema_version": 1, "next_id": 1, "entries": 5}',
         '{"schema_version": 1, "next_id": 1, "entries": {"a": 1}}',
         '{"schema_version": 1, "next_id": 1e999, "entries": []}',
-        '{"schema_version": 1, "next_id": 0, "entries": []}',
-        '{"schema_version": 1, "next_id": 1, "entries": [7]}',
-        entry(id="X1"),
-        entry(id=1),
-        entry(id="E5"),
-        entry(id="E" + "1" * 5000),
-        entry(text=""),
-        entry(text=None),
-        entry(text=["a"]),
-        entry(targets="first"),
-        entry(sources="12"),
-        entry(sources=["x"]),
-        entry(created_step="x"),
-        entry(updated_step=None),
-        "__import__('os').system('true')",
+        '{"schema_version": 1, "next_id": 0, "entries": []}', '{"schema_version": 1, "next_id": 1, "entries": [7]}',
+        entry(id="X1"), entry(id=1), entry(id="E5"), entry(id="E" + "1" * 5000), entry(text=""), entry(text=None),
+        entry(text=["a"]), entry(targets="first"), entry(sources="12"), entry(sources=["x"]),
+        entry(created_step="x"), entry(updated_step=None), "__import__('os').system('true')",
         'cos\nsystem\n(S"true"\ntR.',
     ],
     ids=lambda text: text[:60],
-)
+)  # fmt: skip
 def test_junk_is_refused_saying_that_it_is_no_library(text: str) -> None:
     with pytest.raises(ValueError, match=r"^this is no experience library: "):
         ExperienceLibrary.from_json(text)
