@@ -354,6 +354,12 @@ def test_a_plain_list_is_written_into(base: str) -> None:
 # --- All
 
 
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"json"}))
+def test_a_byte_order_mark_and_other_line_ends_lose_nothing(name: str) -> None:
+    text = FORMATS[name].write(library(["one", "two"]), "")
+    assert len(FORMATS[name].read("\ufeff" + text.replace("\n", "\r\n"))) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "filename", "name"),
     [

@@ -51,7 +51,7 @@ class Experience:
     """Indices of the training examples that it was found wrong on, when it was last checked."""
     pinned: bool = False
     """Whether learning must neither change nor delete it."""
-    section: str = ""
+    section: Annotated[str, BeforeValidator(_cleaned)] = ""
     """Heading that it stood under in the file it was imported from."""
     helpful: int = 0
     """How often it was found helpful where it was imported from, beside `support`."""
@@ -66,6 +66,8 @@ class Experience:
                 f"Experience {self.id}: {self.text[:80]!r} is not one clean line; pass the text through clean_entry, "
                 "or build the library with ExperienceLibrary.of(...)"
             )
+        if len(self.section.splitlines()) > 1:
+            raise ValueError(f"Experience {self.id}: section={self.section[:80]!r} must be one line")
 
     def line(self) -> str:
         """The entry as it stands in a prompt."""

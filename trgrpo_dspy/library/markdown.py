@@ -104,7 +104,7 @@ def list_items(text: str) -> list[Item]:
     """The outermost items of all lists in a text; lines below an item that start none are part of it."""
     items: list[Item] = []
     section, fence, outer, blank = "", "", -1, True
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         line = line.expandtabs(4)
         mark = _FENCE.match(line)
         if mark and fence in ("", mark[1]):

@@ -12,19 +12,16 @@ __all__ = ["ADDRESSES", "COMMANDS", "DESCRIBED", "ENCODED", "IGNORE", "NEGATIONS
 ADDRESSES = (
     r"\b[a-z][a-z0-9+.-]{1,20}://\S{1,60}",
     r"\bhxxps?\b\S{0,60}",
-    r"\b(?:javascript|vbscript|mailto|data):\S{1,60}",
+    r"\b(?:javascript|vbscript|mailto):\S{1,60}|\bdata:[\w.+-]{1,40}/[\w.+-]{1,40}[;,]\S{1,60}",
     r"\bwww\d?\.[\w-]{1,60}",
     r"[\w.+-]{1,60}@[\w-]{1,60}\.[\w.-]{2,60}",
-    r"\b(?!asp\.net\b|vb\.net\b|ado\.net\b|system\.net\b)[\w-]{2,63}\.(?:com|org|net|edu|gov|mil|int|info|biz|xyz|"
-    r"top|site|online|shop|club|link|click|onion|ru|cn|tk|zip)\b(?!\()",
+    # Few names without a path: `logger.info`, `page.click` and `np.int` are code.
+    r"\b(?!(?:asp|vb|ado|system)\.net\b)[\w-]{2,63}\.(?:com|org|net|edu|gov|mil|biz|xyz|onion|ru|cn)\b(?!\()",
     r"\b(?:[\w-]{1,63}\.){1,5}(?:com|org|net|edu|gov|mil|int|info|biz|xyz|top|site|online|shop|club|link|click|"
-    r"onion|ru|cn|tk|zip|io|ai|co|me|sh|ly|gg|to|uk|de|fr|jp|kr|in|br|eu|us|ws|app|dev|"
-    r"cloud)(?::\d{2,5})?/[\w?=&%.-]{1,60}",
-    r"\b[\w-]{2,63}\s?(?:\[\.\]|\[dot\]|\(dot\)|\(\.\))\s?(?:com|org|net|edu|gov|mil|int|info|biz|xyz|top|site|"
-    r"online|shop|club|link|click|onion|ru|cn|tk|zip|io|ai|co|me|sh|ly|gg|to|uk|de|fr|jp|kr|in|br|eu|us|ws|app|"
-    r"dev|cloud)\b",
+    r"onion|ru|cn|tk|io|ai|co|me|sh|ly|gg|to|uk|de|fr|jp|kr|in|br|eu|us|ws|app|dev|cloud)(?::\d{2,5})?/[\w?=&%.-]{1,60}",
+    r"\b[\w-]{2,63}\s?(?:\[\.\]|\[dot\]|\(dot\)|\(\.\))\s?[a-z]{2,10}\b",
     r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.]*\d)",
-    r"(?<![\w:])(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b",
+    r"(?<![\w:])(?=[0-9:]{0,40}[a-f])(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b",
     r"\b(?:0x[0-9a-f]{40}|bc1[a-z0-9]{25,60})\b",
 )
 """URLs, hosts, mail, IP and wallet addresses, also defanged ones."""
@@ -32,13 +29,13 @@ ADDRESSES = (
 COMMANDS = (
     r"\b(?:curl|wget)\s+(?:-|[\x22'$]|[\w-]+[.:/])\S*",
     r"\|\s*(?:sudo\s+)?(?:ba|z|k|da)?sh\b",
-    r"\bsudo\s+\w+",
+    r"\bsudo\s+(?!access|rights|permission|privilege|password|user|group)[\w-]+",
     r"\brm\s+-\w*[rf]\w*",
     r"\b(?:ssh|scp|sftp|rsync)\s+(?:-\w+\s+)*\S+[@:]\S+",
-    r"\b(?:nc|netcat|ncat)\s+-?\S+\s+\S+",
+    r"\b(?:nc|netcat|ncat)\s+-\w+",
     r"\bchmod\s+[+\d]\S*",
-    r"\b(?:pip3?|npm|pnpm|yarn|brew|gem|cargo|apt|apt-get)\s+(?:-\S+\s+)*(?:install|add)\s+\S+",
-    r"\bgit\s+(?:clone|push)\s+\S+",
+    r"\b(?:pip3?|npm|pnpm|yarn|brew|gem|cargo|apt|apt-get)\s+(?:-\S+\s+)*(?:install|add)\s+(?!error|issue|problem|fail|hang|question|ticket|command)\S+",
+    r"\bgit\s+clone\s+\S*[/:@]\S*|\bgit\s+push\s+(?:-\S+|origin\b|upstream\b)",
     r"\b(?:ba|z)?sh\s+-c\b",
     r"\bpython3?\s+-c\b",
     r"\bpowershell\b.{0,20}\s-\w+",
@@ -57,7 +54,10 @@ COMMANDS = (
 )
 """Commands of a shell, and calls that start one."""
 
-ENCODED = (r"\b[a-z0-9+/_-]{48,}={0,2}",)
+ENCODED = (
+    r"(?-i:(?<![\w+/-])(?=[\w+/-]{0,60}[a-z])(?=[\w+/-]{0,60}[A-Z])(?=[\w+/-]{0,60}[0-9])[A-Za-z0-9+/_-]{40,}={0,2})",
+    r"\b[0-9a-f]{40,}\b",
+)
 """Long runs of base64 or hexadecimal digits."""
 
 SECRETS = (

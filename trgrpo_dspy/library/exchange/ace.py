@@ -60,7 +60,7 @@ def write_playbook(library: ExperienceLibrary, base: str = "") -> str:
 
 
 def _parse(text: str) -> Document:
-    document, section = Document(text.splitlines()), ""
+    document, section = Document(text.removeprefix("\ufeff").splitlines()), ""
     last: Block | None = None
     for number, line in enumerate(document.lines):
         if line.lstrip().startswith("#"):

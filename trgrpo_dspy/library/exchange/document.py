@@ -63,7 +63,7 @@ class Document:
 
 def parse_document(text: str) -> Document:
     """Find the blocks of a document."""
-    document = Document(text.splitlines())
+    document = Document(text.removeprefix("\ufeff").splitlines())
     number = _front_matter(document.lines)
     section, titled, protected = "", False, False
     document.ends[section] = number

@@ -37,7 +37,7 @@ agent:
 def read_experiences(text: str) -> ExperienceLibrary:
     """The entries of an `experiences.json`: texts by id, or a list of texts."""
     try:
-        data = json.loads(text, object_pairs_hook=_Pairs)
+        data = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is no experiences.json: {error}") from error
     return _library(_pairs(data))
