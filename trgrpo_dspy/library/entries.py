@@ -104,9 +104,8 @@ _ROLE_TAGS = (
     "tool_calls?|tool_responses?|tool_results?|function_calls?|function_results?"
 )
 _STRUCTURE = re.compile(
-    # Our own block, also with other rules round it.
-    r"(?i:-(?=--\s{0,9}experiences\b)"
-    r"|[-=#_~*\u2013\u2014](?=[-=#_~*\u2013\u2014]{0,20}\s{0,9}end\s{1,9}of\s{1,9}experiences\b))"
+    # Our own block, also with other rules round it: the last sign of the rule gets the mark.
+    r"(?i:(?<=--)-(?=\s{0,9}experiences\b)|[-=#_~*\u2013\u2014](?=\s{0,9}end\s{1,9}of\s{1,9}experiences\b))"
     r"|\[(?=\[\s{0,9}##)"  # the chat adapter's [[ ## field ## ]]
     r"|<(?=<CUSTOM-TYPE-)"  # what DSPy makes images and files of a request from
     r"|<(?=[|\uff5c][^<>|\uff5c\s]{1,60}[|\uff5c]>)|\[(?=\|[a-z_]{1,40}\|\])"  # <|im_start|>, [|system|]
