@@ -21,6 +21,7 @@ pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgr
 from programs.python_tool import fresh_sandboxes, python_tool
 from programs.sandbox import Limits, MontyInterpreter
 
+AS_BEFORE = "variables are as they were before this call"
 QUICK = Limits(seconds=0.5, memory_mb=64, output_chars=1000, state_mb=4)
 
 
@@ -154,67 +155,35 @@ for ask in (lambda: os.environ, lambda: os.getenv("SANDBOX_TEST_SECRET"), lambda
         assert "hush-hush" not in shown and "pytest" not in shown
 
     @pytest.mark.parametrize(
-        "code",
+        ("code", "message"),
         [
-            "x = 2\nwhile True: pass",
-            "x = 2\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass",
+            ("x = 2\nwhile True: pass", f"TimeoutError: the code ran for more than 0.5 seconds; {AS_BEFORE}"),
+            ("x = 2\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass", "TimeoutError"),
+            ("x = int('9' * 4000) ** 8000 % 7", "TimeoutError"),  # one operation, which ends with its worker
+            ("x = 2\nwhile True: print('y' * 100)", "y" * 100),
+            ("x = 'a' * 10**12", f"MemoryError: the code needed more than 64 MB; {AS_BEFORE}"),
+            ("x = []\nwhile True: x.append('y' * 1000)", "MemoryError: the code needed more than 64 MB"),
+            ("x = 9 ** 9 ** 9", "MemoryError"),
+            ("x = [0] * 10**6\nx = [x] * 10**7", "MemoryError"),
+            ("print('made')\nx = [0] * (15 * 10**5)", "made\nMemoryError: the variables take more than 4 MB"),
+            ("def f(n): return f(n + 1)\nf(0)", "RecursionError: maximum recursion depth"),
+            ("1\n" * 20_000, "ValueError: the code has more than 20000 characters"),
         ],
     )
-    def test_an_endless_loop_ends_and_changes_nothing(self, sandbox: MontyInterpreter, code: str) -> None:
+    def test_a_limit_ends_the_code_and_changes_nothing(
+        self, sandbox: MontyInterpreter, code: str, message: str
+    ) -> None:
         sandbox.execute("x = 1")
         started = time.monotonic()
-        assert failure(sandbox, code) == (
-            "TimeoutError: the code ran for more than 0.5 seconds; variables are as they were before this call"
-        )
-        assert time.monotonic() - started < 8
+        said = failure(sandbox, code)
+        assert said.startswith(message) and len(said) < 1200 and time.monotonic() - started < 8
         assert sandbox.execute("x") == "1"
-
-    def test_one_endless_operation_ends_with_its_worker_and_changes_nothing(self) -> None:
-        with MontyInterpreter(limits=Limits(seconds=0.5)) as sandbox:
-            sandbox.execute("x = 1")
-            assert failure(sandbox, "x = int('9' * 4000) ** 20000 % 7").startswith("TimeoutError")
-            assert sandbox.execute("x") == "1"
-
-    @pytest.mark.parametrize(
-        "code",
-        [
-            "x = 'a' * 10**12",
-            "x = []\nwhile True: x.append('y' * 1000)",
-            "x = 9 ** 9 ** 9",
-            "x = [0] * 10**6\nx = [x] * 10**7",
-        ],
-    )
-    def test_memory_is_limited(self, code: str) -> None:
-        with MontyInterpreter(limits=Limits(memory_mb=32)) as sandbox:
-            sandbox.execute("x = 1")
-            assert failure(sandbox, code) == (
-                "MemoryError: the code needed more than 32 MB; variables are as they were before this call"
-            )
-            assert sandbox.execute("x") == "1"
-
-    def test_kept_state_is_limited(self, sandbox: MontyInterpreter) -> None:
-        sandbox.execute("x = 1")
-        assert failure(sandbox, "print('made')\nx = [0] * (15 * 10**5)").startswith(
-            "made\nMemoryError: the variables take more than 4 MB"
-        )
-        assert sandbox.execute("x") == "1"
-
-    def test_an_output_flood_is_cut_and_ended(self, sandbox: MontyInterpreter) -> None:
-        told = failure(sandbox, "while True: print('y' * 100)")
-        assert told.startswith("yyyy") and "TimeoutError" in told and len(told) < 1200
-
-    def test_recursion_is_limited(self, sandbox: MontyInterpreter) -> None:
-        assert failure(sandbox, "def f(n): return f(n + 1)\nf(0)").startswith("RecursionError: maximum recursion depth")
-        assert sandbox.execute("1 + 1") == "2"
 
     @pytest.mark.parametrize(
         "code", ["(" * 5000 + ")" * 5000, "x" + ".a" * 9000, "-" * 9000 + "1", "+".join(["1"] * 9000), "lambda:" * 2000]
     )
     def test_source_that_would_overflow_a_parser(self, sandbox: MontyInterpreter, code: str) -> None:
         assert "deeply nested" in failure(sandbox, code)
-
-    def test_too_much_source(self, sandbox: MontyInterpreter) -> None:
-        assert "more than 20000 characters" in failure(sandbox, "1\n" * 20_000)
 
 
 class TestTool:
