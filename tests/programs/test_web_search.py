@@ -31,7 +31,6 @@ from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.offline.server import OfflineServer
 from trgrpo_dspy.program.rollout import Rollout
 
 EXAMPLE = dspy.Example(question="Who kept the light?", answer="Colm Yarrow").with_inputs("question")
@@ -48,11 +47,8 @@ class TestMetric:
     @pytest.mark.parametrize("correct", [True, False])
     def test_a_verdict(self, correct: bool) -> None:
         verdict, asked = judged({"reasons": "Same\n  name.", "correct": str(correct)})
-        head = "Right" if correct else "Wrong"
-        assert (verdict.score, verdict.feedback) == (
-            float(correct),
-            f"{head}: expected Colm Yarrow. The judge: Same name.",
-        )
+        said = f"{'Right' if correct else 'Wrong'}: expected Colm Yarrow. The judge: Same name."
+        assert (verdict.score, verdict.feedback) == (float(correct), said)
         assert [asked[0].input(name) for name in ("question", "expected", "predicted")] == [
             "Who kept the light?", "Colm Yarrow", "It was Yarrow.",
         ]  # fmt: skip
@@ -61,10 +57,7 @@ class TestMetric:
     @pytest.mark.parametrize("answer", ["", "  \n", None])
     def test_no_answer_is_wrong_without_a_judge(self, answer: Any) -> None:
         verdict, asked = judged({"reasons": "r", "correct": "True"}, answer)
-        assert (verdict.score, verdict.feedback) == (0.0, "Wrong: expected Colm Yarrow, got nothing.")
-        assert asked == []
-        with dspy.context(lm=scripted_lm(lambda call: {})):
-            assert web_search.metric(EXAMPLE, dspy.Prediction(other="x")).score == 0.0
+        assert (verdict.score, verdict.feedback, asked) == (0.0, "Wrong: expected Colm Yarrow, got nothing.", [])
 
     @pytest.mark.parametrize(
         "reply",
@@ -88,34 +81,23 @@ class TestMetric:
         assert len(judge.engine.calls) == 1 and lm.engine.calls == []
         assert metric.model == "scripted/judge" and web_search.make_metric().model == "the configured LM"
 
-    def test_a_judge_by_name_over_http(self) -> None:
-        with OfflineServer(port=0) as server:
-            metric = web_search.make_metric("openai/offline")
-            assert metric.model == "openai/offline", "made when it is first asked"
-            with dspy.context(lm=server.lm()):
-                right = metric._judge(question="q", expected="Colm Yarrow", predicted="Colm Yarrow")
-            assert right.correct is True
-
-    def test_the_offline_judge(self) -> None:
-        metric = web_search.make_metric(offline_lm())
+    def test_a_judge_by_name_is_made_when_it_is_first_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        metric, judge = web_search.make_metric("openai/offline"), offline_lm()
+        assert metric.model == "openai/offline"
+        monkeypatch.setattr(dspy, "LM", lambda name: judge)
         assert metric(EXAMPLE, dspy.Prediction(answer="Colm Yarrow, from 1944")).score == 1.0
         wrong = metric(EXAMPLE, dspy.Prediction(answer="Edda Rusk"))
         assert wrong.score == 0.0 and "missing: colm, yarrow" in wrong.feedback
 
     def test_an_outage_of_the_judge_is_no_zero(self) -> None:
-        judge = scripted_lm(
-            lambda call: ServerError("down") if call.number < 30 else {"reasons": "r", "correct": "True"}
-        )
-
-        class Says(dspy.Module):
-            def forward(self, question: str) -> Any:
-                return dspy.Prediction(answer="Colm Yarrow")
-
-        unit = Unit(Stage.EVALUATION, 1, ("rollout", 1, 0, 0))
-        with dspy.context(lm=judge):
-            runner = Runner(Calls(backoff=0.001), web_search.make_metric())
-            rollout = runner.attempt(Says(), EXAMPLE, unit, index=0, attempt=0)
+        down = scripted_lm(lambda call: ServerError("down"))
+        rollout = attempt(_Says(), EXAMPLE, metric=web_search.make_metric(down))
         assert rollout.score is None and rollout.outcome is Outcome.METRIC_ERROR
+
+
+class _Says(dspy.Module):
+    def forward(self, question: str) -> Any:
+        return dspy.Prediction(answer="Colm Yarrow")
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +106,15 @@ def served() -> Iterator[web_site.Site]:
         yield site
 
 
-def attempt(program: dspy.Module, example: dspy.Example, seed: int = 0, temperature: float = 0.0) -> Rollout:
+def attempt(
+    program: dspy.Module, example: dspy.Example, seed: int = 0, temperature: float = 0.0, metric: Any = None
+) -> Rollout:
     calls = Calls(backoff=0.001)
     calls.bind(program)
+    unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0, 0), resample=True, temperature=temperature)
     with dspy.context(lm=offline_lm(seed)):
-        unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0, 0), resample=True, temperature=temperature)
-        return Runner(calls, web_search.make_metric(offline_lm())).attempt(program, example, unit, index=0, attempt=0)
+        runner = Runner(calls, metric or web_search.make_metric(offline_lm()))
+        return runner.attempt(program, example, unit, index=0, attempt=0)
 
 
 class TestAgent:
@@ -155,9 +140,8 @@ class TestAgent:
 
     def test_it_learns_from_start_to_end(self, served: web_site.Site) -> None:
         with dspy.context(lm=offline_lm()):
-            optimizer = TrainingFreeGRPO(
-                metric=web_search.make_metric(), group_size=5, num_epochs=1, batch_size=8, num_threads=4, seed=2
-            )
+            metric = web_search.make_metric()
+            optimizer = TrainingFreeGRPO(metric=metric, num_epochs=1, batch_size=8, num_threads=4, seed=2)
             compiled = optimizer.compile(web_search.offline_agent(served), trainset=web_site.questions("train"))
         assert compiled.experiences, "some attempts were better than others, and it could say why"
         assert [name for name, _ in compiled.named_predictors()] == ["react", "extract.predict"]
@@ -262,10 +246,7 @@ class TestSettings:
 
 def test_a_missing_package_names_the_extra() -> None:
     code = "import sys; sys.modules['httpcore'] = None; import programs.web_search"
-    root = ROOT
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].endswith("pip install 'trgrpo-dspy[web]'")

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from support import ROOT
@@ -20,7 +19,6 @@ from support import ROOT
 pytest.importorskip("resiliparse", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
 from programs import web_site
-from programs.web_index import LocalIndex
 from programs.web_pages import visit_tool
 
 ROWS = [json.loads(line) for line in (web_site._DATA / "web_questions.jsonl").read_text().splitlines()]
@@ -48,41 +46,29 @@ def test_the_questions() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["question"][:40] for row in ROWS])
 def test_their_answers_are_on_the_pages_named(row: dict[str, str]) -> None:
-    read = web_site.index().pages
-    words = set(
-        re.findall(r"[\w.]+", " ".join(read[web_site.BASE + path].text for path in row["pages"]).replace("**", ""))
-    )
-    stems = {word.strip(".").lower() for word in words}
-    missing = {word.lower() for word in re.findall(r"[\w.]+", row["answer"])} - stems - {"metres", "crowns"}
-    assert not missing
+    text = " ".join(web_site.index().pages[web_site.BASE + path].text for path in row["pages"]).replace("**", "")
+    stems = {word.strip(".").lower() for word in re.findall(r"[\w.]+", text)}
+    assert not {word.lower() for word in re.findall(r"[\w.]+", row["answer"])} - stems - {"metres", "crowns"}
 
 
 def test_it_is_served() -> None:
-    with web_site.site() as served:
-        with urllib.request.urlopen(f"{served.url}/people/orla-venn.html", timeout=5) as answer:
-            assert answer.headers["content-type"] == "text/html; charset=utf-8"
-            assert answer.read().decode() == web_site.pages()["people/orla-venn.html"]
-        with urllib.request.urlopen(served.url, timeout=5) as answer:
-            assert answer.read().decode() == web_site.pages()["index.html"]
-        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
-            urllib.request.urlopen(f"{served.url}/none.html", timeout=5)
-        caught.value.close()
-        request = urllib.request.Request(f"{served.url}/search", b"no JSON", method="POST")
-        with pytest.raises(urllib.error.HTTPError, match="400") as caught:
-            urllib.request.urlopen(request, timeout=5)
-        caught.value.close()
-    with pytest.raises(OSError):
-        urllib.request.urlopen(served.url, timeout=5)
-
-
-def test_searched_and_visited_over_http_as_in_memory() -> None:
     question = "Who ground the lens of the Stell telescope?"
     with web_site.site() as served:
+        with urllib.request.urlopen(served.url, timeout=5) as answer:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert answer.read().decode() == web_site.pages()["index.html"]
+        search = urllib.request.Request(f"{served.url}/search", b"no JSON", method="POST")
+        for request, status in ((f"{served.url}/none.html", "404"), (search, "400")):
+            with pytest.raises(urllib.error.HTTPError, match=status) as caught:
+                urllib.request.urlopen(request, timeout=5)
+            caught.value.close()
         found = served.engine.search(question)
-        assert found == web_site.index().search(question)
         text = visit_tool(served.fetcher)(found[0].url, question)
+    assert found == web_site.index().search(question), "over HTTP as in memory"
     assert "ground in Brevik by the Tolland brothers" in text
     assert text == visit_tool(known=web_site.index().pages)(found[0].url, question)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(served.url, timeout=5)
 
 
 def test_many_at_once() -> None:
@@ -101,19 +87,10 @@ def test_two_sites_look_the_same() -> None:
     assert first == second and "127.0.0.1" not in first
 
 
-def test_the_folder_of_its_pages_can_be_indexed(tmp_path: Path) -> None:
-    for path, text in web_site.pages().items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-    index = LocalIndex.of_folder(tmp_path, web_site.BASE)
-    assert index.pages == web_site.index().pages
-
-
 def test_the_command() -> None:
-    root = ROOT
     with subprocess.Popen(
         [sys.executable, "-m", "programs.web_site", "0"],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
