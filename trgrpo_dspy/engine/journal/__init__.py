@@ -1,1 +1,1 @@
-"""What was paid for and found, on disk: replies and results, and whose they are."""
+"""A run on disk: the journal of replies and attempts, the fingerprint that tells runs apart, files for people."""

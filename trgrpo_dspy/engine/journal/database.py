@@ -5,7 +5,7 @@ Guarantees:
 - A row is durable when `write` returns: killing the process loses nothing that was written. A row given to
   `write_soon` is durable when `flush` returns, and without that after a moment.
 - Opening reads before anything is written. A file that is damaged, of another schema or no journal is left as it is.
-- Every row carries a checksum of its values, compared at opening: a changed row is a `Damage` that names it.
+- Every row carries a checksum of its values, compared at opening: a changed row is refused by its name.
 - A file that was copied without its write-ahead log is refused: what was written last would be missing.
 - The file and those that SQLite puts beside it are for their owner alone.
 - Rows of threads that come together are committed together. Every call into SQLite gives up the interpreter lock, and
@@ -16,6 +16,7 @@ Guarantees:
 from __future__ import annotations
 
 import functools
+import re
 import sqlite3
 import threading
 import time
@@ -26,9 +27,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from .files import create_private
+from trgrpo_dspy.errors import JournalError, SchemaVersionError
 
-__all__ = ["Damage", "Database", "OtherSchema"]
+from .files import create_private, unwritable
+
+__all__ = ["Database"]
 
 _MOST = 100
 """Rows of one statement."""
@@ -44,11 +47,7 @@ _CLOSED, _MOVED, _WRITING = 0x74677270, 0x74677271, 0x74677272
 The last is only ever written to the log. So a file that says `_MOVED` and has no log beside it has lost its log."""
 
 
-class OtherSchema(Exception):
-    """The file is of another schema; the argument is its version, 0 for a database that is no journal."""
-
-
-class Damage(sqlite3.DatabaseError):
+class _Damage(sqlite3.DatabaseError):
     """The file was changed by something else, or is incomplete."""
 
 
@@ -64,7 +63,7 @@ class _Row:
 
 
 class Database:
-    """An open database. Thread-safe; everything may raise `sqlite3.Error`."""
+    """An open database. Thread-safe; everything may raise `JournalError`, saying what can be done."""
 
     def __init__(self, path: Path, tables: Mapping[str, str], schema: int) -> None:
         """Check the file if there is one, then open or create it.
@@ -75,12 +74,17 @@ class Database:
             schema: Version of these tables.
 
         Raises:
-            OtherSchema: The file is of another version, or another program's.
-            sqlite3.Error: It is damaged, or can't be opened or written.
-            OSError: It can't be created.
+            SchemaVersionError: The file was written by a newer version.
+            JournalError: It is damaged, of an older version or another program's, or can't be written.
         """
-        _check(path, tables, schema)
-        create_private(path)
+        self._path = path
+        try:
+            _check(path, tables, schema)
+            create_private(path)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        except OSError as error:
+            raise unwritable(path, error) from error
         self._lock = threading.Lock()
         self._waiting: deque[_Row] = deque()
         self._unwaited: deque[_Row] = deque()
@@ -88,21 +92,28 @@ class Database:
         self._closed = False
         self._error: sqlite3.Error | None = None
         self._pages = 0
-        self.connection = sqlite3.connect(
-            path, check_same_thread=False, isolation_level=None, timeout=10, cached_statements=512
+        try:
+            self.connection = self._connect(tables, schema)
+            self._move_log()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        threading.Thread(target=self._write_unwaited, name="trgrpo-journal", daemon=True).start()
+
+    def _connect(self, tables: Mapping[str, str], schema: int) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, check_same_thread=False, isolation_level=None, timeout=10, cached_statements=512
         )
         try:
-            self.connection.execute("PRAGMA journal_mode=WAL")
-            self.connection.execute("PRAGMA wal_autocheckpoint=0")  # `_move_log` does it
-            self.connection.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # `_move_log` does it
+            connection.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
             for name, columns in tables.items():
-                self.connection.execute(f"CREATE TABLE IF NOT EXISTS {name} (checksum INTEGER NOT NULL, {columns})")
-            self.connection.execute(f"PRAGMA user_version={schema}")
-            self._move_log()
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {name} (checksum INTEGER NOT NULL, {columns})")
+            connection.execute(f"PRAGMA user_version={schema}")
         except sqlite3.Error:
-            self.connection.close()
+            connection.close()
             raise
-        threading.Thread(target=self._write_unwaited, name="trgrpo-journal", daemon=True).start()
+        return connection
 
     def close(self) -> None:
         """Write what is left and close the file."""
@@ -119,7 +130,10 @@ class Database:
         """What a query finds."""
         with self._lock:
             self._empty(self._unwaited)
-            return self.connection.execute(query, values).fetchall()
+            try:
+                return self.connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
 
     def one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row a query finds, or None."""
@@ -133,7 +147,7 @@ class Database:
             while not row.done:
                 self._commit(self._waiting)
         if row.error is not None:
-            raise row.error
+            raise self._failed(row.error) from row.error
 
     def write_soon(self, table: str, *values: Any) -> None:
         """Commit one row in a moment; what goes wrong is raised by the next `flush`."""
@@ -147,7 +161,22 @@ class Database:
             with self._lock:
                 self._empty(self._unwaited)
         if self._error is not None:
-            raise self._error
+            raise self._failed(self._error) from self._error
+
+    def _failed(self, error: sqlite3.Error) -> JournalError:
+        """The error for the user: the file is damaged, or can't be written or read just now."""
+        where = f"{self._path.name} in {str(self._path.parent)!r}"
+        if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+            return JournalError(
+                f"{where} can't be written or read: {error}. What was committed is safe; make room or mend the "
+                "directory, and run again with the same log_dir"
+            )
+        row = re.match(r"row (\d+) of table (\w+)", str(error))
+        mend = f", delete that row (DELETE FROM {row[2]} WHERE rowid={row[1]}) to have it made again" if row else ""
+        return JournalError(
+            f"{where} is damaged: {error}. It was left as it is: put a sound copy there{mend}, or pass another "
+            "log_dir to start anew"
+        )
 
     def _write_unwaited(self) -> None:
         while True:
@@ -210,26 +239,40 @@ def _check(path: Path, tables: Iterable[str], schema: int) -> None:
     has_log = log.exists() and log.stat().st_size > 0
     if not path.exists() or path.stat().st_size == 0:
         if has_log:
-            raise Damage(f"{log.name} is here, but the file that it belongs to is not")
+            raise _Damage(f"{log.name} is here, but the file that it belongs to is not")
         return
     how = "mode=ro" if has_log else "mode=ro&immutable=1"  # else SQLite leaves an empty log behind
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as db:
         db.text_factory = lambda data: data.decode("utf-8", "replace")
         try:
-            _compare(db, tables, schema)
+            _compare(db, path, tables, schema)
         except UnicodeDecodeError as error:  # SQLite quotes what it can't read in its message
-            raise Damage("its schema is not as it was written") from error
+            raise _Damage("its schema is not as it was written") from error
         if db.execute("PRAGMA application_id").fetchone()[0] == _MOVED and not has_log:
-            raise Damage(f"it was copied without {log.name}, which holds what was written last: copy both")
+            raise _Damage(f"it was copied without {log.name}, which holds what was written last: copy both")
 
 
-def _compare(db: sqlite3.Connection, tables: Iterable[str], schema: int) -> None:
+def _compare(db: sqlite3.Connection, path: Path, tables: Iterable[str], schema: int) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != schema and (version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]):
-        raise OtherSchema(version)
+        raise _of_schema(path, version, schema)
     if (found := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
-        raise Damage(found.splitlines()[-1])
+        raise _Damage(found.splitlines()[-1])
     for table in tables if version else ():
         for rowid, checksum, *values in db.execute(f"SELECT rowid, * FROM {table}"):
             if checksum != _checksum(table, values):
-                raise Damage(f"row {rowid} of table {table} ({str(values[0])[:80]!r}) is not as it was written")
+                raise _Damage(f"row {rowid} of table {table} ({str(values[0])[:80]!r}) is not as it was written")
+
+
+def _of_schema(path: Path, version: int, known: int) -> JournalError | SchemaVersionError:
+    where = f"{path.name} in {str(path.parent)!r}"
+    if version > known:
+        return SchemaVersionError(
+            f"{where} is of schema {version}; this version knows {known}: upgrade trgrpo-dspy, or pass another log_dir"
+        )
+    if version:
+        return JournalError(
+            f"{where} is of schema {version}, of trgrpo-dspy 0.1, which this version does not read: finish that run "
+            "with 0.1, or pass another log_dir"
+        )
+    return JournalError(f"{where} is another program's database: pass another log_dir")

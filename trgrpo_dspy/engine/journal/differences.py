@@ -1,7 +1,7 @@
-"""What two runs differ in, told so that a person can undo it.
+"""The differences between two runs, in words by which a person can undo them.
 
-A run is described by plain data (`fingerprint.py`): mappings, lists, numbers and texts. What can't be read, or must not
-be, stands there as a hash: alone, after a text, or one for each example in a list.
+A fingerprint (`fingerprint.py`) describes a run as plain data: mappings, lists, numbers and texts. A hash stands for
+what can't be shown: alone, after a text, or one for each example of a list.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SHOWN = 60
 """Characters of a value that are shown."""
 _BEFORE = 20
 """Those of them before the first difference, where a value is longer."""
-_PLACES = 3
+_EXAMPLES = 3
 """Examples that are named."""
 _ABSENT = object()
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], may_grow: Collection[str] = ()) -> list[str]:
-    """Each difference in a line, by its place; what `may_grow` and has grown is none.
+    """Name each difference in a line. A number in `may_grow` that has grown is no difference.
 
     Hashes of code are not comparable between versions of Python: then only the versions are named.
     """
@@ -38,7 +38,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], may_grow: Collec
 
 
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """What differs, by its place; what a place holds that is only there once, as one."""
+    """The entries that differ, each with its path; a mapping that only one side has is one entry."""
     for name in sorted({*was, *now}):
         before, after = was.get(name, _ABSENT), now.get(name, _ABSENT)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -54,8 +54,8 @@ def _grew(was: Any, now: Any) -> bool:
 def _described(name: str, was: Any, now: Any) -> str:
     if was is _ABSENT or now is _ABSENT:
         value, what = (now, "is new") if was is _ABSENT else (was, "is gone")
-        told = "" if isinstance(value, (Mapping, list)) else _shown(_readable(value))
-        return f"{name} ({told}) {what}" if told else f"{name} {what}"
+        text = "" if isinstance(value, (Mapping, list)) else _shown(_readable(value))
+        return f"{name} ({text}) {what}" if text else f"{name} {what}"
     if _is_examples(was) and _is_examples(now):
         return f"{name}: {_describe_examples(was, now)}"
     before, after = _readable(was), _readable(now)
@@ -77,7 +77,7 @@ def _readable(value: Any) -> Any:
 
 
 def _shown(value: Any, start: int = 0) -> str:
-    """So much of it as is shown, from there on if that is not all."""
+    """The value's text, cut to what a message shows; a cut one begins at `start`."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= _SHOWN:
         return text
@@ -96,7 +96,7 @@ def _describe_examples(was: Sequence[str], now: Sequence[str]) -> str:
         return f"was {len(was)} example{'s' * (len(was) != 1)}, is {len(now)}{same}"
     if sorted(was) == sorted(now):
         return "the same examples in another order"
-    places = [index for index, (one, other) in enumerate(zip(was, now, strict=True)) if one != other]
-    named = ", ".join(f"[{index}]" for index in places[:_PLACES])
-    more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
-    return f"{len(places)} of {len(was)} examples {'differ' if len(places) > 1 else 'differs'}: {named}{more}"
+    indices = [index for index, (one, other) in enumerate(zip(was, now, strict=True)) if one != other]
+    named = ", ".join(f"[{index}]" for index in indices[:_EXAMPLES])
+    more = f" and {len(indices) - _EXAMPLES} more" if len(indices) > _EXAMPLES else ""
+    return f"{len(indices)} of {len(was)} examples {'differ' if len(indices) > 1 else 'differs'}: {named}{more}"

@@ -1,13 +1,15 @@
-"""Files of a run: whole or not at all, and readable by their owner alone."""
+"""Files of a run: whole or not at all, readable by their owner alone, and of one process at a time."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import filelock
+
 from trgrpo_dspy.errors import JournalError
 
-__all__ = ["create_private", "unwritable", "write_atomically"]
+__all__ = ["DirectoryLock", "create_private", "unwritable", "write_atomically"]
 
 
 def create_private(path: Path) -> None:
@@ -41,3 +43,38 @@ def unwritable(path: Path, error: OSError) -> JournalError:
         f"{path.name} in {str(path.parent)!r} can't be written: {error.strerror or error}; make room or mend the "
         "directory and run again with the same log_dir"
     )
+
+
+class DirectoryLock:
+    """The right to write into a directory. It ends with the process, however that ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take it.
+
+        Raises:
+            JournalError: Another process has it, or the directory can't be written.
+        """
+        self._pid = directory / "run.pid"
+        self._lock = filelock.FileLock(
+            directory / "run.lock", timeout=0, mode=0o600, is_singleton=False, thread_local=False
+        )
+        try:
+            self._lock.acquire()
+            create_private(self._pid)
+            self._pid.write_text(f"{os.getpid()}\n", encoding="ascii")
+        except filelock.Timeout:
+            pid = self._pid.read_text(encoding="ascii").strip() if self._pid.exists() else "unknown"
+            raise JournalError(
+                f"log_dir={str(directory)!r} is in use by process {pid}; wait for it, stop it, or pass "
+                "another directory"
+            ) from None
+        except OSError as error:
+            self._lock.release()
+            raise JournalError(
+                f"log_dir={str(directory)!r} can't be written: {error.strerror or error}; pass another directory"
+            ) from error
+
+    def release(self) -> None:
+        """Give it back."""
+        self._pid.unlink(missing_ok=True)
+        self._lock.release()

@@ -1,9 +1,10 @@
-"""What a run is: enough to tell whether a journal belongs to it, and nothing secret.
+"""The fingerprint of a run: a description by which a journal knows its run, without secrets.
 
-Two runs have the same fingerprint if replaying one's replies in the other makes sense: same program, learning settings,
-data, models, metric and reflection prompts. Budgets, threads, timeouts, rates and log levels are not in it. LMs are
-told by model name and sampling settings; keys, headers and addresses never enter. What can be read and is no secret is
-told in plain, so that a difference can be named (`differences.py`); the rest is told by its hash.
+Two runs have the same fingerprint if one may go on from the other's replies: same program, options that decide the
+result, data, models, metric and reflection prompts, down to the code that these reach (`reached.py`). Budgets, threads,
+timeouts, rates and log levels are left out. Of an LM the model's name and the sampling settings enter, never a key,
+header or address. Short values stand as they are, so that a difference can be named (`differences.py`); a hash stands
+for the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SAMPLING = (
 )  # fmt: skip
 """The keyword arguments of an LM that change what it says; all others may hold secrets and stay out."""
 _HASHED = ("extra_body", "tools")
-"""The same, where a value may hold anything, such as the headers of a tool's server: told by their hash."""
+"""The same, where a value may hold anything, such as the headers of a tool's server: their hash enters."""
 
 
 def request_hash(lm: dspy.BaseLM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> str:
@@ -48,8 +49,8 @@ def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found | {name: digest(settings[name]) for name in _HASHED if settings.get(name)}
 
 
-def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as a fingerprint tells it."""
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings as they stand in a fingerprint."""
     return {n: HASH_MARK + v if n in _HASHED else plain(v) for n, v in _sampling(settings).items()}
 
 
@@ -68,10 +69,10 @@ def fingerprint(
     Args:
         kind: The kind of work, such as 'an evaluation': a journal belongs to one.
         settings: The options that decide the result.
-        programs: The modules that run, by the name they are told by.
-        data: The examples, likewise.
+        programs: The modules that run, by name.
+        data: The examples, by name.
         metric: The metric; None is the label-free mode.
-        lms: The LMs, likewise; None is one that the program brings along.
+        lms: The LMs, by name; None is one that the program brings along.
         library: The library a run starts from.
     """
     return {
@@ -150,7 +151,7 @@ def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
         "fields": {name: _field(name, field) for name, field in signature.fields.items()},
         "order of fields": ", ".join(signature.fields),
         "demos": f"{len(predictor.demos)} {mark(predictor.demos)}",
-        "settings": _told(predictor.config),
+        "settings": _settings(predictor.config),
         "LM": _lm(predictor.lm),
     }
 
@@ -160,8 +161,8 @@ def _field(name: str, field: Any) -> str:
     extra = field.json_schema_extra or {}
     kind = without_addresses(inspect.formatannotation(field.annotation))
     description = extra.get("desc", "")
-    told = kind if description in ("", f"${{{name}}}") else f"{kind}, {description!r}"
-    return f"{told} {mark([extra, _schema(field)])}"
+    text = kind if description in ("", f"${{{name}}}") else f"{kind}, {description!r}"
+    return f"{text} {mark([extra, _schema(field)])}"
 
 
 def _schema(field: Any) -> Any:
@@ -175,9 +176,9 @@ def _schema(field: Any) -> Any:
 def _lm(lm: Any) -> str:
     if lm is None:
         return "the configured LM"
-    settings = _told(getattr(lm, "kwargs", {}))
+    settings = _settings(getattr(lm, "kwargs", {}))
     if not settings:
         return str(lm.model)
     hidden = {name: settings[name] for name in _HASHED if name in settings}
-    told = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True)
-    return f"{lm.model} {told} {mark(hidden)}" if hidden else f"{lm.model} {told}"
+    shown = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True)
+    return f"{lm.model} {shown} {mark(hidden)}" if hidden else f"{lm.model} {shown}"

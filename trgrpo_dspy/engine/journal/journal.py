@@ -1,4 +1,4 @@
-"""What was paid for: an SQLite journal of LM replies and finished attempts.
+"""The journal of a run: LM replies that were paid for and finished attempts, in SQLite.
 
 Guarantees:
 
@@ -17,24 +17,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from trgrpo_dspy.errors import JournalError, SchemaVersionError
+from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout
 
-from .database import Database, OtherSchema
+from .database import Database
 from .differences import differences
-from .files import create_private, unwritable
+from .files import DirectoryLock
 
 __all__ = ["Journal", "KeptReply"]
 
@@ -50,7 +45,7 @@ _TABLES = {
 """`calls`: replies that can be replayed. `other_calls`: what was spent beside them (calls that failed, replies that are
 no plain data). `attempts`: what rollouts came to."""
 _MAY_GROW = ("num_epochs", "k")
-"""Settings of which more may be asked for: what there is stays valid."""
+"""Options that may grow on resume: the attempts that are kept stay valid."""
 _NAMED = 12
 """Differences that a message names."""
 
@@ -84,84 +79,53 @@ class Journal:
             raise JournalError(
                 f"log_dir={str(directory)!r} can't be used: {error.strerror or error}; pass another directory"
             ) from error
-        self._file_lock = self._claim()
+        self._lock = DirectoryLock(self.directory)
         try:
-            self._db = self._open()
+            self._db = Database(self.directory / "journal.sqlite", _TABLES, SCHEMA_VERSION)
+            self._read_index()
         except BaseException:
-            self._give_back()
+            self._lock.release()
             raise
-        self._read_index()
-
-    def _claim(self) -> filelock.BaseFileLock:
-        lock = filelock.FileLock(
-            self.directory / "run.lock", timeout=0, mode=0o600, is_singleton=False, thread_local=False
-        )
-        pid_file = self.directory / "run.pid"
-        try:
-            lock.acquire()
-            create_private(pid_file)
-            pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
-        except filelock.Timeout:
-            pid = pid_file.read_text(encoding="ascii").strip() if pid_file.exists() else "unknown"
-            raise JournalError(
-                f"log_dir={str(self.directory)!r} is in use by process {pid}; wait for it, stop it, "
-                "or pass another directory"
-            ) from None
-        except OSError as error:
-            lock.release()
-            raise JournalError(
-                f"log_dir={str(self.directory)!r} can't be written: {error.strerror or error}; pass another directory"
-            ) from error
-        return lock
-
-    def _open(self) -> Database:
-        path = self.directory / "journal.sqlite"
-        try:
-            return Database(path, _TABLES, SCHEMA_VERSION)
-        except OtherSchema as other:
-            raise _of_schema(path, other.args[0]) from None
-        except OSError as error:
-            raise unwritable(path, error) from error
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
 
     def _read_index(self) -> None:
         """Load the keys into memory: most lookups miss and need no query.
 
         Hashes of keys take a fraction of the texts' memory; two that are equal by chance cost a query.
         """
-        with self._guard():
-            self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
-            self._finished: dict[str, Rollout | None] = {
-                unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
-            }
+        self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
+        self._finished: dict[str, Rollout | None] = {
+            unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
+        }
 
     def close(self) -> None:
         """Close the database and give the directory back."""
         try:
             self._db.close()
         finally:
-            self._give_back()
-
-    def _give_back(self) -> None:
-        (self.directory / "run.pid").unlink(missing_ok=True)
-        self._file_lock.release()
+            self._lock.release()
 
     def __enter__(self) -> Journal:
-        """Nothing more to do: it is open."""
+        """Return the journal, which is open already."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close it."""
+        """Close the journal."""
         self.close()
 
     # -- LM calls --------------------------------------------------------------------------------------------------
 
     def reply(self, unit: str, request: str, occurrence: int) -> KeptReply | None:
-        """The reply to such a request of a unit, the n-th or the next one that is kept; None if there is none."""
+        """Find the reply to a unit's request.
+
+        Args:
+            unit: The unit of work.
+            request: Hash of the request.
+            occurrence: How many equal requests the unit made before. Where that one's reply is missing (its call was
+                in flight when the process was killed), the next one's is taken.
+        """
         if hash((unit, request)) not in self._answered:
             return None
-        row = self._one(
+        row = self._db.one(
             "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
             "ORDER BY occurrence LIMIT 1",
             unit,
@@ -177,15 +141,14 @@ class Journal:
         except TypeError:  # a backend's own objects in a reply: counted, but it can't be replayed
             text = None
         if text is None:
-            self._write("other_calls", unit, _dump(vars(call)))
+            self._db.write("other_calls", unit, _dump(vars(call)))
         else:
-            self._write("calls", unit, request, occurrence, _dump(vars(call)), text)
+            self._db.write("calls", unit, request, occurrence, _dump(vars(call)), text)
             self._answered.add(hash((unit, request)))
 
     def paid(self) -> list[tuple[str, LMCall]]:
         """Every call the run made so far, with the unit it was made for."""
-        with self._guard():
-            rows = self._db.all("SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls")
+        rows = self._db.all("SELECT unit, call FROM calls UNION ALL SELECT unit, call FROM other_calls")
         return [(unit, LMCall(**json.loads(call))) for unit, call in rows]
 
     # -- what units of work came to --------------------------------------------------------------------------------
@@ -194,46 +157,43 @@ class Journal:
         """A finished attempt, or None."""
         if unit not in self._finished:
             return None
-        row = self._one("SELECT rollout FROM attempts WHERE unit=?", unit)
+        row = self._db.one("SELECT rollout FROM attempts WHERE unit=?", unit)
         return self._finished[unit] if row is None else _rollout(row[0])
 
     def finish(self, unit: str, rollout: Rollout) -> Rollout:
-        """Take a finished attempt with outcome, score, feedback and transcript: committed in a moment, or by `flush`.
+        """Record a finished attempt. If the journal already has one for this unit, return that one.
 
-        What an outage took is not committed: it holds for this process, and the next one makes the attempt again.
-
-        Returns:
-            The attempt as it counts: one that was given up may have finished a moment before.
+        The attempt is committed a moment later, or by `flush`. One that an outage or a timeout took is not committed:
+        this process counts it, and the next one makes it again.
         """
         first = self._finished.setdefault(unit, rollout)
         if first is not rollout:
             return first or self.attempt(unit) or rollout
         if rollout.outcome is not Outcome.INFRASTRUCTURE:
-            with self._guard():
-                self._db.write_soon("attempts", unit, _dump(vars(rollout)))
-            self._finished[unit] = None  # it is in the database now, or will be when that is read
+            self._db.write_soon("attempts", unit, _dump(vars(rollout)))
+            self._finished[unit] = None  # `attempt` reads it from the database, which writes what waits first
         return rollout
 
     def flush(self) -> None:
-        """Commit the finished attempts: to be called before anything is asked that rests on them."""
-        with self._guard():
-            self._db.flush()
+        """Commit all finished attempts. Call this before an LM call that is built on them."""
+        self._db.flush()
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> Any:
         """A value of the run itself, or None."""
-        row = self._one("SELECT value FROM meta WHERE key=?", key)
+        row = self._db.one("SELECT value FROM meta WHERE key=?", key)
         return None if row is None else json.loads(row[0])
 
     def set(self, key: str, value: Any) -> None:
         """Keep a value of the run itself (plain data)."""
-        self._write("meta", key, _dump(value))
+        self._db.write("meta", key, _dump(value))
 
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Keep what the run is, or refuse one that differs; `num_epochs` of a run and `k` of an evaluation may grow.
+        """Keep the run's fingerprint, or refuse a run whose fingerprint differs.
 
-        Until an attempt is kept the metric may be another: it may have to be mended.
+        `num_epochs` of a run and `k` of an evaluation may grow. Until an attempt is kept the metric may change: a
+        broken metric scores nothing, and the user mends it.
 
         Raises:
             JournalError: The directory holds another run; the message lists the differences.
@@ -246,7 +206,7 @@ class Journal:
                     f"{where} the journal of another kind of work: it was made by {known.get('kind')}, "
                     f"this is {wanted.get('kind')}. Pass another directory"
                 )
-            if "metric" in wanted and not self._finished:  # nothing rests on the one before: it may have been broken
+            if "metric" in wanted and not self._finished:  # it scored nothing so far
                 known["metric"] = wanted["metric"]
             if found := differences(known, wanted, _MAY_GROW):
                 more = [f"and {len(found) - _NAMED} more differences"] if len(found) > _NAMED else []
@@ -255,56 +215,9 @@ class Journal:
                 )
         self.set("fingerprint", dict(fingerprint))
 
-    # -- database --------------------------------------------------------------------------------------------------
-
-    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        with self._guard():
-            return self._db.one(query, *values)
-
-    def _write(self, table: str, *values: Any) -> None:
-        with self._guard():
-            self._db.write(table, *values)
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: sqlite3.Error) -> JournalError:
-        """The error for a journal that can't be used: damaged, or not to be written or read just now."""
-        where = f"journal.sqlite in {str(self.directory)!r}"
-        if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
-            return JournalError(
-                f"{where} can't be written or read: {error}. What was committed is safe; make room or mend the "
-                "directory, and run again with the same log_dir"
-            )
-        row = re.match(r"row (\d+) of table (\w+)", str(error))
-        mend = f", delete that row (DELETE FROM {row[2]} WHERE rowid={row[1]}) to have it made again" if row else ""
-        return JournalError(
-            f"{where} is damaged: {error}. It was left as it is: put a sound copy in its place{mend}, or pass another "
-            "log_dir to start anew"
-        )
-
-
-def _of_schema(path: Path, version: int) -> JournalError | SchemaVersionError:
-    where = f"{path.name} in {str(path.parent)!r}"
-    if version > SCHEMA_VERSION:
-        return SchemaVersionError(
-            f"{where} is of schema {version}; this version knows {SCHEMA_VERSION}: upgrade trgrpo-dspy, or pass "
-            "another log_dir"
-        )
-    if version:
-        return JournalError(
-            f"{where} is of schema {version}, of trgrpo-dspy 0.1, which this version does not read: finish that run "
-            "with 0.1, or pass another log_dir"
-        )
-    return JournalError(f"{where} is another program's database: pass another log_dir")
-
 
 def _rollout(text: str) -> Rollout:
-    """An attempt as it was kept. By hand: pydantic takes no lone surrogates, and models send them."""
+    """Read an attempt. Not by pydantic, which refuses lone surrogates: models send them."""
     known = {f.name for f in fields(Rollout)}
     data: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items() if k in known
@@ -313,6 +226,6 @@ def _rollout(text: str) -> Rollout:
 
 
 def _dump(value: Any) -> str:
-    """JSON that SQLite takes: a lone surrogate in a model's reply stays an escape."""
+    """Write JSON in which a lone surrogate of a model's reply stays an escape: SQLite refuses it as a character."""
     text = _ENCODE(value)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""The plain files a run leaves for people, beside its journal; each is written whole or not at all.
+"""The plain files that a run writes for people beside its journal, each whole or not at all, for their owner alone.
 
 `config.json` (the settings), `libraries/step_003.json` (the library after each step), `program.json` (the best program
 so far, which plain DSPy loads; no LM state in it) and `results.json`. They hold no key, header or address.

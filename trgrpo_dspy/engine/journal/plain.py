@@ -7,7 +7,12 @@ import functools
 import hashlib
 import json
 import re
+import tempfile
+import time
+import uuid
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 import dspy
@@ -15,7 +20,7 @@ from pydantic import BaseModel
 
 from .differences import HASH_MARK
 
-__all__ = ["digest", "mark", "plain", "without_addresses"]
+__all__ = ["digest", "is_of_this_process", "mark", "plain", "without_addresses"]
 
 _PIECE = 2000
 """Bytes hashed at a time: for 2,048 the interpreter lock is given up, and busy threads are slow to return it."""
@@ -24,6 +29,9 @@ _DEEPEST = 60
 """Levels of nesting that are read; some of DSPy's and the user's frames are on the stack already."""
 _LARGE = 2**16
 """Bytes of an array above which it is hashed as it stands in memory."""
+_RECENT = 86_400.0
+"""A time of the last day, in seconds, was taken by this process."""
+_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[14][0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}", re.IGNORECASE)
 _SCALARS = (type(None), bool, int, float, str)
 
 Refer = Callable[[Any], Any]
@@ -63,6 +71,20 @@ def mark(value: Any) -> str:
 def without_addresses(text: str) -> str:
     """The text of a `repr` without memory addresses."""
     return _ADDRESS.sub("", text)
+
+
+def is_of_this_process(value: Any) -> bool:
+    """Whether a value is one that every process makes anew: a time of day, a random id, a temporary folder."""
+    if isinstance(value, datetime) and value.year > 1970:
+        value = value.timestamp()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return 0 <= time.time() - value < _RECENT
+    if isinstance(value, uuid.UUID):
+        return value.version in (1, 4)
+    if isinstance(value, (str, PurePath)):
+        text = str(value)
+        return text.startswith(tempfile.gettempdir()) or _UUID.fullmatch(text) is not None
+    return False
 
 
 class _Reader:

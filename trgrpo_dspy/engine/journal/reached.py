@@ -1,4 +1,4 @@
-"""What a program or a metric reaches: its code and the values this reads, so that a change of any is seen.
+"""The code and values that a program, a metric or a tool reaches, so that a change of any of them is noticed.
 
 From an object the walk follows attributes and its class; from a function the globals that it names, functions of
 modules that it names or imports, closures, defaults, decorators and attributes; recursively, through the user's own
@@ -9,7 +9,7 @@ code. Of installed packages the version is taken, of the standard library nothin
   by their names, and times, process ids and folders that every process makes anew.
 - Loops are followed once, and a bounded number of objects is read.
 
-Not seen is what only running shows: names looked up by text (`getattr`, `eval`), files, environment variables.
+What only running shows is not noticed: names looked up by text (`getattr`, `eval`), files, environment variables.
 """
 
 from __future__ import annotations
@@ -17,14 +17,10 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import tempfile
-import time
 import types
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -34,7 +30,7 @@ from pydantic import BaseModel
 
 from trgrpo_dspy.failures.secrets import names_secret
 
-from .plain import mark, plain
+from .plain import is_of_this_process, mark, plain
 from .sources import Origin, changes, compiled, imported, is_code, is_generated, name_of, names_in, origin, version
 
 __all__ = ["Reached", "reach"]
@@ -43,9 +39,6 @@ _DEEPEST = 100
 _MOST_OBJECTS = 20_000
 _MOST_READ = 50_000
 """Levels and objects to follow and containers to read at most."""
-_RECENT = 86_400.0
-"""A time of the last day, in seconds, was taken by this process."""
-_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[14][0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ def reach(roots: Mapping[str, Any], describe: Callable[[Any], Any], known: Itera
 
     Args:
         roots: Where to begin; their names begin the names of what they hold.
-        describe: What is to be told of an LM or a predictor.
+        describe: Describes an LM or a predictor.
         known: Objects that are described elsewhere.
     """
     walk = _Walk(describe, known)
@@ -83,7 +76,7 @@ def _dspys_own(predictor: bool) -> frozenset[str]:
 
 
 class _Walk:
-    """One walk. Values wait until all code that is reached so far has been seen: it says which of them are state."""
+    """One walk. Values are read after all code that is reached so far: the code says which of them are state."""
 
     def __init__(self, describe: Callable[[Any], Any], known: Iterable[Any]) -> None:
         self.code: dict[str, str] = {}
@@ -247,7 +240,7 @@ class _Walk:
         """Keep what a value says, unless it is state, a secret, or made anew by every process."""
         name = re.split(r"[. ]", label)[-1]
         ours = type(value).__module__.startswith("trgrpo_dspy.")  # such as what an earlier run left in its result
-        if ours or names_secret(name) or _is_of_this_process(value) or self._is_state(holder):
+        if ours or names_secret(name) or is_of_this_process(value) or self._is_state(holder):
             return
         if isinstance(value, dspy.BaseLM):
             _put(self.values, label, self._describe(value))
@@ -264,7 +257,7 @@ class _Walk:
         """What stands for an object among plain values; None is its content."""
         if isinstance(value, dspy.BaseLM):
             return self._describe(value)
-        if _is_of_this_process(value):
+        if is_of_this_process(value):
             return type(value).__name__
         if isinstance(value, PurePath):
             return list(value.parts[-3:])  # the same files in another folder
@@ -308,17 +301,3 @@ def _put(into: dict[str, Any], label: str, value: Any) -> None:
 
 def _names(slots: Any) -> list[str]:
     return [slots] if isinstance(slots, str) else list(slots)
-
-
-def _is_of_this_process(value: Any) -> bool:
-    """Whether a value is one that every process makes anew: a time of day, a random id, a temporary folder."""
-    if isinstance(value, datetime) and value.year > 1970:
-        value = value.timestamp()
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return 0 <= time.time() - value < _RECENT
-    if isinstance(value, uuid.UUID):
-        return value.version in (1, 4)
-    if isinstance(value, (str, PurePath)):
-        text = str(value)
-        return text.startswith(tempfile.gettempdir()) or _UUID.fullmatch(text) is not None
-    return False
