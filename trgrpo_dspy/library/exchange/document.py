@@ -157,9 +157,9 @@ def write_into(document: Document, entries: Iterable[Experience], line: Callable
     added: dict[int, list[str]] = {}
     below: dict[str, list[str]] = {}  # under headings that the document does not have yet
     for entry in new:
-        place = document.region if entry.pinned else document.ends.get(entry.section)
-        if place is not None:
-            added.setdefault(place, []).append(line(entry))
+        line_number = document.region if entry.pinned else document.ends.get(entry.section)
+        if line_number is not None:
+            added.setdefault(line_number, []).append(line(entry))
         else:
             below.setdefault(PROTECTED[0] if entry.pinned else f"## {entry.section}", []).append(line(entry))
     lines: list[str] = []

@@ -123,9 +123,9 @@ def _pairs(data: Any) -> Iterable[tuple[str, str]]:
         pairs = [("", value) for value in data]
     else:
         raise ValueError(f"this is no experiences.json: texts by id are wanted, got {type(data).__name__}")
-    for place, (key, value) in enumerate(pairs):
+    for index, (key, value) in enumerate(pairs):
         if not isinstance(value, str):
-            raise ValueError(f"entry {key or place!r} is no text but {type(value).__name__}; give the text itself")
+            raise ValueError(f"entry {key or index!r} is no text but {type(value).__name__}; give the text itself")
     return pairs
 
 
