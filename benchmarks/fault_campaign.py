@@ -48,7 +48,7 @@ from trgrpo_dspy.learning.group import RolloutGroup, mean
 from trgrpo_dspy.offline.server import OfflineServer, ServedRequest
 from trgrpo_dspy.program.rollout import Rollout
 
-REFLECTION = ("summary", "comparison", "proposals", "consolidation")
+REFLECTION = ("summary", "comparison", "proposals", "consolidation", "check", "repair")
 SCORED = ("completed", "program_error", "parse_error", "context_window")
 TOOL_OUTAGE = "the rule book cannot be reached"
 # What an outage would leave in a text that is made of it.
@@ -180,7 +180,12 @@ def run(scenario: Scenario, log_dir: Path) -> Finding:
         with server:
             lm = server.lm(scenario.engine, timeout=scenario.timeout, num_retries=2)
             optimizer = TrainingFreeGRPO(
-                metric=tickets.metric, num_epochs=2, group_size=4, num_threads=scenario.threads, log_dir=log_dir
+                metric=tickets.metric,
+                num_epochs=2,
+                group_size=4,
+                num_threads=scenario.threads,
+                log_dir=log_dir,
+                learn_from="contrast",
             )
             with dspy.context(lm=lm, callbacks=[Watch(seen)], adapter=None):
                 compiled = optimizer.compile(
@@ -217,6 +222,14 @@ class Kept:
             other = [(unit, json.loads(call)) for unit, call in db.execute("SELECT unit, call FROM other_calls")]
             calls = db.execute("SELECT unit, call, reply FROM calls").fetchall()
         failed = Counter(unit for unit, call in other if call["failed"])
+        for line in (log_dir / "events.jsonl").read_text().splitlines():  # what an outage took is in no journal
+            event = json.loads(line)
+            if event["event"] == "AttemptFinished" and event["rollout"]["outcome"] == "infrastructure":
+                stage, step, rollout = event["stage"], event["step"], event["rollout"]
+                key = [stage, step] if stage == "rollout" else [stage]
+                unit = "/".join(map(str, [stage, step, *key, rollout["example"], rollout["attempt"]]))
+                lost = (name for name in failed if f"{name}/".startswith(f"{unit}/"))
+                attempts[next(lost, unit)] = rollout
         return cls(attempts, failed, [(unit, reply, json.loads(call)["truncated"]) for unit, call, reply in calls])
 
     def of(self, stage: str, step: int) -> list[dict[str, Any]]:
@@ -304,7 +317,7 @@ def check_lessons(results: DetailedResults, requests: Sequence[ServedRequest], s
             if RolloutGroup(index, "", "", tuple(records)).informative:
                 informative.add(index)
         for entry in step.library:
-            if not entry.sources or not set(entry.sources) <= informative:
+            if not set(entry.sources) & informative:  # neighbours are compared in one call
                 problems.append(f"{entry.id} comes from {entry.sources}, with a contrast are {sorted(informative)}")
     return problems
 

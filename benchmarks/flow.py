@@ -178,7 +178,7 @@ def measure(
             learned = run.learn(step, run.start)
             run.consolidate(step, learned, run.start)
             wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-            retries = sum(row.retries for row in run.calls.meter.spend(1))
+            retries = sum(row.retries for row in run.calls.state.meter.spend(1))
         lm.close()
         records = [json.loads(line) for line in log.read_text().splitlines()]
     return _measured(wall, cpu, retries, records, units, step)

@@ -33,6 +33,12 @@ def clean_dspy() -> Iterator[None]:
     logger.setLevel(level)  # commands that are tested in this process set their own
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LM that fails is tried as often as its own retries say; tests of outages ask for patience."""
+    monkeypatch.setattr("trgrpo_dspy.engine.calls.limits.MOST_PATIENCE", 0.0)
+
+
 @pytest.fixture
 def lm() -> dspy.LM:
     """A scripted LM in DSPy's settings: `lm.engine.calls` holds what was asked."""

@@ -18,7 +18,7 @@ from support import DATA
 from programs import math_reasoning
 from programs.sandbox import MontyInterpreter
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.library.entries import count_tokens
@@ -161,7 +161,7 @@ class TestAgentOverHttp:
                 done.append((code, f"{' '.join(said.split())} (call {len(done)} of question {index})"))
                 return done[-1][1]
 
-        calls, program = Calls(backoff=0.001), math_reasoning.agent(Marked)
+        calls, program = Gate(backoff=0.001), math_reasoning.agent(Marked)
         calls.bind(program)
         example = dspy.Example(problem=row["question"], answer=row["answer"]).with_inputs("problem")
         unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, index, 0), resample=True, temperature=0.7)

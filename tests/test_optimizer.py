@@ -680,7 +680,7 @@ def test_option(lm: dspy.LM, name: str) -> None:
     OPTIONS[name](lm)
 
 
-LIMITS = {"budget", "log_dir", "rollout_timeout", "requests_per_minute", "executor"}
+LIMITS = {"budget", "log_dir", "rollout_timeout", "outage_patience", "requests_per_minute", "executor"}
 """Options with test files of their own: test_budget, test_resume, test_timeouts, test_executor."""
 
 

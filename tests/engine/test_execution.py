@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.executors.threads import ThreadExecutor
-from trgrpo_dspy.engine.flows import Execution, Flow, Task
+from trgrpo_dspy.engine.flows import Execution, Flow
+from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.meter import Stage
 
@@ -32,7 +33,7 @@ def single(fn: Callable[..., Any], *args: Any) -> Flow[Any]:
 
 
 def run(flows: list[Flow[Any]], threads: int = 4) -> list[Any]:
-    with Execution(Calls(), threads) as execution:
+    with Execution(Gate(), threads) as execution:
         return execution.run(flows)
 
 
@@ -133,7 +134,7 @@ def test_the_first_task_of_a_run_goes_alone_and_only_the_first() -> None:
         time.sleep(0.02)
         seen.append(running._value)
 
-    with Execution(Calls(), 8) as execution:
+    with Execution(Gate(), 8) as execution:
         execution.run([single(work) for _ in range(6)])
         assert seen[0] == 1, "nothing else had started when the first one ended"
         assert max(seen) == 6
@@ -163,7 +164,7 @@ class TestFailure:
             finally:
                 closed.append(i)
 
-        calls = Calls()
+        calls = Gate()
         with Execution(calls, 2) as execution, pytest.raises(Boom, match="three") as caught:
             execution.run([flow(i) for i in range(50)])
         assert sorted(closed) == list(range(50))
@@ -183,13 +184,13 @@ class TestFailure:
             yield [task(lambda: None)]
             raise Boom("in the flow")
 
-        calls = Calls()
+        calls = Gate()
         with Execution(calls, 2) as execution, pytest.raises(Boom):
             execution.run([flow(), single(time.sleep, 0)])
         assert calls.stopped
 
     def test_ctrl_c_shuts_the_gate(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls, closed = Calls(), []
+        calls, closed = Gate(), []
 
         def flow() -> Flow[None]:
             try:
@@ -198,16 +199,13 @@ class TestFailure:
                 closed.append(True)
 
         with Execution(calls, 2) as execution:
-            monkeypatch.setattr(
-                "trgrpo_dspy.engine.progress.Bars.advance",
-                lambda self, stage: (_ for _ in ()).throw(KeyboardInterrupt),
-            )
+            monkeypatch.setattr(execution, "_settle", lambda *done: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 execution.run([flow(), flow()])
         assert calls.stopped and closed == [True, True]
 
     def test_a_fatal_error_tells_the_first_cause(self) -> None:
-        calls = Calls()
+        calls = Gate()
 
         def work() -> None:
             calls.stop("fatal", FatalError("the/model was refused"))
@@ -265,7 +263,7 @@ class TestContext:
 
     def test_threads_end_with_the_run(self) -> None:
         before = set(threading.enumerate())
-        with Execution(Calls(), 5) as execution:
+        with Execution(Gate(), 5) as execution:
             execution.run([single(time.sleep, 0.01) for _ in range(10)])
             threads = [t for t in threading.enumerate() if t.name.startswith("trgrpo-") and t not in before]
             assert len(threads) == 5
@@ -295,38 +293,3 @@ def test_the_pool_hands_on_exceptions() -> None:
         pool.submit(lambda: {}["x"]).result(5)
     assert pool.submit(lambda: "still alive").result(5) == "still alive"
     pool.close()
-
-
-def test_a_progress_bar_per_stage_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    class Terminal:
-        text = ""
-
-        def write(self, text: str) -> None:
-            self.text += text
-
-        def flush(self) -> None:
-            pass
-
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    from trgrpo_dspy.engine import progress as module
-
-    real = module.tqdm
-    monkeypatch.setattr(module, "tqdm", functools.partial(real, file=terminal, mininterval=0))
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-
-    def flow() -> Flow[None]:
-        yield [Task(Stage.ROLLOUT, lambda: None)]
-        yield [Task(Stage.SUMMARY, lambda: None)]
-
-    run([flow() for _ in range(3)])
-    assert "rollout" in terminal.text and "summary" in terminal.text
-    assert capsys.readouterr().out == ""
-
-
-def test_no_progress_bar_where_there_is_no_terminal(capsys: Any) -> None:
-    run([single(lambda: None) for _ in range(3)])
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err == ""

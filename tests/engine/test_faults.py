@@ -18,7 +18,7 @@ from support.scripted import Call, Reply, Triage, exact, examples, learner, scri
 
 from benchmarks.fault_campaign import Scenario, run
 from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.engine import runner
+from trgrpo_dspy.engine import tools
 from trgrpo_dspy.engine.calls import state, units
 from trgrpo_dspy.meter import Budget
 from trgrpo_dspy.offline.server import OfflineServer
@@ -68,7 +68,7 @@ class TestTheCampaign:
 
     def test_it_would_notice_a_tools_outage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same run, with eyes shut to what tools meet."""
-        monkeypatch.setattr(runner._ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
+        monkeypatch.setattr(tools.ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
         found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=60), tmp_path)
         assert "though its transcript tells of an outage" in "\n".join(found.problems)
 
@@ -157,7 +157,7 @@ class TestAtTheStart:
     @pytest.mark.parametrize(("answer", "requests"), [(AuthError("no"), 1), (ServerError("down"), 8)])
     def test_of_a_second_lm(self, answer: Exception, requests: int) -> None:
         """The program's LM works; that of the reflection does not."""
-        other = scripted_lm(lambda call: time.sleep(0.02) or answer, name="scripted/reflection", num_retries=2)
+        other = scripted_lm(lambda call: time.sleep(0.02) or answer, name="scripted/reflection", num_retries=7)
         with pytest.raises(FatalError, match="LM 'scripted/reflection'"):
             compile_with(scripted_lm(), reflection_lm=other)
         assert len(other.engine.calls) == requests
@@ -217,7 +217,7 @@ class TestLater:
         compiled = compile_with(lm, batch_size=4, num_epochs=3)
         results = compiled.detailed_results
         assert results.stop_reason == "error_rate"
-        assert "because more than half of the recent LM calls failed." in results.verdict.text
+        assert "because more than half of the recent LM calls failed" in results.verdict.text
         assert results.steps
         assert compiled.experiences == {m.step: m.library for m in results.measured}[results.verdict.step]
         # 21 of 40 calls, tried twice, and what was under way.
@@ -275,20 +275,20 @@ class TestTruncation:
     def test_it_is_counted_by_stage_and_told_with_the_cure(self) -> None:
         def script(call: Call) -> Any:
             answer = learner(call)
-            if call.kind != "summary" or call.chance("cut") % 2:
+            if call.kind != "comparison":
                 return answer
-            return Reply("[[ ## summary ## ]]\nIt read the ti", "length")
+            return Reply("[[ ## comparison ## ]]\nIt read the ti", "length")
 
         results = compile_with(scripted_lm(script)).detailed_results
         by_stage = {row.stage: (row.truncated, row.calls) for row in results.spend}
-        cut, made = by_stage["summary"]
-        assert 0 < cut < made
-        assert all(count == 0 for stage, (count, _) in by_stage.items() if stage != "summary")
-        sentence = f"{cut} of {made} replies in stage 'summary' were cut by length: raise the LM's max_tokens."
+        cut, made = by_stage["comparison"]
+        assert 0 < cut == made
+        assert all(count == 0 for stage, (count, _) in by_stage.items() if stage != "comparison")
+        sentence = f"{cut} of {made} replies in stage 'comparison' were cut by length: raise the LM's max_tokens."
         assert sentence in results.verdict.text
-        assert results.steps[0].lost == {"summary: cut by length": cut}
+        assert results.steps[0].lost == {"comparison: cut by length": cut}
 
-    @pytest.mark.parametrize("kind", ["comparison", "proposals"])
+    @pytest.mark.parametrize("kind", ["comparison"])
     def test_a_reply_that_was_cut_is_no_lesson_though_it_reads_well(self, kind: str) -> None:
         def script(call: Call) -> Any:
             answer = learner(call)

@@ -23,9 +23,10 @@ from support.scripted import Call, ScriptedEngine, Triage, exact, examples, lear
 
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine import flows
-from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.flows import Execution, Task
+from trgrpo_dspy.engine.calls.gate import Gate
+from trgrpo_dspy.engine.flows import Execution
 from trgrpo_dspy.engine.interrupts import graceful_interrupt
+from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.meter import Stage
 
@@ -151,7 +152,7 @@ class TestOnce:
     def test_nothing_is_begun_between_two_steps(self) -> None:
         """The interruption comes while the driver is at work: no attempt, no tool, no metric runs after it."""
         ran: list[str] = []
-        calls = Calls()
+        calls = Gate()
 
         def flow() -> Any:
             yield [Task(Stage.ROLLOUT, lambda: ran.append("ran"))]

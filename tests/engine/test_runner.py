@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dspy.lm15 import ContextLengthError, RateLimitError, ServerError, Transport
 from support.scripted import TOKENS, Triage, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, InfrastructureError, RunStopped, evaluate
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner, expected_text, task_text
 from trgrpo_dspy.failures.outcome import Outcome
@@ -24,7 +25,7 @@ from trgrpo_dspy.program.rollout import Rollout
 def attempt(
     program: dspy.Module, metric: Any = exact, *, example: dspy.Example | None = None, **options: Any
 ) -> Rollout:
-    calls = Calls(backoff=0.001)
+    calls = Gate(backoff=0.001)
     calls.bind(program)
     unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 4, 2), resample=True, temperature=0.7)
     return Runner(calls, metric, **options).attempt(program, example or examples(1)[0], unit, index=4, attempt=2)
@@ -90,8 +91,20 @@ class TestOutcomes:
         rollout = attempt(Nothing(), lambda e, p, trace=None: p is None)
         assert (rollout.outcome, rollout.score, rollout.answer) == (Outcome.COMPLETED, 1.0, "")
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RunStopped("over")])
-    def test_what_is_no_exception_ends_the_run(self, lm: dspy.LM, error: BaseException) -> None:
+    @pytest.mark.parametrize("error", [SystemExit(3), SystemExit(), GeneratorExit(), asyncio.CancelledError()])
+    def test_an_exit_of_the_program_or_its_metric_is_a_failure_of_the_attempt(
+        self, lm: dspy.LM, error: BaseException
+    ) -> None:
+        def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+            raise error
+
+        failed = attempt(Fails(error))
+        assert (failed.outcome, failed.score) == (Outcome.PROGRAM_ERROR, 0.0)
+        assert failed.error.startswith(type(error).__name__)
+        assert attempt(dspy.Predict(Triage), metric).outcome is Outcome.METRIC_ERROR
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunStopped("over")])
+    def test_ctrl_c_and_the_end_of_the_run_are_no_failure(self, lm: dspy.LM, error: BaseException) -> None:
         with pytest.raises(type(error)):
             attempt(Fails(error))
 

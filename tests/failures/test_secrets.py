@@ -21,7 +21,7 @@ from support.scripted import Triage, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls import state
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.redaction import redact
@@ -346,7 +346,7 @@ class TestBlanking:
 
     def test_a_key_of_a_predictors_own_too(self) -> None:
         lm = scripted_lm()
-        with Calls().context(Unit(Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
+        with Gate().context(Unit(Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
             dspy.Predict(Triage, api_key="Vf28Lc60marsh")(ticket="refund")  # a custom engine takes none
         assert blank("Vf28Lc60marsh") == "***"
 

@@ -17,7 +17,7 @@ from support.scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scr
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import state
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.meter import Budget, LMCall, Meter, Spend, Stage, total_spend
@@ -161,15 +161,15 @@ class TestWhereCallsAreMade:
 
     def test_calls_of_one_event_loop_do_not_wait_for_each_other_for_ever(self) -> None:
         """A cap of two, five calls in one thread: blocking it would keep the two from ever coming back."""
-        lm, calls = scripted_lm(), Calls(Meter(Budget(max_lm_calls=2)))
+        lm, calls = scripted_lm(), Gate(Meter(Budget(max_lm_calls=2)))
         with calls.context(Unit(Stage.ROLLOUT), lm=lm), pytest.raises(RunStopped):
             GathersCalls()(ticket="refund")
         assert len(lm.engine.calls) == 2
 
     def test_a_call_that_is_cancelled_gives_its_place_back(self) -> None:
-        calls = Calls(Meter(Budget(max_lm_calls=1)), requests_per_minute=6)
+        calls = Gate(Meter(Budget(max_lm_calls=1)), requests_per_minute=6)
         lm = scripted_lm()
-        calls.waiting.pace()  # the next turn is in ten seconds
+        calls.state.waiting.pace()  # the next turn is in ten seconds
 
         async def one() -> None:
             with calls.context(Unit(Stage.ROLLOUT), lm=lm):
@@ -177,11 +177,11 @@ class TestWhereCallsAreMade:
 
         with pytest.raises(asyncio.TimeoutError):
             asyncio.run(one())
-        assert calls.meter.reserve() == (True, "")
+        assert calls.state.meter.reserve() == (True, "")
 
     def test_an_lm_that_asks_another_one_is_one_call(self) -> None:
         """A router: its own place is enough, and it does not wait for itself."""
-        calls, inner = Calls(Meter(Budget(max_lm_calls=1))), scripted_lm(name="scripted/inner")
+        calls, inner = Gate(Meter(Budget(max_lm_calls=1))), scripted_lm(name="scripted/inner")
 
         def route(call: Call) -> Any:
             return calls.observe(inner)(call.user)[0]
@@ -197,7 +197,7 @@ class TestWhereCallsAreMade:
         thread.start()
         thread.join(10)
         assert found == ["billing"]
-        assert total_spend(calls.meter.spend()).calls == 1
+        assert total_spend(calls.state.meter.spend()).calls == 1
 
     @pytest.mark.parametrize("cap", [2, 9, 24])
     def test_inside_a_metric(self, cap: int) -> None:
@@ -244,7 +244,7 @@ class TestPlaces:
         with dspy.context(lm=lm):
             for i in range(3):
                 dspy.Predict(Triage)(ticket=f"refund {i}")
-        calls = Calls(Meter(Budget(max_lm_calls=1)))
+        calls = Gate(Meter(Budget(max_lm_calls=1)))
         with calls.context(Unit(Stage.ROLLOUT), lm=lm):
             pairs = [(dspy.Predict(Triage), {"ticket": f"refund {i}"}) for i in range(3)]
             found = dspy.Parallel(num_threads=3, disable_progress_bar=True)(pairs)

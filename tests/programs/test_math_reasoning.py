@@ -11,7 +11,7 @@ import dspy
 import pytest
 
 from programs import hub, math_reasoning
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.failures.outcome import Outcome
@@ -204,7 +204,7 @@ class TestPrograms:
 
     def test_an_attempt_of_the_agent(self) -> None:
         pytest.importorskip("pydantic_monty", reason=EXTRA)
-        calls = Calls(backoff=0.001)
+        calls = Gate(backoff=0.001)
         program = math_reasoning.agent()
         calls.bind(program)
         example = dspy.Example(problem="What is 128 * 379 + 5?", answer="48517").with_inputs("problem")

@@ -25,7 +25,7 @@ from programs.web_fetch import Fetcher
 from programs.web_index import LocalIndex
 from programs.web_search_engines import Result, Serper
 from trgrpo_dspy import Budget, FatalError, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.failures.outcome import Outcome
@@ -109,7 +109,7 @@ def served() -> Iterator[web_site.Site]:
 def attempt(
     program: dspy.Module, example: dspy.Example, seed: int = 0, temperature: float = 0.0, metric: Any = None
 ) -> Rollout:
-    calls = Calls(backoff=0.001)
+    calls = Gate(backoff=0.001)
     calls.bind(program)
     unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0, 0), resample=True, temperature=temperature)
     with dspy.context(lm=offline_lm(seed)):

@@ -106,6 +106,11 @@ def _path(name: str, value: Any) -> None:
         raise ValueError(f"{name}='' names no directory; leave it out to keep nothing")
 
 
+def _patience(name: str, value: Any) -> None:
+    if value != 0:
+        number(above=0, why="; 0 leaves it at the LM's own retries")(name, value)
+
+
 def _executor(name: str, value: Any) -> None:
     check_executor(value)
 
@@ -182,8 +187,8 @@ class RunOptions(Options):
     """What every run of programs may be given, whether it learns or measures."""
 
     num_threads: Annotated[int | None, whole(1)] = None
-    """Attempts and reflection calls in flight at most; None is DSPy's setting. DSPy's native client has at most 100
-    calls of one LM in flight; above that the run gives it as many connections."""
+    """Attempts and reflection calls in flight at most; None is DSPy's setting. A backend that serves fewer gets fewer.
+    DSPy's native client has at most 100 calls of one LM in flight; above that the run gives it as many connections."""
     seed: Annotated[int, whole(), DECIDES] = 0
     """Where all chance comes from."""
     budget: Annotated[Budget | None, instance(Budget, "Budget(max_cost=5.0)")] = None
@@ -194,6 +199,11 @@ class RunOptions(Options):
     """Score of an attempt in which the program itself failed, as in `dspy.Evaluate`."""
     rollout_timeout: Annotated[float | None, number(above=0, why="; leave it out for no limit")] = None
     """Seconds after which an attempt is abandoned and left unscored; None waits."""
+    outage_patience: Annotated[float, number(above=-1e-9, why="; 0 waits for nothing beyond an LM's own retries")] = (
+        600.0
+    )
+    """Seconds for which an outage is waited out once a backend has answered; calls that are lost later are made again
+    when the run is resumed. LMs with `num_retries=0` are asked once."""
     requests_per_minute: Annotated[float | None, number(above=0, why="; leave it out for no limit")] = None
     """Requests at most, over all threads; None is no limit."""
     executor: Annotated[Executor | None, _executor] = None

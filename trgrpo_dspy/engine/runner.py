@@ -1,13 +1,14 @@
 """One attempt: run the program on an example, capture what it did, score it, and say how it ended.
 
-`Runner.attempt` always returns a `Rollout`; the only things it raises are the end of the run (`RunStopped`,
-`FatalError`) and what is no `Exception`. This is the one place with a broad `except`: around the user's program and
-metric.
+`Runner.attempt` always returns a `Rollout`; it raises nothing but the end of the run (`RunStopped`, `FatalError`,
+`KeyboardInterrupt`). This is the one place with a broad `except`: around the user's program and metric. Whatever those
+raise is a failure of the attempt, `SystemExit` too: an `exit()` in a tool must not end the user's process.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import time
 from collections import deque
@@ -17,12 +18,9 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.calls.observed import OutsideAdapters
-from trgrpo_dspy.engine.calls.outcomes import Outcomes
-from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.failures.classify import Failure, classify, is_interpreter_fault, is_tool_outage, outcome_of
+from trgrpo_dspy.events import AttemptFinished
+from trgrpo_dspy.failures.classify import Failure, classify, is_interpreter_fault, outcome_of
 from trgrpo_dspy.failures.messages import describe, fatal_message, no_lm_message
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.redaction import redact
@@ -35,7 +33,13 @@ from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric
 from trgrpo_dspy.program.transcript.recorder import Recorder
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle, render_fields, text_of
 
-__all__ = ["Runner", "expected_text", "task_text", "total_cost"]
+from .calls.gate import Gate
+from .calls.units import Unit
+from .outcomes import Outcomes
+from .pool import Task
+from .tools import ToolFailures, ToolWatch
+
+__all__ = ["Runner", "attempt_task", "expected_text", "task_text", "total_cost"]
 
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
@@ -59,7 +63,7 @@ class _Try:
     """What came of running the program once."""
 
     prediction: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Runner:
@@ -67,7 +71,7 @@ class Runner:
 
     def __init__(
         self,
-        calls: Calls,
+        gate: Gate,
         metric: Metric | None,
         *,
         failure_score: float = 0.0,
@@ -77,14 +81,14 @@ class Runner:
         """Prepare to run attempts.
 
         Args:
-            calls: The gate their LM calls go through.
+            gate: The gate their LM calls go through.
             metric: The user's metric; None is the label-free mode.
             failure_score: Score of an attempt in which the program itself failed.
             compare_fields: Output fields the label-free mode compares; None means all but reasoning and traces.
             transcript_tokens: Bound of a transcript, in tokens of 4 characters.
         """
-        self.calls = calls
-        self._outcomes = Outcomes(calls)
+        self.gate = gate
+        self._outcomes, self._tools = Outcomes(gate.state), ToolFailures(gate.state)
         self._score = adapt_metric(metric) if metric is not None else None
         self._failure_score = failure_score
         self._compare_fields = tuple(compare_fields) if compare_fields is not None else None
@@ -95,7 +99,7 @@ class Runner:
         """Run the program once (again where a tool's outage or Python's own fault was in the way) and score the answer.
 
         Args:
-            program: A copy that is the run's own (`Calls.bind` was called on it); it is copied for each try.
+            program: A copy that is the run's own (its LMs are observed); it is copied for each try.
             example: The example; the program sees `example.inputs()`, the metric all of it.
             unit: The unit of work its LM calls belong to.
             index: Index of the example in its set.
@@ -107,27 +111,27 @@ class Runner:
         return self._outcomes.keep(unit, self._make(program, example, unit, index, attempt))
 
     def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
-        """The attempt itself."""
-        started = time.monotonic()
+        """Make the attempt, as often as an outage of a tool makes it worth another try."""
+        started, account = time.monotonic(), unit.account
         copier = self._copier(program)
         for tries in range(1, _TRIES + 1):
-            unit.outage, unit.try_again = None, False
+            account.outage, account.try_again = None, False
             inputs = _own_inputs(example)
             recorder = Recorder(copier.names, inputs)
             # A copy for each try: what a module keeps in itself (BestOfN a count) is not shared between threads.
             result = self._run(copier.copy(), inputs, unit, recorder)
-            if not unit.try_again or tries == _TRIES:
+            if not account.try_again or tries == _TRIES:
                 break
-            self.calls.waiting.rest(unit, tries)
+            self.gate.state.waiting.rest(unit, tries)
         rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
-        told = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
+        text = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
         rollout = replace(
             rollout,
-            transcript=blank(told),
+            transcript=blank(text),
             tool_calls=recorder.tool_calls,
-            lm_calls=len(unit.calls),
-            prompt_tokens=sum(c.prompt_tokens for c in unit.calls),
-            completion_tokens=sum(c.completion_tokens for c in unit.calls),
+            lm_calls=len(account.calls),
+            prompt_tokens=sum(c.prompt_tokens for c in account.calls),
+            completion_tokens=sum(c.completion_tokens for c in account.calls),
             cost=total_cost(unit),
             seconds=time.monotonic() - started,
         )
@@ -135,18 +139,24 @@ class Runner:
         return rollout
 
     def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float | None) -> Rollout:
-        """The result of an attempt that took too long: unscored; what it still does is refused and dropped.
+        """The result of an attempt that took too long: unscored. Its further calls are refused, its result is dropped.
 
         Args:
             unit: Its unit of work.
             index: Index of the example in its set.
             attempt: Index of the attempt within its group.
-            seconds: The time it had; None where a single request never ended.
+            seconds: The time the attempt had; None where a single request never ended.
         """
-        self.calls.abandon(unit)
+        self.gate.abandon(unit)
         why = "a request never ended" if seconds is None else f"no answer within rollout_timeout={seconds:g} s"
         rollout = Rollout(
-            index, attempt, Outcome.INFRASTRUCTURE, None, error=why, lm_calls=len(unit.calls), seconds=seconds or 0.0
+            index,
+            attempt,
+            Outcome.INFRASTRUCTURE,
+            None,
+            error=why,
+            lm_calls=len(unit.account.calls),
+            seconds=seconds or 0.0,
         )
         return self._outcomes.keep(unit, rollout)
 
@@ -159,27 +169,29 @@ class Runner:
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
         # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.
-        watches = [] if type(program) is dspy.Predict else [_ToolWatch(self.calls, unit, recorder)]
-        with self.calls.context(unit, *watches, trace=recorder):
+        watches = [] if type(program) is dspy.Predict else [ToolWatch(self.gate.state, unit, recorder, self._tools)]
+        with self.gate.context(unit, *watches, trace=recorder):
             try:
                 result = _Try(prediction=call_program(program, inputs))
-            except Exception as error:  # the program's own code: anything may come out of it
+            except (RunStopped, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # the program's own code: anything may come out of it
                 if dspy.settings.lm is None and "No LM is loaded" in str(error):
                     raise FatalError(no_lm_message()) from None
                 result = _Try(error=error)
         self._end_if_stopped(unit)
         self.end_if_fatal(result.error)
         if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
-            unit.outage = unit.outage or result.error
-            unit.try_again = unit.try_again or is_interpreter_fault(result.error)
+            unit.account.outage = unit.account.outage or result.error
+            unit.account.try_again = unit.account.try_again or is_interpreter_fault(result.error)
         return result
 
     def _end_if_stopped(self, unit: Unit) -> None:
-        """What a program made of the end of the run, with a bare `except`, is no result."""
-        if self.calls.stopped or unit.abandoned.is_set():
-            raise RunStopped(self.calls.stop_reason or "this attempt was abandoned")
+        """End the attempt with the run: whatever a program with a bare `except` made of that is no result."""
+        if self.gate.stopped or unit.account.abandoned.is_set():
+            raise RunStopped(self.gate.state.ending.reason or "this attempt was abandoned")
 
-    def end_if_fatal(self, error: Exception | None) -> None:
+    def end_if_fatal(self, error: BaseException | None) -> None:
         """Raise `FatalError` if this error is one after which no call can succeed."""
         if isinstance(error, FatalError):  # the user's own word that nothing can go on
             raise error from None
@@ -188,11 +200,13 @@ class Runner:
 
     def _judge(self, example: dspy.Example, unit: Unit, result: _Try, bare: Rollout) -> Rollout:
         """Score an answer, or say why there is nothing to score."""
-        if unit.outage is not None:
-            return replace(bare, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(unit.outage)))
+        account = unit.account
+        if account.outage is not None:
+            return replace(bare, outcome=Outcome.INFRASTRUCTURE, error=clean(describe(account.outage)))
         if result.error is not None:
             score = self._failure_score if self._score is not None else None
-            return replace(bare, outcome=outcome_of(result.error), score=score, error=clean(describe(result.error)))
+            error = clean(describe(result.error, fault=account.fault))
+            return replace(bare, outcome=outcome_of(result.error), score=score, error=error)
         try:
             fields = _outputs(result.prediction)
         except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
@@ -215,20 +229,22 @@ class Runner:
         problem = ""
         for tries in range(1, _TRIES + 1):
             judge, failure = unit.as_judge(), None
-            with self.calls.context(judge, trace=None):
+            with self.gate.context(judge, trace=None):
                 try:
                     score = self._score(example, prediction)
-                except Exception as error:  # the metric's own code: anything may come out of it
+                except (RunStopped, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # the metric's own code: anything may come out of it
                     failure = error
             self._end_if_stopped(unit)
             self.end_if_fatal(failure)
-            if failure is None and judge.outage is None:
+            if failure is None and judge.account.outage is None:
                 return score
             problem = f"the metric raised {describe(failure)}" if failure else "an outage met the metric's own LM call"
-            outage = judge.outage is not None or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
+            outage = judge.account.outage or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
             if not outage or tries == _TRIES:
                 break
-            self.calls.waiting.rest(unit, tries)
+            self.gate.state.waiting.rest(unit, tries)
         return Score(None, problem=problem)
 
     def _compared(self, fields: Mapping[str, Any]) -> str:
@@ -242,35 +258,6 @@ class Runner:
             )
         text = "\x1f".join(normalised(text_of(fields[name])) for name in names)
         return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
-class _ToolWatch(OutsideAdapters):
-    """Sees tool calls and their errors, also those that an agent turns into an observation."""
-
-    def __init__(self, calls: Calls, unit: Unit, recorder: Recorder) -> None:
-        self._calls, self._unit, self._recorder = calls, unit, recorder
-        self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._recorder.enter(call_id)
-
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        self._recorder.leave(call_id)
-
-    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._recorder.enter(call_id)
-        arguments = inputs.get("kwargs", inputs)
-        self._open[call_id] = (str(instance.name), dict(arguments) if isinstance(arguments, Mapping) else {})
-
-    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        name, arguments = self._open.pop(call_id, ("tool", {}))
-        if exception is not None and is_tool_outage(exception):
-            self._unit.outage = self._unit.outage or exception
-            self._unit.try_again = True
-        if isinstance(exception, FatalError):  # a tool's key was refused: an agent would make an observation of it
-            self._calls.stop("fatal", exception)
-        self._recorder.tool_call(name, arguments, result=outputs, error=exception)
-        self._recorder.leave(call_id)
 
 
 def _own_inputs(example: dspy.Example) -> dict[str, Any]:
@@ -289,7 +276,49 @@ def _outputs(prediction: Any) -> dict[str, Any]:
     return {} if prediction is None else {"output": prediction}
 
 
+def attempt_task(
+    runner: Runner,
+    program: dspy.Module,
+    example: dspy.Example,
+    unit: Unit,
+    *,
+    index: int,
+    attempt: int,
+    timeout: float | None = None,
+    remaining: int = 0,
+    shown: tuple[str, ...] = (),
+) -> Task:
+    """One attempt of the program at an example, as work for the pool; the result is a `Rollout`.
+
+    Args:
+        runner: Runs the attempt.
+        program: A copy that is the run's own.
+        example: The example.
+        unit: The unit of work its LM calls belong to.
+        index: Index of the example in its set.
+        attempt: Index of the attempt within its group.
+        timeout: Seconds of its own time after which the attempt is given up, unscored; None waits.
+        remaining: Stages that follow it.
+        shown: Ids of the library's entries that the program carries.
+    """
+
+    def make() -> Rollout:
+        return replace(runner.attempt(program, example, unit, index=index, attempt=attempt), shown=shown)
+
+    return Task(
+        unit.stage,
+        make,
+        remaining,
+        unit=unit,
+        timeout=timeout,
+        on_timeout=functools.partial(runner.abandon, unit, index=index, attempt=attempt, seconds=timeout),
+        event=lambda rollout: AttemptFinished(
+            stage=unit.stage.value, step=unit.step, rollout=rollout, replayed=unit.account.replayed
+        ),
+    )
+
+
 def total_cost(unit: Unit) -> float | None:
     """What its calls cost in US dollars; None as soon as one price is unknown."""
-    costs = [0.0 if c.cached or c.failed else c.cost for c in unit.calls]
+    costs = [0.0 if c.cached or c.failed else c.cost for c in unit.account.calls]
     return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)

@@ -25,9 +25,8 @@ from trgrpo_dspy.meter import Meter
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.scoring import Metric
 
-from .attempts import attempt_task
-from .calls.gate import Calls
-from .calls.health import Health
+from .calls.backends import Known
+from .calls.gate import Gate
 from .calls.units import Unit
 from .executors.packing import unpack
 from .executors.remote import RemoteRunner, Report, opened
@@ -36,8 +35,10 @@ from .interrupts import graceful_interrupt
 from .journal.eventlog import EventLog
 from .journal.journal import Journal
 from .journal.logdir import LogDir
+from .listeners import log_notice
 from .options import RunOptions
-from .runner import Runner
+from .progress import Progress
+from .runner import Runner, attempt_task
 
 __all__ = ["Session", "run_attempt"]
 
@@ -56,7 +57,7 @@ class Session:
         compare_fields: Sequence[str] | None = None,
         fingerprint: Callable[[], Mapping[str, Any]] | None = None,
         listeners: Sequence[Listener] = (),
-        health: Health | None = None,
+        known: Known | None = None,
         transcript_tokens: int = 2000,
     ) -> None:
         """Put a session together; nothing is claimed before it is entered.
@@ -69,17 +70,18 @@ class Session:
             fingerprint: Makes what the journal's is compared with; called if there is a `log_dir`. None: nothing of
                 this session is kept, so it has no journal, and Ctrl-C interrupts it at once.
             listeners: The caller's own listeners; they hear of each event before the user's.
-            health: What is known of the backends already.
+            known: What is known of the backends already.
             transcript_tokens: Bound of an attempt's transcript.
         """
         self.kind, self.options = kind, options
         self._fingerprint, self._listeners = fingerprint, listeners
-        self.gate = Calls(
+        self.gate = Gate(
             Meter(options.budget),
             requests_per_minute=options.requests_per_minute,
             seed=options.seed,
             width=options.threads,
-            health=health,
+            outage_patience=options.outage_patience,
+            known=known,
         )
         """Every LM call goes through it."""
         settings: dict[str, Any] = {
@@ -91,7 +93,13 @@ class Session:
             Runner(self.gate, metric, **settings)
             if options.executor is None
             else RemoteRunner(
-                options.executor, run_attempt, self.gate, metric, timeout=options.rollout_timeout, **settings
+                options.executor,
+                run_attempt,
+                self.gate,
+                metric,
+                timeout=options.rollout_timeout,
+                patience=options.outage_patience,
+                **settings,
             )
         )
         """Makes attempts, in this process or on the executor's workers."""
@@ -103,9 +111,7 @@ class Session:
         """LM calls that earlier processes made for this run."""
         self.emit: Callable[[Event], None] = Emitter()
         """Tells all listeners of an event; to be called in the thread that drives the session."""
-        self._driver = Execution(
-            self.gate, options.threads, emit=lambda event: self.emit(event), bars=kind != "attempt"
-        )
+        self._driver = Execution(self.gate, options.threads, emit=lambda event: self.emit(event))
         self._exit = ExitStack()
 
     def __enter__(self) -> Session:
@@ -115,7 +121,8 @@ class Session:
                 self._resume(stack.enter_context(Journal(self.options.log_dir)), self._fingerprint())
             stack.callback(self.gate.close)
             own = [EventLog(self.journal.directory / "events.jsonl")] if self.journal is not None else []
-            self.emit = emitter = Emitter([*own, *self._listeners, *self.options.listeners])
+            shown = [Progress(self.meter)] if self._fingerprint is not None else []
+            self.emit = emitter = Emitter([*shown, log_notice, *own, *self._listeners, *self.options.listeners])
             stack.callback(emitter.close)
             stack.enter_context(self._driver)
             if self._fingerprint is not None:
@@ -130,7 +137,7 @@ class Session:
     def _resume(self, journal: Journal, fingerprint: Mapping[str, Any]) -> None:
         """Refuse another run's journal; replay from this one's, and count what it paid for."""
         journal.check_fingerprint(fingerprint)
-        self.calls_before = self.gate.resume(journal)
+        self.calls_before = self.gate.state.resume(journal)
         self.journal, self.files = journal, LogDir(journal.directory)
         self.files.config(self.options.as_record())
 
@@ -162,7 +169,7 @@ class Session:
     @property
     def meter(self) -> Meter:
         """What was spent, and what may be."""
-        return self.gate.meter
+        return self.gate.state.meter
 
     @property
     def stopped(self) -> bool:
@@ -172,12 +179,12 @@ class Session:
     @property
     def stop_reason(self) -> str:
         """Why the session was stopped; empty while it goes on."""
-        return self.gate.stop_reason
+        return self.gate.state.ending.reason
 
     @property
     def problem(self) -> str:
-        """What kept attempts from being scored, where the session was stopped for that; else empty."""
-        return self.gate.problem
+        """What the user has to mend, where the session was stopped for that; else empty."""
+        return self.gate.state.ending.problem
 
 
 def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
@@ -198,13 +205,18 @@ def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
             "every node, this package and DSPy in the driver's versions too"
         )
     (index, attempt, timeout), runner = own["at"], parts["runner"]
-    options = RunOptions(num_threads=1, seed=own["seed"], failure_score=runner["failure_score"])
+    options = RunOptions(
+        num_threads=1,
+        seed=own["seed"],
+        failure_score=runner["failure_score"],
+        outage_patience=own["patience"],
+    )
     session = Session(
         options,
         metric=parts["metric"],
         kind="attempt",
         compare_fields=runner["compare_fields"],
-        health=Health(own["seen"]),
+        known=own["known"],
     )
     unit, rollout, fatal = Unit(**own["unit"]), None, ""
     with dspy.context(**parts["settings"]), session:
@@ -218,4 +230,4 @@ def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
             fatal = str(error)
         except (RunStopped, KeyboardInterrupt):
             session.gate.stop("interrupted")
-    return Report(rollout, tuple(unit.calls), session.gate.seen, fatal, session.stop_reason)
+    return Report(rollout, tuple(unit.account.calls), session.gate.state.backends.known, fatal, session.stop_reason)

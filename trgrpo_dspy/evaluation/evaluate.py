@@ -18,14 +18,13 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.engine.attempts import attempt_task
-from trgrpo_dspy.engine.calls.health import TOO_MANY_LOST
+from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import Flow
 from trgrpo_dspy.engine.journal.fingerprint import examples_digest, fingerprint
 from trgrpo_dspy.engine.journal.logdir import LogDir
 from trgrpo_dspy.engine.options import signature_with
-from trgrpo_dspy.engine.runner import Runner, expected_text, task_text
+from trgrpo_dspy.engine.runner import Runner, attempt_task, expected_text, task_text
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.events import RunEnded, RunStarted
@@ -219,7 +218,7 @@ def evaluation_flows(
         for repeat in range(k):
             unit = Unit(
                 stage, step, (stage.value, index, repeat),
-                resample=repeat > 0 or temperature is not None, temperature=temperature, basis=basis,
+                resample=repeat > 0 or temperature is not None, temperature=temperature, library=basis,
             )  # fmt: skip
             tasks.append(
                 attempt_task(runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trgrpo_dspy.engine.calls.health import TOO_MANY_LOST
+from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
 from trgrpo_dspy.meter import Spend
 
 from .result import Measurement, Verdict

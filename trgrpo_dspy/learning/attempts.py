@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import dspy
 
-from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Flow, Task
-from trgrpo_dspy.engine.runner import expected_text, task_text
+from trgrpo_dspy.engine.flows import Flow
+from trgrpo_dspy.engine.pool import Task
+from trgrpo_dspy.engine.runner import attempt_task, expected_text, task_text
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.evaluation.evaluate import evaluation_flows
@@ -117,7 +117,7 @@ class Attempts:
         options = self._setup.options
         unit = Unit(
             Stage.ROLLOUT, step.index, ("rollout", step.index, index, attempt),
-            resample=True, temperature=options.rollout_temperature, basis=library.digest,
+            resample=True, temperature=options.rollout_temperature, library=library.digest,
         )  # fmt: skip
         return attempt_task(
             self._session.runner, program, self._setup.trainset[index], unit,

@@ -14,7 +14,8 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Flow, Task
+from trgrpo_dspy.engine.flows import Flow
+from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.failures.classify import Failure, classify
 from trgrpo_dspy.failures.messages import describe
@@ -52,7 +53,7 @@ class Driver:
     def _task(self, ask: Ask, step: int) -> Task:
         unit = Unit(ask.stage, step, (ask.stage.value, step, *ask.key), resample=True)
         remaining = _REMAINING.get(ask.stage, 0)
-        if self._lm is not None and self._lm.model not in self._session.gate.seen.answered:
+        if self._lm is not None and not self._session.gate.has_answered(self._lm):
             remaining = REMAINING + 1  # its key may be wrong: that is to be known before more is paid for
         return Task(
             ask.stage,

@@ -162,7 +162,9 @@ class Run:
             self.record.baseline = baseline = Measurement.of(0, setup.start, rollouts, setup.inputs)
             self.record.note(r for attempts in rollouts for r in attempts)
             self.ceiling.note(r.score for attempts in rollouts for r in attempts)
-            if baseline.mean.n == 0 and not self.session.gate.silent:  # all else would be in vain
+            if (
+                baseline.mean.n == 0 and not self.session.gate.state.backends.any_unanswered
+            ):  # all else would be in vain
                 self.record.outcomes.update(baseline.outcomes)
                 self.session.gate.stop("unscored")
                 raise RunStopped("no validation example could be scored")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trgrpo_dspy.engine.calls.health import TOO_MANY_LOST
-from trgrpo_dspy.engine.flows import Flow, Task
+from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
+from trgrpo_dspy.engine.flows import Flow
+from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.meter import Estimate, Stage

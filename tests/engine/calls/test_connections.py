@@ -11,7 +11,7 @@ import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import evaluate
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
@@ -35,7 +35,7 @@ class Gathers(OfflineServer):
         return await super()._answer(*served)
 
 
-def ask(calls: Calls, lm: Any, text: str = "hello") -> None:
+def ask(calls: Gate, lm: Any, text: str = "hello") -> None:
     with calls.context(Unit(Stage.ROLLOUT, key=(text,)), lm=lm):
         dspy.settings.lm(text)
 
@@ -57,7 +57,7 @@ def test_as_many_requests_are_in_flight_as_there_are_threads() -> None:
 def test_where_dspys_connections_do_the_users_are_used() -> None:
     with OfflineServer() as server:
         lm = server.lm()
-        calls = Calls(width=64)
+        calls = Gate(width=64)
         ask(calls, lm)
         (pool,) = pools(lm)
         assert pool.config.max_connections is None
@@ -69,7 +69,7 @@ def test_where_dspys_connections_do_the_users_are_used() -> None:
 
 def test_the_runs_own_are_shared_by_copies_and_closed() -> None:
     with OfflineServer() as server:
-        lm, calls = server.lm(), Calls(width=101)
+        lm, calls = server.lm(), Gate(width=101)
         observed = calls.observe(lm)
         ask(calls, lm, "one")
         ask(calls, observed.copy(temperature=1.0), "two")  # as dspy.BestOfN does
@@ -86,7 +86,7 @@ def test_the_runs_own_are_shared_by_copies_and_closed() -> None:
 
 def test_async_calls_have_them_too() -> None:
     with OfflineServer() as server:
-        lm, calls = server.lm(), Calls(width=101)
+        lm, calls = server.lm(), Gate(width=101)
 
         async def both() -> list[Any]:
             with calls.context(Unit(Stage.ROLLOUT, key=(1,)), lm=lm):
@@ -102,7 +102,7 @@ def test_async_calls_have_them_too() -> None:
 @pytest.mark.parametrize("engine", ["litellm", "scripted"])
 def test_other_engines_are_left_alone(engine: str) -> None:
     lm = scripted_lm() if engine == "scripted" else dspy.LM("openai/any", engine="litellm", api_key="x")
-    calls = Calls(width=500)
+    calls = Gate(width=500)
     observed = calls.observe(lm)
     assert observed.engine is lm.engine and not pools(observed)
     calls.close()

@@ -9,7 +9,7 @@ import dspy
 import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
 
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.observed import OutsideAdapters, observe_adapter
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
@@ -30,7 +30,7 @@ ADAPTERS = (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
 @pytest.mark.parametrize("kind", ADAPTERS)
 class TestSystemMessages:
     def test_as_plain_dspy_writes_them(self, kind: Any) -> None:
-        observed = observe_adapter(kind(), Calls())
+        observed = observe_adapter(kind(), Gate())
         for signature in (Counting, Triage, Counting.with_instructions("Count well."), Counting, Triage):
             assert observed.format_system_message(signature) == kind().format_system_message(signature)
 
@@ -38,13 +38,13 @@ class TestSystemMessages:
         made: list[str] = []
         plain = kind.format_task_description
         monkeypatch.setattr(kind, "format_task_description", lambda s, g: made.append(g.__name__) or plain(s, g))
-        observed = observe_adapter(kind(), Calls())
+        observed = observe_adapter(kind(), Gate())
         for signature in (Counting, Triage) * 3:
             observed.format_system_message(signature)
         assert made == ["Counting", "Triage"]
 
     def test_a_signature_changed_in_place_is_noticed(self, kind: Any) -> None:
-        signature, observed = Counting.with_instructions("Count."), observe_adapter(kind(), Calls())
+        signature, observed = Counting.with_instructions("Count."), observe_adapter(kind(), Gate())
         observed.format_system_message(signature)
         signature.instructions = "Count twice."
         assert "Count twice." in observed.format_system_message(signature)
@@ -54,7 +54,7 @@ class TestSystemMessages:
 
 
 def test_few_system_messages_are_kept() -> None:
-    observed = observe_adapter(dspy.ChatAdapter(), Calls())
+    observed = observe_adapter(dspy.ChatAdapter(), Gate())
     for number in range(100):
         assert f"Task {number}." in observed.format_system_message(Counting.with_instructions(f"Task {number}."))
     assert 0 < len(observed._system_messages) <= 30
@@ -68,7 +68,7 @@ def test_a_users_adapter_is_asked_each_time() -> None:
             self.count += 1
             return f"Request {self.count}."
 
-    observed = observe_adapter(Mine(), Calls())
+    observed = observe_adapter(Mine(), Gate())
     assert [f"Request {n}." in observed.format_system_message(Counting) for n in (1, 2, 3)] == [True] * 3
 
 
@@ -95,7 +95,7 @@ class HeardOutside(Heard, OutsideAdapters):
 
 class TestOutsideAdapters:
     def test_hears_of_modules_alone(self, lm: dspy.LM) -> None:
-        everything, outside, calls = Heard(), HeardOutside(), Calls()
+        everything, outside, calls = Heard(), HeardOutside(), Gate()
         with dspy.context(callbacks=[everything]), calls.context(Unit(Stage.ROLLOUT, 1, ("a",)), outside):
             dspy.ChainOfThought(Triage)(ticket="refund")
             heard = dspy.settings.callbacks
@@ -103,7 +103,7 @@ class TestOutsideAdapters:
         assert everything.events == ["module", "module", "format", "lm", "parse"]
 
     def test_asynchronously(self) -> None:
-        everything, outside, calls = Heard(), HeardOutside(), Calls()
+        everything, outside, calls = Heard(), HeardOutside(), Gate()
         with (
             dspy.context(lm=scripted_lm(), callbacks=[everything]),
             calls.context(Unit(Stage.ROLLOUT, 1, ("a",)), outside),
@@ -113,7 +113,7 @@ class TestOutsideAdapters:
 
 
 def test_one_copy_of_an_adapter_for_a_run() -> None:
-    adapter, calls = dspy.ChatAdapter(), Calls()
+    adapter, calls = dspy.ChatAdapter(), Gate()
     with dspy.context(lm=scripted_lm(), adapter=adapter):
         seen = []
         for number in range(2):
@@ -141,7 +141,7 @@ class TestCopier:
 
     def test_a_runner_knows_the_programs_under_way(self, lm: dspy.LM) -> None:
         """More programs than it remembers, in turns: each attempt runs its own."""
-        calls = Calls()
+        calls = Gate()
         runner, programs = Runner(calls, exact), [dspy.Predict(Triage.with_instructions(f"No. {n}")) for n in range(6)]
         for number, program in [*enumerate(programs)] * 2:
             unit = Unit(Stage.ROLLOUT, 1, ("a", number, len(lm.engine.calls)))

@@ -22,10 +22,11 @@ from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import state
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors.threads import ThreadExecutor
-from trgrpo_dspy.engine.flows import Execution, Task
+from trgrpo_dspy.engine.flows import Execution
+from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
 
@@ -98,7 +99,7 @@ class TestRolloutTimeout:
         assert not [c for c in lm.engine.calls if "afterwards" in c.user]
 
     def test_calls_are_refused_while_the_run_goes_on(self) -> None:
-        lm, calls = scripted_lm(), Calls()
+        lm, calls = scripted_lm(), Gate()
         slow, quick = Unit(Stage.ROLLOUT, key=(1,)), Unit(Stage.ROLLOUT, key=(2,))
         calls.abandon(slow)
         with calls.context(slow, lm=lm), pytest.raises(BaseException, match="abandoned"):
@@ -167,13 +168,13 @@ class TestRolloutTimeout:
         assert step.outcomes == {"completed": 16}
 
     def test_calls_side_by_side_are_held_back_once(self) -> None:
-        calls, lm, unit = Calls(requests_per_minute=1200), scripted_lm(), Unit(Stage.ROLLOUT)
+        calls, lm, unit = Gate(requests_per_minute=1200), scripted_lm(), Unit(Stage.ROLLOUT)
         began = time.monotonic()
         with calls.context(unit, lm=lm):
             pairs = [(dspy.Predict(Triage), {"ticket": f"refund {i}"}) for i in range(12)]
             dspy.Parallel(num_threads=12, disable_progress_bar=True)(pairs)
         assert len(lm.engine.calls) == 12
-        assert 0.3 < unit.held <= time.monotonic() - began + 0.1  # one by one they would come to 3.3 s
+        assert 0.3 < unit.account.clock.held <= time.monotonic() - began + 0.1  # one by one they would come to 3.3 s
 
 
 class TestThePool:
@@ -193,8 +194,8 @@ class TestThePool:
         pool.close()
 
     def test_throughput_goes_on_beside_stuck_work(self, released: threading.Event) -> None:
-        calls = Calls()
-        calls.health.answer("any")
+        calls = Gate()
+        calls.state.backends.of("any").answer(0.1, None)
 
         def flow(hangs: bool) -> Any:
             work = (lambda: released.wait(30)) if hangs else (lambda: time.sleep(0.01))
@@ -269,9 +270,9 @@ class TestRequestsPerMinute:
         assert_paced(stamps, began, 0.01)
 
     def test_a_turn_is_taken_once(self) -> None:
-        calls = Calls(requests_per_minute=1)
-        assert calls.waiting.pace() <= time.monotonic()
-        assert calls.waiting.pace() >= time.monotonic() + 59
+        calls = Gate(requests_per_minute=1)
+        assert calls.state.waiting.pace() <= time.monotonic()
+        assert calls.state.waiting.pace() >= time.monotonic() + 59
 
 
 def assert_paced(stamps: list[float], began: float, interval: float) -> None:
@@ -304,8 +305,8 @@ class TestARequestThatNeverEnds:
 
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trgrpo_dspy.engine.flows._CALL_DEADLINE", 1.0)
-        monkeypatch.setattr("trgrpo_dspy.engine.flows._LOOK", 0.1)
+        monkeypatch.setattr("trgrpo_dspy.engine.calls.call.Call._most_seconds", 1.0)
+        monkeypatch.setattr("trgrpo_dspy.engine.pool._LOOK", 0.1)
 
     def test_of_an_attempt(self) -> None:
         with Trickles("printer case") as server:
@@ -316,11 +317,11 @@ class TestARequestThatNeverEnds:
         assert compiled.detailed_results.stop_reason == "completed"
 
     def test_of_a_reflection_step(self) -> None:
-        with Trickles("Say why some attempts at a task beat the others") as server:
+        with Trickles("`comparison` (str)") as server:
             compiled = compile_with(
                 scripted_lm(), dspy.Predict(Triage), reflection_lm=server.lm(timeout=30), num_threads=16
             )
         (step,) = compiled.detailed_results.steps
-        assert step.outcomes == {"completed": 32} and server.begun >= 2
+        assert step.outcomes == {"completed": 32} and server.begun >= 1
         assert step.lost == {"comparison: infrastructure": server.begun}
         assert len(compiled.experiences) == 0 and compiled.detailed_results.stop_reason == "completed"

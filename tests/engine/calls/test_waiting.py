@@ -18,9 +18,9 @@ from dspy.lm15 import Request, Response, ServerError
 from support.scripted import AsyncScripted, Call, Peak, ScriptedEngine, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import Budget, FatalError, evaluate
-from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.calls.places import Place, Places
-from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.calls.gate import Gate
+from trgrpo_dspy.engine.calls.slots import Slot, Slots
+from trgrpo_dspy.engine.calls.units import Account, Unit
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.meter import Stage
 
@@ -28,7 +28,7 @@ from trgrpo_dspy.meter import Stage
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trgrpo_dspy.engine.calls.state.BACKOFF", 0.2)
-    monkeypatch.setattr("trgrpo_dspy.engine.calls.places._PATIENCE", 0.05)
+    monkeypatch.setattr("trgrpo_dspy.engine.calls.slots._TAKEOVER", 0.05)
 
 
 def measured(program: dspy.Module, lm: dspy.LM, count: int = 9, **options: Any) -> Any:
@@ -126,7 +126,7 @@ class TestNobodyWaitsForEver:
         assert isinstance(found, FatalError) and "none of 8 requests" in str(found)
 
     def test_to_hear_that_the_run_was_stopped(self) -> None:
-        calls, lm = Calls(backoff=300), lm_of(failing(0))
+        calls, lm = Gate(backoff=300), lm_of(failing(0))
 
         async def asked() -> None:
             with calls.context(Unit(Stage.ROLLOUT), lm=lm):
@@ -141,96 +141,96 @@ class TestNobodyWaitsForEver:
 
 
 def test_a_replayed_call_is_over(tmp_path: Path) -> None:
-    lm, places = lm_of(failing()), Places(lambda: 1)
+    lm, places = lm_of(failing()), Slots(lambda: 1)
     for _ in range(2):  # the second time from the journal
         with Journal(tmp_path) as journal:
-            unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0), place=places.take())
-            with Calls(journal=journal).context(unit, lm=lm):
+            unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0), account=Account(slot=places.take()))
+            with Gate(journal=journal).context(unit, lm=lm):
                 dspy.Predict(Triage)(ticket="refund")
-        assert unit.place is not None and not unit.place._open
-        unit.place.end()
+        assert unit.account.slot is not None and not unit.account.slot._uses
+        unit.account.slot.end()
     assert len(lm.engine.calls) == 1
 
 
 class TestPlaces:
-    def test_what_is_left_open_and_waits_gives_the_place_up(self) -> None:
+    def test_what_is_left_uses_and_waits_gives_the_place_up(self) -> None:
         freed: list[bool] = []
-        places = Places(lambda: 1, lambda: freed.append(True))
+        places = Slots(lambda: 1, lambda: freed.append(True))
         place = places.take()
         assert place is not None and places.take() is None
-        waiting, other = place.opens(), place.opens()
-        waiting.leave()
-        assert places.taken == 1, "the other one is at work"
+        waiting, other = place.use(), place.use()
+        waiting.wait()
+        assert len(places.held) == 1, "the other one is at work"
         other.end()
-        assert places.taken == 0 and freed == [True]
-        assert waiting.back(0) and places.taken == 1
+        assert len(places.held) == 0 and freed == [True]
+        assert waiting.go_on(0) and len(places.held) == 1
 
     def test_a_task_whose_place_is_anothers_waits_before_its_next_call(self) -> None:
-        places = Places(lambda: 1)
+        places = Slots(lambda: 1)
         place = places.take()
         assert place is not None
-        place.opens().leave()
+        place.use().wait()
         another = places.take()
         assert another is not None
-        busy = another.opens()
-        assert not place.opens().back(0.1), "no more than one at work"
+        busy = another.use()
+        assert not place.use().go_on(0.1), "no more than one at work"
         busy.end()
         another.end()
-        assert place.opens().back(0)
+        assert place.use().go_on(0)
 
     def test_what_is_not_wanted_any_more_is_free(self) -> None:
         freed: list[bool] = []
-        places = Places(lambda: 1, lambda: freed.append(True))
+        places = Slots(lambda: 1, lambda: freed.append(True))
         place = places.take()
         assert place is not None
-        gone = place.opens()
-        gone.leave()
+        gone = place.use()
+        gone.wait()
         other = places.take()
         assert other is not None
-        other.opens()
-        assert not gone.back(0)
+        other.use()
+        assert not gone.go_on(0)
         other.end()
         assert places.take() is None, "it goes to the one that waited"
         gone.end()  # cancelled
         assert freed == [True, True] and places.take() is not None
 
     def test_any_order_of_events(self) -> None:
-        places, at_work = Places(lambda: 3), Peak()
+        places, at_work = Slots(lambda: 3), Peak()
 
         def work(seed: int) -> None:
             chance = random.Random(seed)
             while (place := places.take()) is None:
                 time.sleep(0.0005)
             for _ in range(6):
-                errand = place.opens()
+                use = place.use()
                 if chance.random() < 0.5:
-                    errand.leave()
+                    use.wait()
                     time.sleep(chance.random() / 500)
                 if chance.random() < 0.9:
-                    while not errand.back(chance.choice([0, 0.01])):
+                    while not use.go_on(chance.choice([0, 0.01])):
                         time.sleep(0.0005)
                     with at_work:
                         time.sleep(chance.random() / 1000)
-                errand.end()
+                use.end()
             place.end()
 
         side_by_side(work, range(24))
         assert at_work.most == 3
-        assert places.taken == places._wanted == 0
+        assert len(places.held) == places.wanted == 0
 
     def test_any_order_of_events_in_tasks_of_several_threads(self) -> None:
-        places = Places(lambda: 2)
+        places = Slots(lambda: 2)
 
-        def call(place: Place, seed: int) -> None:
+        def call(place: Slot, seed: int) -> None:
             chance = random.Random(seed)
             for _ in range(12):
-                errand = place.opens()
+                use = place.use()
                 while chance.random() < 0.6:
-                    errand.leave()
+                    use.wait()
                     time.sleep(chance.random() / 2000)
-                    while not errand.back(chance.choice([0, 0.001])):
+                    while not use.go_on(chance.choice([0, 0.001])):
                         pass
-                errand.end()
+                use.end()
 
         def work(seed: int) -> None:
             while (place := places.take()) is None:
@@ -239,7 +239,7 @@ class TestPlaces:
             place.end()
 
         side_by_side(work, range(0, 60, 10))
-        assert places.taken == places._wanted == 0
+        assert len(places.held) == places.wanted == 0
 
 
 def side_by_side(work: Callable[[int], None], seeds: Iterable[int]) -> None:

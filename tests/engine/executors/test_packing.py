@@ -13,7 +13,7 @@ import pytest
 from support.scripted import Triage, examples
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
-from trgrpo_dspy.engine.calls.gate import Calls
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.executors.packing import pack, unpack
 from trgrpo_dspy.engine.session import run_attempt
 
@@ -131,7 +131,7 @@ class TestLMs:
     def test_they_arrive_plain(self) -> None:
         original = lm(num_retries=5)
         original.history.append({"prompt": "an earlier question"})
-        observed = Calls().observe(original)
+        observed = Gate().observe(original)
         found = sent(lm=observed)["lm"]
         assert type(found) is dspy.LM
         assert (found.num_retries, found.history, found.callbacks) == (5, [], [])

@@ -145,10 +145,10 @@ def test_cut_many_times_with_a_budget_for_all_parts_together(tmp_path: Path, who
 
 
 @pytest.mark.parametrize("at", [0, 17, 50])
-@pytest.mark.parametrize("error", [LMAuthError("bad key", model="scripted/model"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize("error", [LMAuthError("bad key", model="scripted/model"), KeyboardInterrupt()])
 def test_cut_by_an_exception(tmp_path: Path, whole: Any, error: BaseException, at: int) -> None:
     first = scripted_lm(lambda call: error if call.number == at else learner(call))
-    with pytest.raises((FatalError, KeyboardInterrupt, SystemExit)):
+    with pytest.raises((FatalError, KeyboardInterrupt)):
         compile_with(first, tmp_path)
     second = scripted_lm()
     found, experiences = facts(compile_with(second, tmp_path))
@@ -239,13 +239,14 @@ def test_an_attempt_that_took_too_long_is_made_again(tmp_path: Path) -> None:
 
 def test_an_attempt_that_finished_while_it_was_given_up_counts(tmp_path: Path) -> None:
     """The journal decides: the run and its resumption must not see different results."""
-    from trgrpo_dspy.engine.calls.gate import Calls, Unit
+    from trgrpo_dspy.engine.calls.gate import Gate
+    from trgrpo_dspy.engine.calls.units import Unit
     from trgrpo_dspy.engine.journal.journal import Journal
     from trgrpo_dspy.engine.runner import Runner
     from trgrpo_dspy.meter.meter import Stage
 
     with Journal(tmp_path) as journal:
-        runner = Runner(Calls(journal=journal), exact)
+        runner = Runner(Gate(journal=journal), exact)
         unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0, 0))
         with dspy.context(lm=scripted_lm()):
             done = runner.attempt(dspy.Predict(Triage), TRAIN[0], unit, index=0, attempt=0)

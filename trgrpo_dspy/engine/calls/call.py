@@ -5,23 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
 from dspy.lm15 import Request
 
 from trgrpo_dspy.engine.journal.fingerprint import request_hash
-from trgrpo_dspy.engine.journal.journal import Journal, KeptReply
+from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
-from trgrpo_dspy.failures.classify import is_backend_failure
+from trgrpo_dspy.failures.classify import (
+    Failure,
+    classify,
+    is_backend_failure,
+    note_answered,
+    refused_parameter,
+    worth_retrying,
+)
+from trgrpo_dspy.failures.errors import LM, is_a
 from trgrpo_dspy.failures.secrets import remember
 from trgrpo_dspy.meter import LMCall, Stage
 
 from .observed import Report
-from .places import Errand
 from .replies import decode_reply, encode_reply
+from .slots import Use
 from .state import RunState
 from .units import Unit
 from .waiting import POLL
@@ -30,6 +38,52 @@ __all__ = ["UNIT", "Call", "current_unit", "sampled"]
 
 UNIT = "trgrpo_dspy_unit"
 """The DSPy setting that says which unit of work a call is made for."""
+_DEADLINE = 900.0
+"""Seconds after which a request is given up, where the user set no timeout: those of the clients (600 s between two
+bytes) never end a reply that trickles."""
+_FIRST_DEADLINE = 240.0
+"""The same before a backend has answered once: one that hangs from the start is known in less than five minutes."""
+_SHORTEST_DEADLINE = 10.0
+"""The least that a request gets where the user set a timeout, of which else twice as much is granted."""
+
+
+@dataclass
+class _Request:
+    """What is sent, and where the journal keeps its reply."""
+
+    prompt: Any
+    messages: Any
+    kwargs: dict[str, Any]
+    hash: str = ""
+    """Hash of the request; empty where no journal could tell whose reply it was."""
+    occurrence: int = 0
+    """Which of the unit's equal requests it is."""
+
+
+@dataclass
+class _Tries:
+    """How often a call was tried."""
+
+    count: int = 0
+    """Tries that failed."""
+    own: int = 0
+    """Of these, the ones that no outage and no crowd of requests explains."""
+    since: float = 0.0
+    """When the first try was sent, by the monotonic clock."""
+    sent: float = 0.0
+    """When the last try was sent."""
+    turn: float | None = None
+    """When the next may be sent under the rate limit; None is not known yet."""
+
+
+_CROWDED = (429, 503, 529)
+"""HTTP statuses that say that there are too many requests."""
+
+
+def _timed_out(error: BaseException) -> bool:
+    """Whether a request failed for want of a reply in time; DSPy's native client calls that a transport error."""
+    transport = is_a(error, LM + "LMTransportError") and "timed out" in str(error)
+    return transport or is_a(error, LM + "LMTimeoutError", "builtins.TimeoutError")
 
 
 class Call:
@@ -37,47 +91,53 @@ class Call:
 
     def __init__(self, run: RunState, lm: Any, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         self._run, self.lm, self.unit = run, lm, current_unit()
-        self.prompt, self.kwargs = prompt, sampled(run.seed, lm, self.unit, kwargs)
         if own := {name: value for name, value in kwargs.items() if isinstance(value, (str, Mapping))}:
             remember(own)  # a predictor may bring a key of its own
-        if isinstance(asked := kwargs.get("request", prompt), Request):
-            self.prompt, self.kwargs = _typed(asked, kwargs, self.kwargs)
+        self._given = _Request(prompt, messages, kwargs)
+        self.backend = run.backends.of(lm.model)
+        """What is known of the LM's backend."""
         self.reply: Any = None
         self.replayed = False
-        self._tries, self._reserved = 0, False
-        self._turn: float | None = None
-        self.errand: Errand | None = None
-        """What it has of its unit's place."""
-        self._hash, self._occurrence = "", 0
-        if run.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
-            self._hash = request_hash(lm, self.prompt, messages, self.kwargs)
-            self._replay(run.journal)
-        if self.unit.place is not None and not self.replayed:
-            self.errand = self.unit.place.opens()
+        """Whether the journal held the reply."""
+        self._tries, self._reserved = _Tries(), False
+        self.use: Use | None = None
+        """The call's use of its unit's slot."""
+        self.request = self._prepared()
+        """What is sent."""
+        if self.unit.account.slot is not None and not self.replayed:
+            self.use = self.unit.account.slot.use()
 
-    def _replay(self, journal: Journal) -> None:
+    def _prepared(self) -> _Request:
+        """The request as the unit changes it; the reply is taken from the journal if that holds one."""
+        given, kwargs = self._given, sampled(self._run, self.lm, self.unit, self._given.kwargs)
+        request = _Request(given.prompt, given.messages, kwargs)
+        if isinstance(asked := given.kwargs.get("request", given.prompt), Request):
+            request.prompt, request.kwargs = _typed(asked, given.kwargs, kwargs)
+        if self._run.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
+            request.hash = request_hash(self.lm, request.prompt, request.messages, request.kwargs)
+            self._replay(self._run.journal, request)
+        return request
+
+    def _replay(self, journal: Journal, request: _Request) -> None:
         self.check()
-        asked = self.unit.asked
+        asked, account = self.unit.account.asked, self.unit.account
         try:
             with self._run.lock:  # equal requests of one unit take one reply each
-                recorded = journal.reply(self.unit.id, self._hash, asked[self._hash])
-                self._occurrence = asked[self._hash] if recorded is None else recorded.occurrence
-                asked[self._hash] = self._occurrence + 1
+                recorded = journal.reply(self.unit.id, request.hash, asked[request.hash])
+                request.occurrence = asked[request.hash] if recorded is None else recorded.occurrence
+                asked[request.hash] = request.occurrence + 1
         except TrainingFreeGRPOError as error:  # a damaged journal must not look like the program's own failure
-            self._run.stop("fatal", error)
+            self._run.ending.stop("fatal", error)
             self.check()
-        else:
-            if recorded is not None:
-                self._take(recorded)
-
-    def _take(self, recorded: KeptReply) -> None:
-        self.reply, self.replayed = decode_reply(recorded.reply), True
-        call = recorded.call
-        key = (self.unit.id, self._hash, recorded.occurrence)
-        if key not in self.unit.account.replies:
-            self.unit.account.replies.add(key)
-            self.unit.calls.append(call)
-        self._run.note_replay()
+            return
+        if recorded is None:
+            return
+        self.reply, self.replayed, call = decode_reply(recorded.reply), True, recorded.call
+        key = (self.unit.id, request.hash, recorded.occurrence)
+        if key not in account.replies:
+            account.replies.add(key)
+            account.calls.append(call)
+        self._run.replayed = True
         if dspy.settings.usage_tracker is not None and not call.cached:  # the program's own, as for a fresh reply
             usage = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
             total = call.prompt_tokens + call.completion_tokens
@@ -85,72 +145,123 @@ class Call:
 
     def check(self) -> None:
         """Refuse the call if the run is stopped or the unit abandoned."""
-        if self._run.stopped or self.unit.abandoned.is_set():
+        if self._run.ending.event.is_set() or self.over:
             self.end()
-            raise RunStopped(self._run.stop_reason or "this attempt was abandoned")
+            raise RunStopped(self._run.ending.reason or "this attempt was abandoned")
 
     @property
     def over(self) -> bool:
         """Whether nobody waits for this call any more."""
-        return self.unit.abandoned.is_set()
+        return self.unit.account.abandoned.is_set()
 
     def admitted(self, *, asynchronous: bool = False) -> bool:
-        """Whether backend and budget let it go; else it waits for what other calls come to.
+        """Whether backend and budget let the call go on; else other calls have to end first.
 
         Beside asynchronous calls of the same attempt a synchronous one waits for nothing: it may block their very loop.
         """
-        waits = asynchronous or not self.unit.account.awaited
-        may_go = self._run.health.may_go(self.lm.model, self) or not waits
+        waits = asynchronous or not self.unit.account.clock.awaited
+        may_go = self.backend.may_go(self) or not waits
         self.check()  # after the above: whoever made way by stopping the run stopped it first
         if may_go and not self._reserved:
             self._reserved, reached = self._run.meter.reserve()
             if reached or not (self._reserved or waits):
-                self._run.stop(reached or "max_lm_calls")
+                self._run.ending.stop(reached or "max_lm_calls")
                 self.check()
         if not self._reserved or not may_go:
             now = time.monotonic()
             self._run.waiting.hold(self.unit, now, now + POLL)
         return may_go and self._reserved
 
-    def leave(self) -> None:
-        """It waits for other calls: it holds no place that they may need."""
-        if self.errand is not None:
-            self.errand.leave()
-
     def turn(self) -> float:
         """Seconds to wait under the rate limit before asking again; 0 when the request may go out."""
         self.check()
-        if self._turn is None:
-            self._turn = self._run.waiting.pace()
-            self._run.waiting.hold(self.unit, time.monotonic(), self._turn)
-        return min(max(0.0, self._turn - time.monotonic()), 10 * POLL)
+        if self._tries.turn is None:
+            self._tries.turn = self._run.waiting.pace()
+            self._run.waiting.hold(self.unit, time.monotonic(), self._tries.turn)
+        return min(max(0.0, self._tries.turn - time.monotonic()), 10 * POLL)
+
+    def enter(self, seconds: float, *, asynchronous: bool = False) -> bool:
+        """Wait so long until the backend has room for the request; returns whether it has."""
+        began = time.monotonic()
+        if not asynchronous and self.unit.account.clock.awaited:  # see `admitted`
+            return True
+        entered = self.backend.limit.enter(self, seconds)
+        self._run.waiting.hold(self.unit, began, time.monotonic())
+        self.check()
+        return entered
 
     @contextmanager
     def out(self) -> Iterator[None]:
         """While the request is out."""
-        out, since = self.unit.account.out, time.monotonic()
+        out, now = self.unit.account.clock.out, time.monotonic()
+        self._tries.sent, self._tries.since = now, self._tries.since or now
+        deadline = now + self._most_seconds
         with self._run.lock:
             self._run.out.add(self)
-            out.append(since)
+            out.append(deadline)
         try:
             yield
         finally:
             with self._run.lock:
                 self._run.out.discard(self)
-                out.remove(since)
+                out.remove(deadline)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the backend had all the time it gets for a first answer."""
+        return time.monotonic() - self._tries.sent >= _FIRST_DEADLINE
+
+    @property
+    def _timeout(self) -> float | None:
+        """The LM's own timeout in seconds, if the user set one."""
+        timeout = self.lm.kwargs.get("timeout")
+        return float(timeout) if isinstance(timeout, (int, float)) and timeout > 0 else None
+
+    @property
+    def _most_seconds(self) -> float:
+        """Seconds after which a request that is out is given up."""
+        if self._timeout is not None:
+            return max(_SHORTEST_DEADLINE, 2 * self._timeout)
+        return _DEADLINE if self.backend.answered else _FIRST_DEADLINE
 
     def failed(self, error: BaseException) -> float:
         """Seconds to wait before the next try; raises the error if there is none."""
-        if not self.over and is_backend_failure(error):
-            self._run.note_request_failure(self.lm, error)
-        wait = self._run.waiting.before_retry(self.lm, error, self._tries)
-        if wait is None:
-            if not self.over:  # first, so that a fatal error stops the run before the next call may go out
-                self._run.note_call_failure(self.lm, self.unit, error)
-            self._account(LMCall(self.lm.model, retries=self._tries, failed=True))
-            raise error
-        self._tries, self._turn = self._tries + 1, None
-        return wait
+        tries, backend, own = self._tries, self.backend, True
+        backend.limit.leave(self)
+        if backend.answered:
+            note_answered(error)
+        if not self.over and self._keeps_own(error):
+            return 0.0
+        outage = classify(error) is Failure.INFRASTRUCTURE
+        if not self.over and is_backend_failure(error) and (outage or not backend.answered):
+            crowded = is_a(error, LM + "LMRateLimitError") or getattr(error, "status", None) in _CROWDED
+            timed_out = _timed_out(error)
+            own = backend.failure(error, self, timed_out=timed_out, crowded=crowded, sent=tries.sent)
+            self._run.end_if_hopeless(self.lm, error)
+        own = own or not backend.outage.patient(tries.since)
+        tries.count, tries.own, tries.turn = tries.count + 1, tries.own + own, None
+        more = self.lm.retries > 0 and (not own or tries.own <= self.lm.retries)
+        if more and not self.over and worth_retrying(error) and not self._run.ending.event.is_set():
+            wait = self._run.waiting.before_retry(error, tries.count - 1, down=backend.outage.down)
+            if not own:  # no time of the attempt's
+                self._run.waiting.hold(self.unit, tries.sent, time.monotonic() + wait)
+            return wait
+        if tries.own < tries.count:
+            backend.outage.settle(time.monotonic() - tries.since, answered=False)
+        if not self.over:  # first, so that a fatal error stops the run before the next call may go out
+            self._run.note_failure(self.lm, self.unit, error)
+        self._account(LMCall(self.lm.model, retries=tries.count - 1, failed=True))
+        raise error
+
+    def _keeps_own(self, error: BaseException) -> bool:
+        """Have the model keep its own value of a parameter that it refuses; returns whether that was the reason."""
+        name = refused_parameter(error)
+        ours = sampled(self._run, self.lm, self.unit, self._given.kwargs)
+        if not name or ours.get(name) == self._given.kwargs.get(name):
+            return False  # the user's own value
+        self._run.keep_own(self.lm, name)
+        self.request = self._prepared()
+        return True
 
     def answered(self, reply: Any, report: Report) -> Any:
         """Commit the reply, count it, and hand it over."""
@@ -161,27 +272,30 @@ class Call:
             provider_cached_tokens=report.provider_cached_tokens,
             cost=report.cost,
             cached=not report.fresh,
-            retries=self._tries,
+            retries=self._tries.count,
             truncated=report.truncated,
         )
         call = self._run.meter.priced(call)
         self._run.check_price(call)
         if report.fresh:
-            self._run.note_answer(self.lm)
+            self.backend.answer(time.monotonic() - self._tries.sent, self._timeout)
+            self._run.backends.note(answered=True)
+            if self._tries.own < self._tries.count:
+                self.backend.outage.settle(0.0, answered=True)
+        self.unit.account.fault = report.fault
         self._account(call, reply)
         return reply
 
     def _account(self, call: LMCall, reply: Any = None) -> None:
+        request, account = self.request, self.unit.account
         if self._run.journal is not None:
-            kept = encode_reply(reply) if self._hash else None
+            kept = encode_reply(reply) if request.hash else None
             try:
-                if not call.failed:
-                    self._run.keep_now()
-                self._run.journal.record(self.unit.id, self._hash, self._occurrence, kept, call)
+                self._run.journal.record(self.unit.id, request.hash, request.occurrence, kept, call)
             except TrainingFreeGRPOError as error:  # a full disk must not look like the program's own failure
-                self._run.stop("fatal", error)
-        self.unit.account.replies.add((self.unit.id, self._hash, self._occurrence))
-        self.unit.calls.append(call)
+                self._run.ending.stop("fatal", error)
+        account.replies.add((self.unit.id, request.hash, request.occurrence))
+        account.calls.append(call)
         self._run.meter.record(call, self.unit.stage, self.unit.step, reserved=self._reserved)
         self._reserved = False
         self.end()
@@ -191,23 +305,24 @@ class Call:
         if self._reserved:
             self._run.meter.give_back()
             self._reserved = False
-        if self.errand is not None:
-            self.errand.end()
-            self.errand = None
-        self._run.health.done(self.lm.model, self)
+        if self.use is not None:
+            self.use.end()
+            self.use = None
+        self.backend.done(self)
 
 
-def sampled(seed: int, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
+def sampled(run: RunState, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
     if not unit.resample or not lm.takes_any:
         return kwargs
     own_rollout = kwargs.get("rollout_id", lm.kwargs.get("rollout_id"))
-    rollout_id = derive_seed(seed, *unit.key, *([] if own_rollout is None else [own_rollout]))
+    rollout_id = derive_seed(run.seed, *unit.key, *([] if own_rollout is None else [own_rollout]))
     changed = {**kwargs, "rollout_id": rollout_id}
     keeps_own = "max_completion_tokens" in lm.kwargs or lm.keeps_temperature
-    if unit.temperature is not None and "temperature" not in kwargs and not keeps_own:
+    refused = {name for model, name in run.refused_parameters if model == lm.model}
+    if unit.temperature is not None and "temperature" not in kwargs and not keeps_own and "temperature" not in refused:
         changed["temperature"] = unit.temperature
-    if "seed" not in kwargs and lm.kwargs.get("seed") is not None:
+    if "seed" not in kwargs and lm.kwargs.get("seed") is not None and "seed" not in refused:
         changed["seed"] = derive_seed(int(lm.kwargs["seed"]), rollout_id) % 2**31
     return changed
 

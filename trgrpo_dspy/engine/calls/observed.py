@@ -1,7 +1,7 @@
 """Copies of LMs and adapters whose calls go through a gate, and what a call reports.
 
-A copy's class is its original's class with a mixin in front, so `isinstance` holds and DSPy treats it as before. The
-mixin hands each call to the gate together with the plain call; the gate decides what becomes of it.
+The class of a copy is the original's class with a mixin in front, so `isinstance` holds and DSPy treats the copy as the
+original. The mixin hands each call to the gate, together with the plain call; the gate decides whether to make it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from typing import Any, Protocol
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from trgrpo_dspy.errors import InfrastructureError
+from trgrpo_dspy.failures.replies import ReplyFault, reply_fault
+
 __all__ = [
-    "Gate", "OutsideAdapters", "Report", "close_pools", "is_observed", "is_watched", "observe_adapter", "observe_lm",
-    "unobserved", "watch",
+    "CallHandler", "OutsideAdapters", "Report", "close_pools", "is_observed", "is_watched", "observe_adapter",
+    "observe_lm", "unobserved", "watch",
 ]  # fmt: skip
 
 _CONNECTIONS = 100
 """Connections that DSPy's native client opens at most: the calls of one LM that can be in flight."""
 
 
-class Gate(Protocol):
-    """What decides about LM calls."""
+class CallHandler(Protocol):
+    """The gate, as seen from here: decides about LM calls."""
 
     def call(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """Make, replay or refuse one call; `send(prompt, messages=, **kwargs)` is the plain one."""
@@ -40,9 +43,9 @@ class Gate(Protocol):
 
 
 class OutsideAdapters(BaseCallback):
-    """A callback that need not hear of what happens inside an adapter: formatting, the LM call, parsing.
+    """A callback that is not called for what happens inside an adapter: formatting, the LM call, parsing.
 
-    To call a callback, whether it listens or not, takes DSPy longer than any of these.
+    Calling a callback, whether it listens or not, takes DSPy longer than any of these.
     """
 
 
@@ -63,7 +66,7 @@ class _Pools(dict[Any, Any]):
 
     def __setitem__(self, key: Any, client: Any) -> None:
         client.config = replace(client.config, max_connections=self.width)
-        client.router = type(client.router)(client.config)  # it has opened nothing yet
+        client.router = type(client.router)(client.config)  # no connection is open yet
         super().__setitem__(key, client)
 
 
@@ -73,19 +76,20 @@ def close_pools(lm: Any) -> None:
         lm.close()
 
 
-def observe_lm(lm: Any, gate: Gate, width: int = 1) -> Any:
-    """A copy of an LM whose calls go through the gate; DSPy's own retries are off, `retries` says how many it had.
+def observe_lm(lm: Any, handler: CallHandler, width: int = 1) -> Any:
+    """A copy of an LM whose calls go through the gate; DSPy's own retries are off, `retries` says how many there were.
 
-    It uses its original's connections, unless more are needed for `width` requests in flight than DSPy opens: then it
+    The copy uses the original's connections, unless `width` requests in flight need more than DSPy opens: then the copy
     has its own. Custom engines and LiteLLM have no such bound.
     """
     observed = lm.copy()
     if width > _CONNECTIONS and isinstance(lm, dspy.LM) and isinstance(lm.engine, str):
         observed._engine_store = _Pools(width)
     observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
-    observed._gate = gate
+    observed._handler = handler
     observed.retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
-    observed.takes_any = isinstance(lm, dspy.LM) or _takes_any(lm.forward)
+    forward = getattr(lm, "forward", None)  # of LMs of the old kind, which end with DSPy 3.5
+    observed.takes_any = isinstance(lm, dspy.LM) or forward is None or _takes_any(forward)
     return observed
 
 
@@ -96,21 +100,21 @@ def unobserved(lm: Any) -> Any:
     plain = lm.copy()
     plain.__class__ = type(lm).__bases__[1]
     plain.num_retries = lm.retries
-    for name in ("_gate", "retries", "takes_any", "keeps_temperature"):
+    for name in ("_handler", "retries", "takes_any", "keeps_temperature"):
         vars(plain).pop(name, None)
     return plain
 
 
-def observe_adapter(adapter: Any, gate: Gate) -> Any:
+def observe_adapter(adapter: Any, handler: CallHandler) -> Any:
     """A copy of an adapter that observes whatever LM a predictor hands it, and the LM it may hold itself."""
     if isinstance(adapter, _ObservedAdapter) or not isinstance(adapter, dspy.Adapter):
         return adapter
     observed = copy.copy(adapter)
     observed.__class__ = _observed_adapter_class(type(adapter))  # type: ignore[arg-type]
-    observed._gate, observed._system_messages = gate, {}
+    observed._handler, observed._system_messages = handler, {}
     for name, value in list(vars(adapter).items()):
         if isinstance(value, dspy.BaseLM):
-            setattr(observed, name, gate.observe(value))
+            setattr(observed, name, handler.observe(value))
     return observed
 
 
@@ -120,29 +124,29 @@ def _takes_any(forward: Callable[..., Any]) -> bool:
 
 
 class Report:
-    """What one LM call reported; stands in for `dspy.settings.usage_tracker` while it is under way.
+    """What DSPy reports of one LM call; stands in for `dspy.settings.usage_tracker` while the call is under way.
 
-    DSPy tells a usage tracker of fresh replies only: that is how a cached reply is known.
+    DSPy reports usage for fresh replies only: so a cached reply is known.
     """
 
     def __init__(self, outer: Any) -> None:
         """Report to the user's own tracker as well."""
         self._outer = outer
-        self._told = False
+        self._counted = False
         self._usage: dict[str, Any] = {}
         self.entry: dict[str, Any] = {}
         """DSPy's history entry."""
 
     def add_usage(self, model: str, usage: dict[str, Any]) -> None:
         """Take what DSPy tells its usage tracker."""
-        self._told, self._usage = True, dict(usage or {})
+        self._counted, self._usage = True, dict(usage or {})
         if self._outer is not None:
             self._outer.add_usage(model, usage)
 
     @property
     def fresh(self) -> bool:
-        """Whether the backend answered, not DSPy's cache; an LM that reports nothing at all is taken to have."""
-        return self._told or not self.entry
+        """Whether the reply is the backend's and not from DSPy's cache; an LM that reports nothing has no cache."""
+        return self._counted or not self.entry
 
     @property
     def prompt_tokens(self) -> int:
@@ -170,6 +174,18 @@ class Report:
         """Whether the reply was cut by length, by its finish reason."""
         return finish_reason(self.entry.get("response")) == "length"
 
+    @property
+    def fault(self) -> ReplyFault | None:
+        """What the reply lacks; None if it has text, or if DSPy reported no response."""
+        response = self.entry.get("response")
+        faults = [reply_fault(one) for one in (response if isinstance(response, (list, tuple)) else [response])]
+        return None if response is None or None in faults or not faults else faults[0]
+
+    def check(self) -> None:
+        """Raise `InfrastructureError` if the reply holds no choice at all: that is no verdict on the program."""
+        if self.fault is ReplyFault.NO_CHOICE:
+            raise InfrastructureError(ReplyFault.NO_CHOICE.value)
+
 
 _NO_HISTORY = "trgrpo_dspy_no_history"
 _HISTORY = 100
@@ -196,7 +212,7 @@ def is_watched() -> bool:
 class _Observed:
     """Mixed into an LM copy's class."""
 
-    _gate: Gate
+    _handler: CallHandler
     retries: int
     takes_any: bool
     """Whether its requests may carry a rollout id, a temperature or a seed of ours."""
@@ -204,10 +220,10 @@ class _Observed:
     """Whether a temperature was set on this copy on purpose, as BestOfN and Refine do: it stays."""
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        return self._gate.call(self, super().__call__, prompt, messages, kwargs)  # type: ignore[misc]
+        return self._handler.call(self, super().__call__, prompt, messages, kwargs)  # type: ignore[misc]
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        return await self._gate.acall(self, super().acall, prompt, messages, kwargs)  # type: ignore[misc]
+        return await self._handler.acall(self, super().acall, prompt, messages, kwargs)  # type: ignore[misc]
 
     def copy(self, **kwargs: Any) -> Any:
         copied = super().copy(**kwargs)  # type: ignore[misc]
@@ -228,15 +244,15 @@ class _Observed:
 class _ObservedAdapter:
     """Mixed into an adapter copy's class: the LM a predictor brings, wherever it comes from, is observed."""
 
-    _gate: Gate
+    _handler: CallHandler
 
     def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
         with _inside_adapter():
-            return super().__call__(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+            return super().__call__(self._handler.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
     async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
         with _inside_adapter():
-            return await super().acall(self._gate.observe(lm), *args, **kwargs)  # type: ignore[misc]
+            return await super().acall(self._handler.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
 
 class _Remembering:

@@ -1,7 +1,8 @@
-"""What the calls of one run share: whether it goes on, its budget and journal, what is known of the backends."""
+"""What the calls of one run share: whether the run goes on, its budget and journal, what is known of the backends."""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,25 +10,56 @@ from typing import Any, Protocol
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.errors import FatalError, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import Failure, classify
-from trgrpo_dspy.failures.messages import fatal_message
+from trgrpo_dspy.failures.messages import describe, fatal_message
 from trgrpo_dspy.meter import LMCall, Meter, Stage
 
-from .health import Health, Seen
+from .backends import TOO_MANY_LOST, Backends, Known
 from .units import Unit
 from .waiting import Waiting
 
-__all__ = ["RunState"]
+__all__ = ["Ending", "RunState"]
 
 BACKOFF = 1.0
-"""Unit of the waits before retries, in seconds, where a run is not told another: a tenth of it before the first, for
+"""Unit of the waits before retries, in seconds, where a run is given no other: a tenth of it before the first, for
 most failures are alone and one alone should cost little, then five times the last wait each, up to 16; jittered."""
 
 
-class _Request(Protocol):
+class Caller(Protocol):
     """A call whose request is out."""
 
     lm: Any
     unit: Unit
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the backend had all the time it gets for a first answer."""
+
+
+class Ending:
+    """Whether and why a run is over. The first reason stays."""
+
+    def __init__(self) -> None:
+        """Go on."""
+        self.event = threading.Event()
+        """Set when no further call may go out."""
+        self.reason = ""
+        """Why the run was stopped; empty while it goes on."""
+        self.fatal: TrainingFreeGRPOError | None = None
+        """Why no further call can succeed; None while one may."""
+        self.problem = ""
+        """What the user has to mend, where that is why the run was stopped; else empty."""
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called once when the run is stopped, in the thread that stops it."""
+        self._lock = threading.RLock()
+
+    def stop(self, reason: str, fatal: TrainingFreeGRPOError | None = None, problem: str = "") -> None:
+        """Refuse every further LM call."""
+        with self._lock:
+            if self.event.is_set():
+                return
+            self.reason, self.fatal, self.problem = reason, fatal, problem
+            self.event.set()
+        self.on_stop()
 
 
 class RunState:
@@ -41,7 +73,9 @@ class RunState:
         requests_per_minute: float | None = None,
         seed: int = 0,
         backoff: float | None = None,
-        health: Health | None = None,
+        width: int = 100,
+        outage_patience: float = 0.0,
+        known: Known | None = None,
     ) -> None:
         """Begin.
 
@@ -51,139 +85,99 @@ class RunState:
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
             seed: Seed of the run; rollout ids and request seeds derive from it.
             backoff: Unit of the waits before retries, in seconds; None is `BACKOFF`.
-            health: What is known of the backends; None is nothing yet.
+            width: Requests in flight at most.
+            outage_patience: Seconds for which an outage of a backend that has answered is waited out.
+            known: What is known of the backends; None is nothing yet.
         """
-        self.meter = meter or Meter()
-        self.journal = journal
-        self.seed = seed
-        self.fatal: TrainingFreeGRPOError | None = None
-        """Why no further call can succeed; None while one may."""
-        self.stop_reason = ""
-        """Why the run was stopped; empty while it runs."""
-        self.problem = ""
-        """What the first attempt met, where the run was stopped because none could be scored."""
-        self.on_stop: Callable[[], None] = lambda: None
-        """Called once when the run is stopped."""
-        self._stopped = threading.Event()
+        self.meter, self.journal, self.seed, self.width = meter or Meter(), journal, seed, width
+        self.ending = Ending()
+        """Whether and why the run is over."""
+        self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        """Sentences for the user, until the driver emits them."""
+        self.backends = Backends(width, outage_patience, self.notices.put, known)
+        """What is known of the backends."""
         self.waiting = Waiting(
-            self._stopped, lambda: self.proven, BACKOFF if backoff is None else backoff, requests_per_minute
+            self.ending.event, lambda: self.may_widen, BACKOFF if backoff is None else backoff, requests_per_minute
         )
         """How calls wait."""
-        self.health = health or Health()
-        self.out: set[_Request] = set()
+        self.out: set[Caller] = set()
         """The calls whose requests are out."""
+        self.refused_parameters: set[tuple[str, str]] = set()
+        """Model and parameter, for the parameters of ours that a model refused: it keeps its own."""
         self.lock = threading.RLock()
-        """Held by whoever changes what calls share."""
-        self._unkept: list[Callable[[], object]] = []
-        self._replayed = False
-
-    def stop(self, reason: str = "stopped", fatal: TrainingFreeGRPOError | None = None) -> None:
-        """Refuse every further LM call; the first reason stays."""
-        with self.lock:
-            if self._stopped.is_set():
-                return
-            self.stop_reason, self.fatal = reason, fatal
-            self._stopped.set()
-        self.on_stop()
+        """Held to change what calls share."""
+        self.replayed = False
+        """Whether the journal answered a call."""
 
     @property
-    def stopped(self) -> bool:
-        """Whether the gate is shut."""
-        return self._stopped.is_set()
-
-    @property
-    def silent(self) -> bool:
-        """Whether the backend was asked and never answered: then no outage is anybody's result."""
-        return self.health.silent
-
-    @property
-    def proven(self) -> bool:
-        """Whether the backend is known to answer, or nothing needed it; the journal's replies prove nothing."""
-        return self.health.proven or not (self.health.silent or self._replayed)
+    def may_widen(self) -> bool:
+        """Whether several tasks may be at work: a backend has answered, or nothing has needed one so far."""
+        return self.backends.any_answered or not (self.backends.any_unanswered or self.replayed)
 
     def resume(self, journal: Journal) -> int:
-        """Replay from a journal, and count what it paid for: a replayed call is not counted again. How many these are.
-
-        Its calls count against the budget, its time does not.
-        """
+        """Replay from a journal, and count what it paid for against the budget; returns the number of its calls."""
         self.journal = journal
+        self.refused_parameters |= {(model, name) for model, name in journal.get("refused_parameters") or ()}
         paid = journal.paid()
         for unit, call in paid:
             stage, step = unit.split("/")[:2]
             self.meter.record(self.meter.priced(call), Stage(stage), int(step))
         return len(paid)
 
-    def keep_results(self) -> None:
-        """Have the journal hold what was found so far: to be called before work starts that rests on it."""
-        if self.journal is not None:
-            self.journal.flush()
-
-    def keep_later(self, write: Callable[[], object]) -> None:
-        """Keep a result when the backend gives its first answer; an outage that never ended is nobody's result."""
-        with self.lock:
-            self._unkept.append(write)
-
-    def keep_now(self) -> None:
-        """The backend has answered: what waited for that is kept."""
-        with self.lock:
-            writes, self._unkept = self._unkept, []
-        for write in writes:
-            write()
-
     def abandon(self, unit: Unit) -> None:
-        """Refuse a unit's further calls: it has taken too long. Those that are out got no reply in time."""
-        unit.abandoned.set()
+        """Refuse a unit's further calls, for it has taken too long. The requests that are out got no reply in time."""
+        unit.account.abandoned.set()
         with self.lock:
-            late = [call for call in self.out if call.unit.abandoned is unit.abandoned]
+            late = [call for call in self.out if call.unit.account.abandoned is unit.account.abandoned]
         for call in late:
-            error = TimeoutError("no reply within rollout_timeout")
-            self.note_request_failure(call.lm, error)
-            self.note_call_failure(call.lm, call.unit, error)
+            error = TimeoutError("no reply at all" if call.hangs else "no reply within rollout_timeout")
+            backend = self.backends.of(call.lm.model)
+            if not backend.answered:
+                backend.failed += 1
+                if call.hangs or backend.hopeless:
+                    self.ending.stop("fatal", FatalError(fatal_message(error, call.lm.model, backend.failed)))
+            self.note_loss(call.unit, error)
+
+    def keep_own(self, lm: Any, parameter: str) -> None:
+        """Have a model keep its own value of a parameter that it refuses to be given."""
+        with self.lock:
+            if (lm.model, parameter) in self.refused_parameters:
+                return
+            self.refused_parameters.add((lm.model, parameter))
+            if self.journal is not None:
+                self.journal.set("refused_parameters", sorted(self.refused_parameters))
+        self.notices.put(f"LM {lm.model!r} refuses to be given a {parameter}: its own is kept")
 
     def check_price(self, call: LMCall) -> None:
         """End the run where `max_cost` can't be kept to."""
         if call.cost is None and not call.failed and self.meter.budget.max_cost is not None:
-            self.stop("fatal", FatalError(_unpriced(call.model)))
+            self.ending.stop("fatal", FatalError(_unpriced(call.model)))
 
-    def note_replay(self) -> None:
-        """The journal answered."""
-        self._replayed = True
+    def learn(self, known: Known, before: Known) -> None:
+        """Take in what the gate of another process knows of the backends, which knew `before`."""
+        if self.backends.learn(known, before):
+            self.ending.stop("error_rate", problem=TOO_MANY_LOST)
 
-    @property
-    def seen(self) -> Seen:
-        """What is known of the backends."""
-        return self.health.seen
+    def end_if_hopeless(self, lm: Any, error: BaseException) -> None:
+        """End the run if this LM's backend never answered and has had its chances."""
+        backend = self.backends.of(lm.model)
+        if backend.hopeless:
+            self.ending.stop("fatal", FatalError(fatal_message(error, lm.model, backend.failed)))
 
-    def learn(self, seen: Seen, before: Seen) -> None:
-        """Take in what the gate of another process saw of the backends, which knew `before`."""
-        too_many = self.health.learn(seen, before)
-        if True in seen.recent:
-            self.keep_now()
-        if too_many:
-            self.stop("error_rate")
-
-    def has_answered(self, lm: Any) -> bool:
-        """Whether an LM's backend has answered in this run."""
-        return self.health.has_answered(lm.model)
-
-    def note_answer(self, lm: Any) -> None:
-        """The backend answered."""
-        self.health.answer(lm.model)
-
-    def note_request_failure(self, lm: Any, error: BaseException) -> None:
-        """A request failed; where the backend never answered, a few are enough."""
-        if failed := self.health.failure(lm.model):
-            self.stop("fatal", FatalError(fatal_message(error, lm.model, failed)))
-
-    def note_call_failure(self, lm: Any, unit: Unit, error: BaseException) -> None:
-        """A call failed for good: fatal, an outage, or the program's own business."""
-        kind = classify(error)
-        if kind is Failure.FATAL:
-            self.stop("fatal", FatalError(fatal_message(error, lm.model)))
+    def note_failure(self, lm: Any, unit: Unit, error: BaseException) -> None:
+        """Take in that a call failed for good: fatal, an outage, or the program's own business."""
+        kind, backend = classify(error), self.backends.of(lm.model)
+        refused = getattr(error, "status", None) == 403 and kind is Failure.PROGRAM
+        if kind is Failure.FATAL or (refused and backend.refusal()):
+            self.ending.stop("fatal", FatalError(fatal_message(error, lm.model)))
         elif kind is Failure.INFRASTRUCTURE:
-            unit.outage = unit.outage or error
-            if self.health.loss():
-                self.stop("error_rate")
+            self.note_loss(unit, error)
+
+    def note_loss(self, unit: Unit, error: BaseException) -> None:
+        """Take in that a call was lost to an outage; where most are, the run ends."""
+        unit.account.outage = unit.account.outage or error
+        if self.backends.note(answered=False):
+            self.ending.stop("error_rate", problem=f"the first error was {describe(error)}")
 
 
 def _unpriced(model: str) -> str:

@@ -5,16 +5,57 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from trgrpo_dspy.failures.replies import ReplyFault
 from trgrpo_dspy.meter import LMCall, Stage
 
-from .places import Place
+from .slots import Slot
 
-__all__ = ["Unit"]
+__all__ = ["Account", "Clock", "Unit"]
 
 
 @dataclass
+class Clock:
+    """What of a unit's time is not its own."""
+
+    held: float = 0.0
+    """Seconds for which the run held its calls back: rate limit, first answer, busy backend, no slot."""
+    held_until: float = 0.0
+    """The moment up to which `held` was counted, by the monotonic clock."""
+    out: list[float] = field(default_factory=list)
+    """When each request that is out now has to be back, by the monotonic clock."""
+    awaited: int = 0
+    """Asynchronous calls under way."""
+
+
+@dataclass
+class Account:
+    """What a unit's work came to so far. The calls of an attempt's judge are booked on the attempt."""
+
+    calls: list[LMCall] = field(default_factory=list)
+    """What was spent."""
+    replies: set[tuple[str, str, int]] = field(default_factory=set)
+    """The journal's replies that were counted: one that is read again is no further call."""
+    clock: Clock = field(default_factory=Clock)
+    """What of the time is not the unit's own."""
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set when the work has taken too long: further calls are refused and the result is dropped."""
+    slot: Slot | None = None
+    """The slot the work runs in; None outside the driver."""
+    outage: BaseException | None = None
+    """The first infrastructure failure that was met, also if the program swallowed it."""
+    try_again: bool = False
+    """Whether the whole attempt is worth another try: a tool met the outage, or Python itself failed."""
+    replayed: bool = False
+    """Whether the result was read from the journal."""
+    fault: ReplyFault | None = None
+    """What the last reply lacked; None for a reply with an answer."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often each request was made, by its hash."""
+
+
+@dataclass(frozen=True)
 class Unit:
     """One piece of work with LM calls: an attempt, a summary, a comparison, ..."""
 
@@ -23,60 +64,30 @@ class Unit:
     step: int = 0
     """Step it belongs to; 0 is before the first."""
     key: tuple[int | str, ...] = ()
-    """What tells it from others of its stage: seeds and rollout ids are derived from it."""
+    """Tells the unit from others of its stage; seeds and rollout ids are derived from it."""
     resample: bool = False
     """Whether replies must differ from those to the same request elsewhere (own rollout id and seed)."""
     temperature: float | None = None
     """Sampling temperature in place of the LM's own; None keeps that."""
-    calls: list[LMCall] = field(default_factory=list)
-    """What it spent so far."""
-    outage: BaseException | None = None
-    """The first infrastructure failure met, even if the program swallowed it."""
-    replayed: bool = False
-    """Whether its result was read from the journal."""
-    try_again: bool = False
-    """Whether the attempt itself is worth another try: a tool met the outage, or Python itself failed."""
-    abandoned: threading.Event = field(default_factory=threading.Event)
-    """Set when the work has taken too long: its further calls are refused and its result is dropped."""
+    library: str = ""
+    """Digest of the library the work is done with: with another library it is another unit."""
     role: str = ""
     """'judge' for the metric's own calls."""
-    basis: str = ""
-    """Hash of the library it rests on: an attempt with another library is other work."""
-    held: float = 0.0
-    """Seconds its calls were held back by the run (rate limit, first answer, no place): no time of its own."""
-    held_until: float = 0.0
-    """When that was counted up to, by the monotonic clock."""
-    place: Place | None = None
-    """Where it is at work; None outside an execution."""
-    out: list[float] = field(default_factory=list)
-    """When its requests that are out now went out, by the monotonic clock."""
-    awaited: int = 0
-    """Asynchronous calls under way."""
-    whole: Unit | None = None
-    """The attempt that a judge's calls belong to; None is itself."""
-    asked: Counter[str] = field(default_factory=Counter)
-    """How often each request was made in this unit."""
-    replies: set[tuple[str, str, int]] = field(default_factory=set)
-    """The journal's replies it has had: one that it takes again is no further call."""
+    account: Account = field(default_factory=Account, compare=False, repr=False)
+    """What the work came to so far."""
 
     @functools.cached_property
     def id(self) -> str:
         """The unit's name in the journal, unique in a run."""
-        return "/".join([self.stage.value, str(self.step), *map(str, self.key), *filter(None, (self.basis, self.role))])
+        names = filter(None, (self.library, self.role))
+        return "/".join([self.stage.value, str(self.step), *map(str, self.key), *names])
 
     @property
     def truncated(self) -> bool:
         """Whether any reply was cut by length."""
-        return any(call.truncated for call in self.calls)
+        return any(call.truncated for call in self.account.calls)
 
     def as_judge(self) -> Unit:
-        """The unit of the metric's own calls: same account, no sampling changes."""
-        return Unit(
-            self.stage, self.step, self.key,
-            calls=self.calls, abandoned=self.abandoned, role="judge", basis=self.basis, whole=self, place=self.place,
-        )  # fmt: skip
-
-    @property
-    def account(self) -> Unit:
-        """The unit that time is counted on: the attempt, also for its judge."""
-        return self.whole or self
+        """The unit of the metric's own calls: booked on the attempt, without its sampling."""
+        own = replace(self.account, outage=None, try_again=False, fault=None, asked=Counter())
+        return replace(self, resample=False, temperature=None, role="judge", account=own)

@@ -22,8 +22,8 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.calls.health import Seen
+from trgrpo_dspy.engine.calls.backends import Known
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner, total_cost
 from trgrpo_dspy.errors import FatalError, RunStopped
@@ -48,7 +48,7 @@ _SLACK = 10.0
 """Seconds a worker has, beyond an attempt's own, to say that it gave the attempt up."""
 _KEPT = 4
 """Programs that are kept, packed or unpacked: with validation beside rollouts two are in use."""
-_UNIT = ("stage", "step", "key", "resample", "temperature", "basis")
+_UNIT = ("stage", "step", "key", "resample", "temperature", "library")
 """What a worker is told of an attempt's unit."""
 _OF_THIS_PROCESS = frozenset(
     {
@@ -67,8 +67,8 @@ class Report:
     """The attempt; None if it did not end."""
     calls: tuple[LMCall, ...] = ()
     """Its LM calls."""
-    seen: Seen = field(default_factory=Seen)
-    """What its worker knows of the backends now."""
+    known: Known = field(default_factory=Known)
+    """What its worker knows of the backends by now."""
     fatal: str = ""
     """Why no further attempt can succeed; empty if one may."""
     stopped: str = ""
@@ -82,10 +82,11 @@ class RemoteRunner(Runner):
         self,
         executor: Executor,
         work: Callable[[str, bytes, bytes], Report],
-        calls: Calls,
+        gate: Gate,
         metric: Metric | None,
         *,
         timeout: float | None = None,
+        patience: float = 0.0,
         **settings: Any,
     ) -> None:
         """Prepare to send attempts.
@@ -93,13 +94,14 @@ class RemoteRunner(Runner):
         Args:
             executor: Where they are sent.
             work: Makes one attempt on a worker: digest, shared parts and job in, report out.
-            calls: The run's gate.
+            gate: The run's gate.
             metric: The user's metric.
             timeout: Seconds an attempt has on a worker.
+            patience: Seconds for which a worker waits an outage out.
             settings: The runner's own; see `Runner`.
         """
-        super().__init__(calls, metric, **settings)
-        self._executor, self._work, self._timeout = executor, work, timeout
+        super().__init__(gate, metric, **settings)
+        self._executor, self._work, self._timeout, self._patience = executor, work, timeout, patience
         self._parts = {"metric": metric, "runner": settings}
         self._packed: OrderedDict[int, tuple[dspy.Module, str, bytes]] = OrderedDict()
         self._lock = threading.Lock()
@@ -109,31 +111,36 @@ class RemoteRunner(Runner):
         digest, shared = self._shared(program)
         self._reserve(unit)
         try:
-            before = self.calls.seen
+            before = self.gate.state.backends.known
             what = {name: getattr(unit, name) for name in _UNIT}
             job = pack(
-                example=example, unit=what, seed=self.calls.seed, seen=before, at=(index, attempt, self._timeout)
+                example=example,
+                unit=what,
+                seed=self.gate.state.seed,
+                known=before,
+                patience=self._patience,
+                at=(index, attempt, self._timeout),
             )
             report = self._send(unit, Rollout(index, attempt, Outcome.INFRASTRUCTURE, None), digest, shared, job)
             self._account(unit, report, before)
         finally:
-            self.calls.meter.give_back()
-        if unit.abandoned.is_set():
+            self.gate.state.meter.give_back()
+        if unit.account.abandoned.is_set():
             raise RunStopped("this attempt was abandoned")
         if report.fatal:
-            self.calls.stop("fatal", FatalError(report.fatal))
+            self.gate.stop("fatal", FatalError(report.fatal))
         elif report.rollout is None:
-            self.calls.stop(report.stopped or "interrupted")
+            self.gate.stop(report.stopped or "interrupted")
         if report.rollout is None:
-            raise RunStopped(self.calls.stop_reason)
-        told = report.rollout
+            raise RunStopped(self.gate.state.ending.reason)
+        rollout = report.rollout
         return replace(
-            told,
+            rollout,
             cost=total_cost(unit),
-            transcript=blank(told.transcript),
-            answer=blank(told.answer),
-            feedback=blank(told.feedback),
-            error=blank(told.error),
+            transcript=blank(rollout.transcript),
+            answer=blank(rollout.answer),
+            feedback=blank(rollout.feedback),
+            error=blank(rollout.error),
         )
 
     def _shared(self, program: dspy.Module) -> tuple[str, bytes]:
@@ -156,17 +163,17 @@ class RemoteRunner(Runner):
         """Wait for a place in the budget; the attempts in flight may give theirs back."""
         while True:
             self._end_if_stopped(unit)
-            reserved, reached = self.calls.meter.reserve()
+            reserved, reached = self.gate.state.meter.reserve()
             if reserved:
                 return
             if reached:
-                self.calls.stop(reached)
-            self.calls.waiting.sleep(_LOOK)
-            unit.held += _LOOK
+                self.gate.stop(reached)
+            self.gate.state.waiting.sleep(_LOOK)
+            unit.account.clock.held += _LOOK
 
     def _send(self, unit: Unit, lost: Rollout, *job: Any) -> Report:
         """Have the attempt run, again where a worker was lost; `lost` is what it comes to if all are."""
-        unit.held += _SLACK
+        unit.account.clock.held += _SLACK
         why = ""
         for tries in range(1, _TRIES + 1):
             self._end_if_stopped(unit)
@@ -180,32 +187,32 @@ class RemoteRunner(Runner):
                     raise FatalError(_unusable(self._executor, error)) from None
                 why = describe(error)
             if tries < _TRIES:
-                self.calls.waiting.rest(unit, tries)
+                self.gate.state.waiting.rest(unit, tries)
         # As a call that was lost: where most are, the cluster is gone, and the run ends with what it has.
-        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"), seen=Seen(recent=(False,)))
+        return Report(replace(lost, error=f"lost with {_TRIES} workers: {why}"), known=Known(recent=(False,)))
 
     def _result(self, future: Future[Report], unit: Unit) -> Report:
         """Wait; what has not begun is held back by others, and is taken back when nobody waits for it any more."""
         while not future.done() and not wait([future], _LOOK).done:
             if not future.running():
-                unit.held += _LOOK
-            if unit.abandoned.is_set() or (self.calls.stopped and not future.running()):
+                unit.account.clock.held += _LOOK
+            if unit.account.abandoned.is_set() or (self.gate.stopped and not future.running()):
                 future.cancel()
         report = future.result()
         if not isinstance(report, Report):
             raise TypeError(f"submit(fn, *args) must give what fn(*args) returns, gave a {type(report).__name__}")
         return report
 
-    def _account(self, unit: Unit, report: Report, before: Seen) -> None:
-        """Count and keep what was paid, and know what was seen of the backends."""
-        meter, journal = self.calls.meter, self.calls.journal
+    def _account(self, unit: Unit, report: Report, before: Known) -> None:
+        """Count and keep what was paid, and take over what the worker knows of the backends."""
+        meter, journal = self.gate.state.meter, self.gate.state.journal
         for call in map(meter.priced, report.calls):
-            unit.calls.append(call)
+            unit.account.calls.append(call)
             if journal is not None:
                 journal.record(unit.id, "", 0, None, call)
             meter.record(call, unit.stage, unit.step)
-            self.calls.check_price(call)
-        self.calls.learn(report.seen, before)
+            self.gate.state.check_price(call)
+        self.gate.state.learn(report.known, before)
 
 
 def _unusable(executor: Any, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import FatalError, JournalError, TrainingFreeGRPO, compare, evaluate
-from trgrpo_dspy.engine.calls.outcomes import Outcomes
 from trgrpo_dspy.engine.calls.state import RunState
 from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.outcomes import Outcomes
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.rollout import Rollout
@@ -27,22 +28,20 @@ def typo(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
 class Looks(dspy.Module):
     """A program with a tool that may be down."""
 
-    down = True
-
     def __init__(self) -> None:
         super().__init__()
         self.answer = dspy.Predict(Triage)
 
     def forward(self, ticket: str) -> Any:
         found = self.answer(ticket=ticket)
-        if Looks.down:
+        if os.environ.get("RULE_BOOK") == "down":
             raise ConnectionError("the rule book cannot be reached")
         return found
 
 
 @pytest.fixture
 def down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Looks, "down", True)
+    monkeypatch.setenv("RULE_BOOK", "down")
 
 
 def ended(number: int, outcome: Outcome, score: float | None = None) -> Rollout:
@@ -100,14 +99,16 @@ class TestARun:
         (step,) = compiled.detailed_results.steps
         assert compiled.detailed_results.stop_reason == "completed" and step.outcomes["metric_error"] == 55
 
-    def test_the_same_run_goes_on_when_the_tool_is_back(self, down: None, tmp_path: Path) -> None:
+    def test_the_same_run_goes_on_when_the_tool_is_back(
+        self, down: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """What met the outage is made again; what the LM said is not asked for again."""
         lm = scripted_lm()
         options: dict[str, Any] = {"metric": exact, "num_epochs": 1, "num_threads": 1, "log_dir": tmp_path}
         with dspy.context(lm=lm):
             first = TrainingFreeGRPO(**options).compile(Looks(), trainset=examples(8)).detailed_results
             asked = len(lm.engine.calls)
-            Looks.down = False
+            monkeypatch.setenv("RULE_BOOK", "there")
             (step,) = TrainingFreeGRPO(**options).compile(Looks(), trainset=examples(8)).detailed_results.steps
         assert first.stop_reason == "unscored" and asked == 20
         assert step.outcomes == {"completed": 40}
@@ -177,9 +178,9 @@ class TestKeeping:
         for number in range(20):
             error = "the tool is down" if number == 0 else "no score"
             outcomes.keep(Unit(Stage.ROLLOUT), Rollout(number, 0, Outcome.INFRASTRUCTURE, None, error=error))
-        assert state.stop_reason == "unscored" and state.problem == "infrastructure: the tool is down"
+        assert state.ending.reason == "unscored" and state.ending.problem == "infrastructure: the tool is down"
 
-    def test_all_is_kept_once_there_is_a_score(self) -> None:
+    def test_what_has_a_verdict_is_kept_once_there_is_a_score(self) -> None:
         kept: list[int] = []
 
         class Journal:
@@ -192,8 +193,8 @@ class TestKeeping:
         unit = Unit(Stage.ROLLOUT)
         outcomes.keep(unit, ended(0, Outcome.INFRASTRUCTURE))
         outcomes.keep(unit, ended(1, Outcome.METRIC_ERROR))
-        assert kept == []
+        assert kept == [0], "an outage is not committed by the journal"
         outcomes.keep(unit, ended(2, Outcome.COMPLETED, 0.0))
         outcomes.keep(unit, ended(3, Outcome.INFRASTRUCTURE))
         assert kept == [0, 1, 2, 3]
-        assert not state.stopped
+        assert not state.ending.event.is_set()

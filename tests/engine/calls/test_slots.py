@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from support.scripted import Call, scripted_lm
 
 from trgrpo_dspy import Budget, RunStopped
-from trgrpo_dspy.engine.calls.gate import Calls
-from trgrpo_dspy.engine.calls.places import Errand, Place, Places
+from trgrpo_dspy.engine.calls.gate import Gate
+from trgrpo_dspy.engine.calls.slots import Slot, Slots, Use
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Execution, Flow, Task
+from trgrpo_dspy.engine.flows import Execution, Flow
+from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.meter import Meter, Stage
 
 
@@ -62,7 +63,7 @@ def parallel(*names: str) -> Any:
 
 
 def flow(
-    calls: Calls, lm: Any, key: int | str, work: Callable[[], Any], timeout: float | None = None, remaining: int = 0
+    calls: Gate, lm: Any, key: int | str, work: Callable[[], Any], timeout: float | None = None, remaining: int = 0
 ) -> Flow[Any]:
     unit = Unit(Stage.ROLLOUT, key=(key,))
 
@@ -78,14 +79,14 @@ def flow(
     return result
 
 
-def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Calls | None = None, **lm: Any) -> list[Any]:
+def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Gate | None = None, **lm: Any) -> list[Any]:
     """Run work side by side, after a first call that proves that the backend answers."""
-    calls, lm_ = calls or Calls(backoff=0.001), scripted_lm(busy, num_retries=8, **lm)
+    calls, lm_ = calls or Gate(backoff=0.001), scripted_lm(busy, num_retries=8, **lm)
     with Execution(calls, places) as execution:
-        execution._most = 4 * places  # also with one, where a user's run begins nothing beside what waits
+        execution._pool._most = 4 * places  # also with one, where a user's run begins nothing beside what waits
         first = flow(calls, lm_, "first", functools.partial(ask, "first"), remaining=9)
         found = execution.run([first, *(flow(calls, lm_, name, one) for name, one in work.items())])
-        assert execution._places.taken == execution._places._wanted == 0
+        assert len(execution._pool._slots.held) == execution._pool._slots.wanted == 0
     return found[1:]
 
 
@@ -102,7 +103,7 @@ class TestWaiting:
 
     def test_one_thread_begins_nothing_beside_a_task_that_waits(self) -> None:
         """Who asks for one thread may have a program that bears no second attempt beside it."""
-        busy, calls = Busy(fails={"a": 0.1}), Calls(backoff=0.001)
+        busy, calls = Busy(fails={"a": 0.1}), Gate(backoff=0.001)
         lm = scripted_lm(busy, num_retries=8)
         with Execution(calls, 1) as execution:
             execution.run([flow(calls, lm, name, functools.partial(ask, name)) for name in ("first", "a", "b")])
@@ -129,7 +130,7 @@ class TestWaiting:
         work = {f"{i}": functools.partial(ask_async if i % 7 == 0 else ask, f"{i}") for i in range(200)}
         assert len(run(busy, work, places)) == 200
         assert len(busy.order) > 225, "many were tried again"
-        assert busy.most == places
+        assert busy.most <= places
 
     def test_a_program_with_calls_side_by_side_keeps_its_place_until_all_of_them_wait(self) -> None:
         done: list[str] = []
@@ -169,7 +170,7 @@ class TestWaiting:
 class TestTheEnd:
     def test_an_abandoned_task_gives_its_place_back(self) -> None:
         released = threading.Event()
-        calls, busy = Calls(backoff=0.001), Busy(fails={"waits": 30.0})
+        calls, busy = Gate(backoff=0.001), Busy(fails={"waits": 30.0})
         lm = scripted_lm(busy, num_retries=3)
         work = {"waits": lambda: ask("waits"), "hangs": lambda: released.wait(30), "b": lambda: ask("b")}
         with Execution(calls, 1) as execution:
@@ -178,14 +179,14 @@ class TestTheEnd:
             began = time.monotonic()
             assert execution.run(flows) == ["late", "late", ["done"]]
             assert time.monotonic() - began < 5
-            assert execution._places.taken == 0
+            assert len(execution._pool._slots.held) == 0
             released.set()
             assert execution.run([flow(calls, lm, "c", lambda: ask("c"))]) == [["done"]]
-            assert execution._places.taken == execution._places._wanted == 0
+            assert len(execution._pool._slots.held) == execution._pool._slots.wanted == 0
         calls.stop()
 
     def test_a_stopped_run_ends_while_calls_wait(self) -> None:
-        calls = Calls(backoff=0.001)
+        calls = Gate(backoff=0.001)
         busy = Busy(fails={"a": 30.0, "b": 30.0})
         threading.Timer(0.3, calls.stop, ["interrupted"]).start()
         began = time.monotonic()
@@ -209,7 +210,7 @@ class TestTheEnd:
 class TestNothingWaitsForEver:
     def test_for_the_first_answer_of_another_lm(self) -> None:
         """All but one call of an LM that never answered wait for that one, and hold no place as long."""
-        calls, started = Calls(Meter(Budget(max_seconds=30)), backoff=0.001), threading.Event()
+        calls, started = Gate(Meter(Budget(max_seconds=30)), backoff=0.001), threading.Event()
 
         def slow(call: Call) -> Any:
             if call.memory["calls"]:
@@ -225,7 +226,7 @@ class TestNothingWaitsForEver:
 
     def test_for_a_reservation_that_a_waiting_call_holds(self) -> None:
         """One place: who waits to come back holds the budget's last place, who has the place waits for that."""
-        calls = Calls(Meter(Budget(max_lm_calls=3, max_seconds=10)), backoff=0.001)
+        calls = Gate(Meter(Budget(max_lm_calls=3, max_seconds=10)), backoff=0.001)
 
         def script(call: Call) -> Any:
             if call.user == "holds" and not call.memory["holds"]:
@@ -236,20 +237,20 @@ class TestNothingWaitsForEver:
 
         with pytest.raises(RunStopped):
             run(script, {"x": lambda: ask("holds"), "a": lambda: parallel("one", "two")}, 1, calls)
-        assert calls.stop_reason == "max_lm_calls", "not because time was up"
+        assert calls.state.ending.reason == "max_lm_calls", "not because time was up"
 
     @pytest.mark.parametrize("places", [1, 4])
     def test_for_a_budget_with_many_retries_under_way(self, places: int) -> None:
-        calls = Calls(Meter(Budget(max_lm_calls=12, max_seconds=20)), backoff=0.001)
+        calls = Gate(Meter(Budget(max_lm_calls=12, max_seconds=20)), backoff=0.001)
         names = [f"{i}" for i in range(20)]
         busy = Busy(fails=dict.fromkeys(names, 0.02))
         with pytest.raises(RunStopped):
             run(busy, {name: functools.partial(ask, name) for name in names}, places, calls)
-        assert calls.stop_reason == "max_lm_calls"
+        assert calls.state.ending.reason == "max_lm_calls"
         assert len(busy.order) - len(set(busy.order)) == 11, "the first, and 11 that were tried twice"
 
 
-def other_lm(calls: Calls, lm: Any, text: str) -> Any:
+def other_lm(calls: Gate, lm: Any, text: str) -> Any:
     return calls.observe(lm)(text)
 
 
@@ -261,60 +262,60 @@ def other_lm(calls: Calls, lm: Any, text: str) -> Any:
 def test_places_add_up(width: int, moves: list[tuple[int, int, int]]) -> None:
     """Whatever tasks and their calls do: places in use are those held, and never more than there are."""
     freed: list[int] = []
-    places = Places(lambda: width, lambda: freed.append(1))
-    tasks: dict[int, Place] = {}
-    errands: dict[tuple[int, int], Errand] = {}
+    places = Slots(lambda: width, lambda: freed.append(1))
+    tasks: dict[int, Slot] = {}
+    uses: dict[tuple[int, int], Use] = {}
     for task, call, move in moves:
-        place, errand = tasks.get(task), errands.get((task, call))
+        place, use = tasks.get(task), uses.get((task, call))
         if place is None:
             if (new := places.take()) is not None:
                 tasks[task] = new
-        elif errand is None:
+        elif use is None:
             if move == 0:
-                new_one = place.opens()
-                if new_one.back(0):
-                    errands[task, call] = new_one
+                new_one = place.use()
+                if new_one.go_on(0):
+                    uses[task, call] = new_one
                 else:
                     new_one.end()
         elif move == 1:
-            errand.leave()
+            use.wait()
         elif move == 2:
-            errand.back(0)
+            use.go_on(0)
         elif move in (3, 4):
-            errand.end()
-            del errands[task, call]
+            use.end()
+            del uses[task, call]
         elif move == 5:
             place.end()
             del tasks[task]
-            errands = {key: value for key, value in errands.items() if key[0] != task}
-        check_sums(places, tasks, errands)
-        assert places.taken <= width
+            uses = {key: value for key, value in uses.items() if key[0] != task}
+        check_sums(places, tasks, uses)
+        assert len(places.held) <= width
     for place in tasks.values():
         place.end()
-    assert places.taken == places._wanted == 0
+    assert len(places.held) == places.wanted == 0
 
 
-def check_sums(places: Places, tasks: dict[int, Place], errands: dict[tuple[int, int], Errand]) -> None:
+def check_sums(places: Slots, tasks: dict[int, Slot], uses: dict[tuple[int, int], Use]) -> None:
     held = [one for one in tasks.values() if one.held]
-    assert places.taken == len(held)
-    assert places._wanted == sum(one._wanted_since is not None for one in tasks.values())
+    assert len(places.held) == len(held)
+    assert places.wanted == sum(one._wanted_since is not None for one in tasks.values())
     for number, one in tasks.items():
-        away = [value._is_away for (owner, _), value in errands.items() if owner == number]
-        assert (one._open, one._away) == (len(away), sum(away))
+        away = [value.waits for (owner, _), value in uses.items() if owner == number]
+        assert (one._uses, one._waiting) == (len(away), sum(away))
         assert not (one.held and away and all(away)), "it is another's while all wait"
 
 
 def test_one_waits_for_a_moment_behind_a_task_without_a_call() -> None:
     """It may be at work itself, or wait at a lock that the other one holds."""
-    places = Places(lambda: 1)
+    places = Slots(lambda: 1)
     place = places.take()
     assert place is not None
-    call = place.opens()
-    call.leave()
+    call = place.use()
+    call.wait()
     idle = places.take()
     assert idle is not None and idle.held
     began = time.monotonic()
-    while not call.back(5.0):
+    while not call.go_on(5.0):
         pass
     assert 0.3 < time.monotonic() - began < 1.5
     assert not idle.held

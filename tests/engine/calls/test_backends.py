@@ -11,7 +11,7 @@ import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import evaluate
-from trgrpo_dspy.engine.calls.health import Health
+from trgrpo_dspy.engine.calls.backends import Backends
 
 
 class Caller:
@@ -19,24 +19,24 @@ class Caller:
 
 
 def test_the_next_call_hears_of_the_end_of_the_first() -> None:
-    health, first, second = Health(), Caller(), Caller()
-    assert health.may_go("model", first)
-    assert not health.may_go("model", second)
-    threading.Timer(0.1, health.done, ["model", first]).start()
+    backend, first, second = Backends().of("model"), Caller(), Caller()
+    assert backend.may_go(first)
+    assert not backend.may_go(second)
+    threading.Timer(0.1, backend.done, [first]).start()
     began = time.monotonic()
-    assert health.wait(20)
+    assert backend.wait(20)
     assert time.monotonic() - began < 10
-    assert health.may_go("model", second)
-    assert not health.wait(0.01)
+    assert backend.may_go(second)
+    assert not backend.wait(0.01)
 
 
 def test_all_hear_of_the_first_answer() -> None:
-    health, heard = Health(), []
-    threads = [threading.Thread(target=lambda: heard.append(health.wait(20))) for _ in range(3)]
+    backend, heard = Backends().of("model"), []
+    threads = [threading.Thread(target=lambda: heard.append(backend.wait(20))) for _ in range(3)]
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    health.answer("model")
+    backend.answer(0.1, None)
     for thread in threads:
         thread.join(10)
     assert heard == [True] * 3

@@ -1,0 +1,193 @@
+"""How many requests of one backend are in flight, and for how long an outage is waited out.
+
+`num_threads` is the most that may be in flight, not the number. The limit starts where even a backend that serves one
+request at a time would answer in half of the LM's timeout. It grows while replies come in time, and falls after
+timeouts and refusals for too many requests (AIMD), so that a local server ends up with as many requests as it serves.
+Thread-safe; clocks are the monotonic one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Caller", "Limit", "Outage"]
+
+_OUTAGE = 3
+"""Failed requests in a row, of a backend that has answered, from which it is taken to be down."""
+MOST_PATIENCE = float("inf")
+"""Seconds for which an outage is waited out at most, whatever a run's options say: tests have no time for it."""
+_ALONE = 0.2
+"""Share of the patience for an outage that only one call has met: the fault may be that call's own."""
+
+
+class Caller(Protocol):
+    """A call that wants to go out."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for the call any more."""
+
+
+class Limit:
+    """How many requests of one backend may be in flight: AIMD on timeouts, refusals and slow replies."""
+
+    def __init__(self, model: str, most: int, tell: Callable[[str], None]) -> None:
+        """Begin at the most."""
+        self._model, self._most, self._tell = model, most, tell
+        self.limit = float(most)
+        """Requests that may be in flight now."""
+        self._ceiling = float(most)
+        """Up to here the limit grows by one a reply, above by one in `limit` replies."""
+        self._timeout: float | None = None
+        self._changed_at = 0.0
+        self._out: set[Caller] = set()
+        self._queue: deque[Caller] = deque()
+        self._replies: deque[tuple[float, float]] = deque(maxlen=20)
+        self._condition = threading.Condition()
+
+    def enter(self, caller: Caller, seconds: float) -> bool:
+        """Wait so long for room, first come first served; returns whether the request may go out."""
+        with self._condition:
+            if caller in self._out:
+                return True
+            if caller not in self._queue:
+                self._queue.append(caller)
+            self._condition.wait_for(lambda: self._room(caller), seconds)
+            if not self._room(caller):
+                return False
+            self._queue.remove(caller)
+            self._out.add(caller)
+            if self._queue and len(self._out) < int(self.limit):
+                self._condition.notify_all()
+            return True
+
+    def _room(self, caller: Caller) -> bool:
+        """Whether the caller is the next to go and may; a request that nobody waits for any more takes no room."""
+        while self._queue and self._queue[0].over:
+            self._queue.popleft()
+        self._out = {one for one in self._out if not one.over}
+        return len(self._out) < int(self.limit) and bool(self._queue) and self._queue[0] is caller
+
+    def leave(self, caller: Caller) -> None:
+        """A request came back, or is not wanted any more."""
+        with self._condition:
+            self._out.discard(caller)
+            if caller in self._queue:
+                self._queue.remove(caller)
+            if self._queue:
+                self._condition.notify_all()
+
+    def reply(self, seconds: float, timeout: float | None, first: bool) -> None:
+        """A reply came after so many seconds."""
+        with self._condition:
+            now = time.monotonic()
+            self._replies.append((now, seconds))
+            self._timeout = timeout or self._timeout
+            if self._timeout is None:
+                self._grow()
+            elif first:  # so many a backend that serves one at a time would answer in half of the timeout
+                self.limit = min(self._most, max(1.0, self._timeout / (2 * max(seconds, 1e-3))))
+            elif seconds <= self._timeout / 2:
+                self._grow()
+            elif seconds > 0.75 * self._timeout and now - seconds >= self._changed_at:
+                self._shrink(self.limit - 1, now)
+
+    def _grow(self) -> None:
+        self.limit = min(self._most, self.limit + (1 if self.limit < self._ceiling else 1 / self.limit))
+        if self._queue:
+            self._condition.notify_all()
+
+    def failure(self, sent: float, *, timed_out: bool, down: bool) -> bool:
+        """A request, which has left, timed out or was refused as one too many; returns whether too many were in flight.
+
+        Args:
+            sent: When the request was sent.
+            timed_out: Whether it timed out.
+            down: Whether the backend answers nothing at all at present.
+        """
+        with self._condition:
+            now = time.monotonic()
+            if timed_out:
+                self._timeout = self._timeout or now - sent
+                since = [seconds for at, seconds in self._replies if at >= sent]
+                if len(since) >= 3 and statistics.median(since) < self._timeout / 4:
+                    return False  # the others are quick: this one request hung
+            crowded = self.limit >= 2
+            if not timed_out:  # the others that are out were let in, or will say themselves that they were not
+                self._shrink(min(self.limit, max(len(self._out), self.limit / 2)), now, ceiling=not down)
+            elif sent >= self._changed_at:  # else it was sent before the limit fell, and says nothing of the new one
+                self._shrink(min(self.limit, len(self._out) + 1) / 2, now, ceiling=not down)
+            return crowded
+
+    def _shrink(self, limit: float, now: float, *, ceiling: bool = True) -> None:
+        told = self._ceiling < self._most
+        self.limit, self._changed_at = max(1.0, limit), now
+        if ceiling:
+            self._ceiling = self.limit
+            if not told and self.limit < self._most:
+                self._tell(
+                    f"LM {self._model!r} does not serve {self._most} requests at a time: {self.limit:.0f} are sent for "
+                    "now, and more while replies come in time"
+                )
+
+
+class Outage:
+    """The requests of a backend that failed in a row, and for how long they are still tried again."""
+
+    def __init__(self, model: str, patience: float, tell: Callable[[str], None]) -> None:
+        """Begin without any."""
+        self._model, self._patience, self._tell = model, min(patience, MOST_PATIENCE), tell
+        self.began = 0.0
+        """When the first of them failed; 0 while there are none."""
+        self.count = 0
+        """How many there are."""
+        self.error: BaseException | None = None
+        """What the first of them met."""
+        self._callers: set[Caller] = set()
+        self._in_vain = 0.0
+        self._told = False
+        self._lock = threading.Lock()
+
+    @property
+    def down(self) -> bool:
+        """Whether the backend is taken to be down."""
+        return self.count >= _OUTAGE
+
+    def failure(self, error: BaseException, caller: Caller) -> bool:
+        """A request failed; returns whether the backend is down, and the failure so nobody's own."""
+        with self._lock:
+            if not self.count:
+                self.began, self.error = time.monotonic(), error
+            self.count += 1
+            self._callers.add(caller)
+            if self.down and not self._told and self._patience > 0:
+                self._told = True
+                self._tell(
+                    f"LM {self._model!r} fails ({type(error).__name__}): waiting for it up to {self._patience:g} s "
+                    "(outage_patience)"
+                )
+            return self.down
+
+    def over(self) -> None:
+        """A reply came."""
+        with self._lock:
+            if self._told:
+                self._tell(f"LM {self._model!r} answers again, after {time.monotonic() - self.began:.0f} s")
+            self.count, self.error, self._told = 0, None, False
+            self._callers.clear()
+
+    def patient(self, since: float) -> bool:
+        """Whether a call that first failed then is to be tried again, though its own tries are used up."""
+        with self._lock:
+            alone = _ALONE if self.down and len(self._callers) == 1 else 1.0
+            return time.monotonic() - since < alone * (self._patience - self._in_vain)
+
+    def settle(self, waited: float, *, answered: bool) -> None:
+        """A call that was waited for has ended: what was waited in vain is not waited again."""
+        with self._lock:
+            self._in_vain = 0.0 if answered else max(self._in_vain, waited)
