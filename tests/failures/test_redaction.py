@@ -55,6 +55,14 @@ LEAKS = [
     PEM.replace("\n", "\\n"),
     PEM[:60],
     f"token {SECRET} expired",
+    f"password is {SECRET}",
+    f"JWT {SECRET}.{SECRET}",
+    f"DB_PASS={SECRET}",
+    f"MYSQL_PWD={SECRET}",
+    f"api_key%3D{SECRET}",
+    f'api_key=\\"{SECRET}\\"',
+    f"curl -u user:{SECRET} https://x",
+    f"https://hooks.slack.com/services/T00/B00/{SECRET}",
     f"the key '{SECRET}' is not known",
 ]
 
@@ -81,7 +89,7 @@ def test_secrets_are_blanked(text: str) -> None:
         "see https://example.com/a?b=c or mail me@example.com; 2024-01-01T10:00:00 user@host: ready",
         "a cookie: chocolate; cookies = 3; the pass rate: 0.8; bypass=True; compass: north; session: closed; auth: no",
         "key takeaways: revenue rose 12%; keyword: gpt-4o-mini-2024; author: Smith1990 et al; monkey=banana1234",
-        "password must be longer; expected ':' at line 4, column 7; -----BEGIN CERTIFICATE-----",
+        "pwd: /home/me/2024; password must be longer; expected ':' at line 4, column 7; -----BEGIN CERTIFICATE-----",
         "",
     ],
 )

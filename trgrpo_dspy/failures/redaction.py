@@ -17,10 +17,10 @@ __all__ = ["PATTERNS", "redact"]
 _VALUE = r"""[^\s'",;&]"""
 _RANDOM = rf"(?:(?={_VALUE}*[0-9]){_VALUE}{{8,}}|{_VALUE}{{20,}})"  # a long word, or one with digits in it
 _MIXED = rf"(?={_VALUE}*[0-9])(?={_VALUE}*[A-Za-z]){_VALUE}{{12,}}"
-_IS = r"""["']?\s*[:=]\s*["']?"""
+_IS = r"""\\?["']?\s*(?:[:=]|%3[ad])\s*\\?["']?"""  # quotes may be escaped, signs too
 _KEYS = ("api", "access", "private", "secret", "account", "shared", "signing", "encryption", "subscription", "master")
 _NAMED_KEY = "key(?:" + "|".join(f"(?<={name}[-_ ]key)|(?<={name}key)" for name in _KEYS) + ")"
-_PASSWORD = r"(?:secret|pass[-_ ]?(?:word|wd|phrase|code)|\bpwd\b)"
+_PASSWORD = r"(?:secret|pass[-_ ]?(?:word|wd|phrase|code))"
 _MAKES = [
     "sk-", "sk_", "pk-", "pk_", "rk_", "gsk_", "hf_", "xai-", "nvapi-", "glpat-", "glsa_", "r8_", "xoxa-", "xoxb-",
     "xoxe-", "xoxo-", "xoxp-", "xoxr-", "xoxs-", "xapp-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "npm_",
@@ -55,7 +55,9 @@ _SECRETS: tuple[tuple[str, Sequence[str], str], ...] = (
     ("", ("cookie",), r"""(?i:(cookies?["']?\s*[:=]\s*["']?)[^\s=;,"'{]+=[^\n"']+)"""),
     # Names with a value after ':' or '='. 'max_tokens: 4096' and 'unexpected token: foo' tell nothing.
     ("key", _KEYS, rf"(?i:({_NAMED_KEY}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})"),
-    ("", ("secret", "pass", "pwd"), rf"(?i:({_PASSWORD}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})"),
+    ("", ("secret", "pass"), rf"(?i:({_PASSWORD}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})"),
+    ("", ("pwd",), rf"(?i:((?:\b|_)pwd{_IS})(?!/){_VALUE}{{4,}})"),
+    ("", ("pass", "pw"), rf"(?i:((?:\b|_)(?:pass|pw){_IS}){_RANDOM})"),
     (
         "",
         ("token", "credential"),
@@ -63,16 +65,19 @@ _SECRETS: tuple[tuple[str, Sequence[str], str], ...] = (
     ),
     (
         "",
-        ("key", "session", "sig", "auth", "pass"),
-        rf"(?i:(\b(?:key|pass|auth|sig(?:nature)?|session(?:[-_]?(?:id|key))?){_IS})(?!\d+\b){_RANDOM})",
+        ("key", "session", "sig", "auth"),
+        rf"(?i:(\b(?:key|auth|sig(?:nature)?|session(?:[-_]?(?:id|key))?){_IS})(?!\d+\b){_RANDOM})",
     ),
     ("", ("=",), rf"(?i:([?&](?:key|sig|signature|auth)=|(?:\b|_)token=)(?!\d+\b){_VALUE}+)"),
     # A value beside its noun: 'token Zx81Qp47Lm22 expired'.
     (
         "",
-        ("token", "key", "secret", "credential", "password"),
-        rf"""(?i:(\b(?:token|key|secret|credential|password)\s+["'`(]?){_MIXED})""",
+        ("token", "key", "secret", "credential", "passw", "jwt"),
+        rf"""(?i:(\b(?:token|(?:api)?key|secret|credential|passw(?:or)?d|jwt)\s+(?:is\s+)?["'`(]?){_MIXED})""",
     ),
+    # What curl is given, and the path of a Slack hook.
+    ("-u ", (":",), rf"((?<=-u )[^\s:]+:){_VALUE}+"),
+    ("", ("hooks.slack.com/",), rf"(hooks\.slack\.com/\w+/){_VALUE}+"),
     # User and password in an address.
     ("", ("://",), r"((?<=://))[^/\s?#'\"]+(?=@)"),
 )
