@@ -50,14 +50,17 @@ def select_best(
 ) -> Best:
     """Candidate with the highest mean paired gain, with an interval that pays for the choice.
 
-    The interval is that of a single-step max-t bootstrap (Romano and Wolf 2005): distinct inputs are resampled for
-    all candidates at once, so their correlation counts, and the critical value is the quantile of the largest
-    absolute studentized gain. Each candidate gets half a win and half a loss of typical size, which keeps
-    sparse 0/1 differences from looking certain. A sign-flip test of the same maximum, which flips whole
-    inputs and respects discreteness, must agree: if it does not reject, the interval is widened to take in
-    zero. So ``improved``, ``interval.low > 0`` and ``p_value <= 1 - level`` always say the same, and without
-    any true effect a gain is claimed in about half of ``1 - level`` of the runs. No resampling foresees what the
-    sample does not hold: where small gains are frequent and whole losses too rare to be seen, more are claimed.
+    The interval is that of a single-step max-t bootstrap (Romano and Wolf 2005). Distinct inputs are resampled for all
+    candidates at once, so their correlation counts, and the critical value is the quantile of the largest absolute
+    studentized gain. Each candidate gets half a win and half a loss of typical size, which keeps sparse 0/1 differences
+    from looking certain.
+
+    A sign-flip test of the same maximum must agree; it flips whole inputs and respects discreteness. If it does not
+    reject, the interval is widened to take in zero. So ``improved``, ``interval.low > 0`` and ``p_value <= 1 - level``
+    always say the same, and without any true effect a gain is claimed in about half of ``1 - level`` of the runs.
+
+    Not covered: where small gains are frequent and whole losses too rare to be in the sample, gains are claimed more
+    often.
 
     Args:
         baseline: Scores of the program to beat, one entry per example, None = unscored.

@@ -113,19 +113,22 @@ def paired_comparison(
 ) -> PairedComparison:
     """Mean of b minus a over the examples scored for both, with an interval that covers.
 
-    Differences of one size (0/1 scores): Tango's score interval (Tango 1998, Statistics in Medicine 17:891-908).
-    Differences of several sizes, fewer than 10 (half points, means over few attempts): from the lower of the lower
-    ends to the higher of the upper ends of Student's t and of Tango's interval for the wins and losses of one size
-    that have the same mean and the same mean square; t fails where few examples differ, much and mostly one way.
-    Otherwise the same with Student's t and the bootstrap-t (Efron and Tibshirani 1993, ch. 12), of which one fails
-    under skew and the other under heavy tails. With several sizes the end away from zero also takes in that of
-    Student's t for the same pairs and ``(2 / (x + 1)) ** 2`` of one more that differs by the whole span of the scores,
-    where x pairs differ: the few differences seen need not hold the largest there are. Adding part of a pair that was
-    not seen is the adjustment of Agresti and Min (2005, Statistics in Medicine 24:729-740); the weight was found by
-    simulation. What it can't mend: frequent small gains beside rare large losses of which none was seen.
-    All pairs tied: plus and minus the rate of differing pairs that n ties
-    cannot rule out, ``1 - ((1 - level) / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores,
-    taken to be at least [0, 1]. All of this is over distinct inputs: a pair is one input, with its rows added up.
+    A pair is one distinct input, with its rows added up. The interval depends on how many sizes the differences have:
+
+    - None, all pairs are tied: plus and minus the rate of differing pairs that n ties cannot rule out,
+      ``1 - ((1 - level) / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores, at least [0, 1].
+    - One (0/1 scores): Tango's score interval (Tango 1998, Statistics in Medicine 17:891-908).
+    - Fewer than 10 (half points, means over few attempts): from the lower of the lower ends to the higher of the upper
+      ends of Student's t and of Tango's interval for the wins and losses of one size that have the same mean and the
+      same mean square. Student's t alone fails where few examples differ, much and mostly one way.
+    - More: the same with Student's t and the bootstrap-t (Efron and Tibshirani 1993, ch. 12). The first fails under
+      skew, the second under heavy tails.
+
+    With several sizes the end away from zero also takes in the end of Student's t for the same pairs and part of one
+    more that differs by the whole span of the scores; its weight is ``(2 / (x + 1)) ** 2`` where x pairs differ. The
+    few differences seen need not hold the largest there are. Adding part of a pair that was not seen is the adjustment
+    of Agresti and Min (2005, Statistics in Medicine 24:729-740); the weight was found by simulation. Not covered:
+    frequent small gains beside rare large losses of which the sample holds none.
 
     Args:
         a: Scores of the reference program, one entry per example, None = unscored.

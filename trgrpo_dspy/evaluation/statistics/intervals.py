@@ -80,19 +80,24 @@ class Mean:
 def mean_with_interval(scores: Sequence[float | None], level: float = 0.95, units: Sequence[int] | None = None) -> Mean:
     """Mean of per-example scores with a confidence interval.
 
-    Scores of 0 and 1 only: Wilson's score interval. Other scores inside [0, 1]: Wilson's interval with the
-    effective sample size ``mean (1 - mean) / (variance / n)`` and a t quantile, as survey statistics do for
-    proportions (Korn and Graubard 1998; Franco et al. 2019). Its end away from the nearer bound also takes in
-    that of Student's t for the same scores and ``(2 / (x + 1)) ** 2`` of one more at the other bound, where x are
-    not at the nearer one: the few that are not need not hold the worst, as in `paired_comparison`. Any other
-    range: Student's t. When all scores are the same number there is no spread to learn from, and no zero-width
-    interval is claimed: strictly inside (0, 1) the share of differing examples that n draws can miss is bounded
-    (the rule of three) and placed at 0 or 1; outside [0, 1] the interval is None. Simulated at 30 and 60 examples and
-    k=4 and 32 it covers Mean@k in 90 to 97% and Pass@k in 90 to 98%, least where a few hard examples make the
-    difference (in the worst case, Pass@16 at a truth of 0.94, in 85%).
+    The interval depends on the scores:
 
-    Copies of an input are one unit: its scores are averaged, and where inputs have unequal numbers of rows the variance
-    is that of a weighted mean over the inputs, with degrees of freedom by Kish's effective number of them.
+    - 0 and 1 only: Wilson's score interval.
+    - Others inside [0, 1]: Wilson's interval with the effective sample size ``mean (1 - mean) / (variance / n)`` and a
+      t quantile, as survey statistics do for proportions (Korn and Graubard 1998; Franco et al. 2019). The end away
+      from the nearer bound also takes in the end of Student's t for the same scores and part of one more at the other
+      bound, as in `paired_comparison`: the few scores away from the bound need not hold the worst.
+    - Any other range: Student's t.
+    - All the same number: the scores show no spread, and no interval of width zero is claimed. Strictly inside (0, 1)
+      the share of differing examples that n draws can miss is bounded (the rule of three) and placed at 0 or 1;
+      outside [0, 1] the interval is None.
+
+    Copies of an input are one unit: its scores are averaged. Where inputs have unequal numbers of rows the variance is
+    that of a weighted mean over the inputs, with degrees of freedom by Kish's effective number of them.
+
+    Simulated at 30 and 60 examples and k=4 and 32 it covers Mean@k in 90 to 97% and Pass@k in 90 to 98%, least where a
+    few hard examples make the difference (in the worst case, Pass@16 at a truth of 0.94, in 85%). With copies it covers
+    in 91 to 99%.
 
     Args:
         scores: One entry per example, None = unscored.
