@@ -39,9 +39,9 @@ _HEADERS = {
     "accept-encoding": "gzip",
 }
 _OUTAGES = frozenset(
-    {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 525, 527, 529, 530, 598, 599}
+    {408, 425, 429, 500, 502, 503, 504, 507, 509, 511, 520, 521, 522, 523, 524, 525, 527, 529, 530, 598, 599}
 )
-"""Statuses that pass, Cloudflare's and those of proxies among them; 501, 505, 508, 511, 526 or 999 don't."""
+"""Statuses that pass, Cloudflare's and those of proxies among them; 501, 505, 508, 526 or 999 don't."""
 _WALLS = ("cf-mitigated", "x-amzn-waf-action")
 """Headers with which a wall asks for a browser, whatever the status."""
 _TEXTS = frozenset({"", "xml", "json", "javascript", "yaml"})

@@ -11,15 +11,16 @@ import json
 import logging
 import os
 import re
-import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
-from programs import web_reading
+from programs import web_outline, web_reading
 from programs.web_fetch import Refused
 from programs.web_pages import Ranking, passages, words
 from programs.web_reading import Page, read_page
@@ -127,11 +128,12 @@ class _Kept:
     """Pages that were read before, in a file of the user's cache: one file a folder, with what the folder has now."""
 
     def __init__(self, folder: Path) -> None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
         self._file = Path(home, "trgrpo-dspy", "pages", f"{name}.json")
-        code = Path(web_reading.__file__).read_bytes()  # pages of another version are read again
-        self._reader = hashlib.sha256(code + version("resiliparse").encode() + version("lxml").encode()).digest()
+        code = b"".join(Path(module.__file__).read_bytes() for module in (web_reading, web_outline))
+        versions = version("resiliparse") + version("lxml")
+        self._reader = hashlib.sha256(code + versions.encode()).digest()  # what another version read is read again
         self._before: dict[str, dict[str, object] | None] = {}
         self._now: dict[str, dict[str, object] | None] = {}
 
@@ -145,12 +147,14 @@ class _Kept:
     def __exit__(self, *_: object) -> None:
         if self._now.keys() == self._before.keys():
             return
+        new = self._file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False) as file:
-                json.dump(self._now, file)
-            os.replace(file.name, self._file)  # whole or not at all, whatever other processes do
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            new.write_text(json.dumps(self._now), encoding="utf-8")
+            os.replace(new, self._file)  # whole or not at all, whatever other processes do
         except OSError as error:
+            with suppress(OSError):
+                new.unlink()
             logger.warning("what was read of the folder can't be kept, and will be read again: %s", error)
 
     def page(self, path: Path, url: str) -> Page | None:

@@ -210,8 +210,8 @@ def show(page: Page, goal: str) -> str:
         if sum(len(pieces[i]) for i in (*chosen, index)) > _SHOWN:
             break
         chosen.append(index)
-    told = "Nothing on this page shares a word with the goal; it begins:" if pieces and not ranked else ""
-    lines = [f"Page: {page.title or '(no title)'}", f"Address: {page.url}", told]
+    notice = "Nothing on this page shares a word with the goal; it begins:" if pieces and not ranked else ""
+    lines = [f"Page: {page.title or '(no title)'}", f"Address: {page.url}", notice]
     lines += [pieces[index] for index in sorted(chosen)] or ["(no text: it may be made by scripts, which are not run)"]
     lines += ["(only the beginning of this long page was read)"] if page.cut else []
     return as_data("page", "\n".join([*filter(None, lines), *_shown_links(page, goal)]))

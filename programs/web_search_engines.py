@@ -74,11 +74,11 @@ class Serper:
             )
         except httpx.HTTPError as error:
             raise InfrastructureError(f"Serper can't be reached: {type(error).__name__} {error}"[:300]) from None
-        told = " ".join(answer.text.split())[:200]
-        if answer.status_code in (401, 402, 403) or (answer.status_code == 400 and "credit" in told.lower()):
+        reason = " ".join(answer.text.split())[:200]
+        if answer.status_code in (401, 402, 403) or (answer.status_code == 400 and "credit" in reason.lower()):
             raise FatalError(
                 f"Serper refused the key in SERPER_API_KEY or its credit is used up (HTTP status {answer.status_code}: "
-                f"{told}). Check both at serper.dev, or use TRGRPO_WEB_SEARCH=ddgs, which needs no key"
+                f"{reason}). Check both at serper.dev, or use TRGRPO_WEB_SEARCH=ddgs, which needs no key"
             )
         if answer.status_code == 400:  # it does not like the query
             return []
@@ -87,7 +87,7 @@ class Serper:
             found = (answer.json().get("organic") or [])[:RESULTS]
             return [Result(str(row.get("title") or ""), row["link"], str(row.get("snippet") or "")) for row in found]
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, AttributeError):
-            raise InfrastructureError(f"Serper answered with HTTP status {answer.status_code}: {told}") from None
+            raise InfrastructureError(f"Serper answered with HTTP status {answer.status_code}: {reason}") from None
 
 
 @functools.cache

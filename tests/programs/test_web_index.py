@@ -151,6 +151,7 @@ def test_what_was_read_is_kept_by_content(manual: Path, cache: Path, monkeypatch
     assert LocalIndex.of_folder(manual).search("electric")[0].title == "Lamps" and len(read) == 7
     (kept,) = cache.rglob("*.json")
     assert len(json.loads(kept.read_bytes())) == 6, "the folder as it is now"
+    assert kept.parent.stat().st_mode & 0o077 == 0, "others may not read what was in the folder"
     for damage in (b"", b"[1", b'{"a": 1}', b"\xff"):
         kept.write_bytes(damage)
         assert LocalIndex.of_folder(manual).search("electric")

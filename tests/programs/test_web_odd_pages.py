@@ -146,7 +146,7 @@ TOLD: dict[str, tuple[Behaviour, str]] = {
     "what nobody sees": (response("<p hidden>one</p><p style='display:none'>two</p><p>lamp</p>"), "a\nlamp\n"),
     "a page with a zero": (response(f"{LAMP}\0"), "Josun Ware"),
     **{f"status {status}": (response("no", status=f"{status} X"), REFUSED.format(status))
-       for status in (304, 400, 401, 403, 451, 501, 505, 511, 526, 999)},
+       for status in (304, 400, 401, 403, 451, 501, 505, 526, 999)},
     **{f"status {status}": (response("no", status=f"{status} X"), rf"it does not exist \(HTTP status {status}\)")
        for status in (404, 410)},
     "a wall": (response("Just a moment", status="503 X", cf_mitigated="challenge"), "only given to browsers"),
@@ -159,7 +159,7 @@ OUTAGES: dict[str, Behaviour] = {
     "half of a page": response("short", Content_Length="100"),
     "a header that drips": drip(b"", b"HTTP"),
     "frames that can't be reached": site(a=response("<iframe src=b></iframe>"), b=reset),
-    **{f"status {status}": response("later", status=f"{status} X") for status in (408, 425, 429, 500, 502, 503, 522)},
+    **{f"status {n}": response("later", status=f"{n} X") for n in (408, 425, 429, 500, 502, 503, 511, 522)},
 }  # fmt: skip
 
 
