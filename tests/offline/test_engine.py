@@ -304,26 +304,6 @@ def test_an_agent_opens_an_address_it_was_shown(style: str) -> None:
     assert made.answer == "The plumber repairs a frozen pump. She lives at 3 Mill Lane.", "a statement and the next"
 
 
-@pytest.mark.parametrize("style", ["chat", "json", "xml"])
-def test_an_agent_may_open_a_second_address_never_the_same(style: str) -> None:
-    def search(query: str) -> str:
-        return "http://a.example/1\nhttp://a.example/2\nhttp://a.example/3"
-
-    counts = set()
-    for seed in range(12):
-        opened: list[str] = []
-
-        def visit(url: str, opened: list[str] = opened) -> str:
-            opened.append(url)
-            return "nothing of note"
-
-        with dspy.context(lm=offline_lm(seed, temperature=1.0), adapter=adapters()[style]):
-            dspy.ReAct("question -> answer", tools=[search, visit])(question="What is it?")
-        assert len(opened) == len(set(opened))
-        counts.add(len(opened))
-    assert counts == {1, 2}
-
-
 def test_an_agent_without_an_address_opens_none() -> None:
     def visit(url: str) -> str:
         raise AssertionError("there was nothing to open")

@@ -63,10 +63,9 @@ def test_a_summary_quotes_the_attempt_and_judges_by_what_the_prompt_gives(signat
     plain = ask(signature, task=TASK, attempt="=== Final ===\ncrew: onyx").summary
     assert "crew 'onyx'" in plain and "frozen" in plain and "expected" not in plain and "scored" not in plain
     assert len(ask(signature, task="x", attempt="something " * 900).summary.split()) <= 150
-    if "expected" in signature.input_fields:
-        judged = {"expected": "crew: basalt", "score": "0", "feedback": "no"}
-        text = ask(signature, task=TASK, attempt="=== Final ===\ncrew: onyx", **judged).summary
-        assert "For crew 'basalt' was expected." in text and "It scored 0." in text
+    if "score" in signature.input_fields:
+        text = ask(signature, task=TASK, attempt="mood: bad\ncrew: onyx", expected="crew: basalt", score="0").summary
+        assert text.endswith("The attempt answered crew 'onyx'. It scored 0.")
 
 
 @every_adapter

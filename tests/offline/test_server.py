@@ -42,8 +42,7 @@ from dspy.utils.exceptions import (
 pytest.importorskip("aiohttp")
 
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.offline.__main__ import main
-from trgrpo_dspy.offline.server import ERROR_KINDS, Faults, OfflineServer, ServedRequest
+from trgrpo_dspy.offline.server import ERROR_KINDS, Faults, OfflineServer, ServedRequest, main
 
 QUEUES = ("access", "billing", "hardware", "legal")
 TICKETS = ("refund of the last bill", "I can't access my account", "legal question", "broken hardware", "hm")

@@ -17,15 +17,12 @@ from functools import lru_cache
 
 from .text import content_words, is_content, root, tokens, word_similarity
 
-__all__ = ["Advice", "Rule", "Verdict", "judge", "read_advice", "read_rule"]
-
 _MAX_CHARS, _MAX_CUES = 190, 22
 _RULE = re.compile(r"When the ([\w ]+?) mentions ('.+?'), choose (?:(\w+) )?'([^']+)'\.")
 _QUOTED = re.compile(r"(?<![\w'])'([^'\n]{1,80})'(?!\w)|\"([^\"\n]{1,160})\"|`([^`\n]{1,160})`")
 _ID = re.compile(r"^\s*\[(\w+)(?: \| [^\]]*)?\]\s*")
 _NEGATION = re.compile(r"\b(?:not|never|avoid|rather than|instead of|don't)\b[^'\"`;,]*$", re.IGNORECASE)
-_FRAMING = "answer choose contain contains input label mention mentioned mentions pick reply select"
-_FRAME = frozenset(_FRAMING.split())
+_FRAME = {"answer", "choose", "contain", "contains", "input", "mention", "mentioned", "mentions", "pick", "select"}
 """Words that hold a condition and a decision together and are neither."""
 _NAME_WEIGHT, _ADVICE_WEIGHT = 5.0, 2.0
 _LATER_CUES = 0.5
@@ -101,32 +98,28 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, texts)) or '(?!)'})(?![\w-])", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Scores of all values for one input."""
-
-    scores: list[float]
-    """One for each value, in order; differences of 1 are worth a factor of e at temperature 1."""
-    evidence: list[list[tuple[float, str, str]]]
-    """For each value: strength, words of the input and id of the advice that speak for it."""
+_Evidence = list[tuple[float, str, str]]
+"""Strength, words of the input and id of the advice, of all that speaks for a value."""
 
 
-def judge(text: str, instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]) -> Verdict:
-    """Score the values of an output for an input, by their names and by the instructions."""
+def judge(
+    text: str, instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]
+) -> list[tuple[float, _Evidence]]:
+    """Score the values of an output for an input; a difference of 1 is worth a factor of e at temperature 1."""
     names, cues, by_letter = _knowledge(instructions, values, name, fields)
     alike: dict[str, float] = defaultdict(float)
     for word in dict.fromkeys(tokens(text)):
         for known in by_letter.get(word[0], ()):
             alike[known] = max(alike[known], word_similarity(word, known))
     scores = [_NAME_WEIGHT * sum(weight * alike[word] for word, weight in own.items()) for own in names]
-    evidence: list[list[tuple[float, str, str]]] = [[] for _ in scores]
+    evidence: list[_Evidence] = [[] for _ in scores]
     for words, effects in cues.items():
         strength = min(alike[word] for word in words)
         for value, (weight, id) in effects.items() if strength else ():
             scores[value] += _ADVICE_WEIGHT * weight * strength
             if weight > 0:
                 evidence[value].append((weight * strength, " ".join(words), id))
-    return Verdict(scores, evidence)
+    return list(zip(scores, evidence, strict=True))
 
 
 _Effects = dict[int, tuple[float, str]]
@@ -137,7 +130,8 @@ _Knowledge = tuple[list[dict[str, float]], dict[tuple[str, ...], _Effects], dict
 
 @lru_cache(maxsize=256)
 def _knowledge(instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]) -> _Knowledge:
-    named = [_name_words(value) for value in values]
+    spaced = [tokens(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\-/.]+", " ", value)) for value in values]
+    named = [dict.fromkeys(word for word in words if is_content(word)) or dict.fromkeys(words) for words in spaced]
     shared = Counter(known for words in named for known in {root(word) for word in words})
     rare = {known: math.log((len(values) + 1) / n) / math.log(len(values) + 1) for known, n in shared.items()}
     lengths = [math.sqrt(sum(rare[root(word)] for word in words) or 1) for words in named]
@@ -158,9 +152,3 @@ def _knowledge(instructions: str, values: tuple[str, ...], name: str, fields: tu
     for word in (word for words in (*names, *cues) for word in words):
         by_letter[word[0]][word] = None
     return names, cues, by_letter
-
-
-def _name_words(value: str) -> list[str]:
-    """The words of a value's own name, content words if it has any."""
-    words = list(dict.fromkeys(tokens(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\-/.]+", " ", value))))
-    return [word for word in words if is_content(word)] or words

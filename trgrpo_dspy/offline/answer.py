@@ -2,7 +2,7 @@
 
 Guarantees: never raises on a prompt that was read; a value of a closed type is always one of those allowed. A tool that
 an agent calls is one that the prompt offers; after one useful observation, or two calls, the agent finishes. Where a
-tool opens addresses, the agent opens one that an observation showed, or two, before that.
+tool opens addresses, the agent opens one that an observation showed before that.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from .text import (
     tokens,
     word_similarity,
 )  # fmt: skip
-
-__all__ = ["answer"]
 
 _LEANING = 0.1
 _PAGE = 400
@@ -103,13 +101,13 @@ class _Writer:
         for value, label in zip(allowed, labels, strict=True):
             if stated is not None and stated.casefold() == label.casefold():
                 return value
-        if allowed == [True, False] and (found := _agreement(name, self.inputs)) is not None:
-            self.notes.append(found[1])
-            return allowed[self.chance.pick([found[0], 0.0], name)]
-        verdict = judge(text, prompt.instructions, labels, name, tuple(prompt.outputs))
+        if allowed == [True, False] and (compared := _agreement(name, self.inputs)) is not None:
+            self.notes.append(compared[1])
+            return allowed[self.chance.pick([compared[0], 0.0], name)]
+        found = judge(text, prompt.instructions, labels, name, tuple(prompt.outputs))
         leanings = [_LEANING * self.chance.leaning(text, name, label) for label in labels]
-        index = self.chance.pick([s + x for s, x in zip(verdict.scores, leanings, strict=True)], name)
-        words = sorted(verdict.evidence[index], key=lambda e: (-e[0], e[1]))[:3]
+        index = self.chance.pick([score + x for (score, _), x in zip(found, leanings, strict=True)], name)
+        words = sorted(found[index][1], key=lambda e: (-e[0], e[1]))[:3]
         why = ", ".join(f"'{word}' ({id})" if id else f"'{word}'" for _, word, id in words)
         self.notes.append(f"For {name} '{labels[index]}' speaks: {why or 'no advice, only the input'}.")
         return allowed[index]
@@ -126,9 +124,8 @@ class _Writer:
         counts = [int(v) for v in self.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", v)]
         if not texts or len(counts) != 1:
             return [value]
-        parts = dict.fromkeys(s for v in self.inputs.values() for s in sentences(v))
-        made = [s for s in parts if s.endswith(".") and len(tokens(s)) >= _STATEMENT]
-        return [{**value, **dict.fromkeys(texts, statement)} for statement in made[: counts[0]]]
+        made = dict.fromkeys(s for s in sentences(self.prompt.text) if s[-1] == "." and len(tokens(s)) >= _STATEMENT)
+        return [{**value, **dict.fromkeys(texts, statement)} for statement in list(made)[: counts[0]]]
 
     def text(self, name: str) -> str:
         """The notes, for an output that asks for reasons; else what is most like the question."""
@@ -146,9 +143,7 @@ class _Writer:
         seen = _OBSERVATION.findall(self.inputs.get("trajectory", ""))
         useful = [text.strip() for text in seen if text.strip() != "Completed." and not _FAILURE.search(text)]
         if useful:
-            return [
-                part for text in useful[::-1] for part in (_statements(text, asked) if len(text) > _PAGE else [text])
-            ]
+            return [part for text in useful[::-1] for part in _statements(text, asked)]
         if re.search(r"\bhow (?:many|much)\b", asked, re.IGNORECASE) and (found := numbers(self.prompt.text)):
             return found[::-1]
         others = [value for name, value in self.inputs.items() if name != "trajectory" and value != asked]
@@ -162,11 +157,11 @@ class _Writer:
         tools, asked = _tools(prompt.instructions), "\n".join(v for k, v in self.inputs.items() if k != "trajectory")
         seen = _OBSERVATION.findall(trajectory)
         opened = _ADDRESS.findall("\n".join(_ARGS.findall(trajectory)))
-        address = self.address(asked, seen, opened)
+        address = "" if opened else self.address(asked, seen)
         openers = [name for name, (_, args) in tools.items() if any(map(_OPENS.fullmatch, args))]
         others = [name for name in prompt.outputs["next_tool_name"].get("enum", tools) if name not in (_END, *openers)]
-        if openers and address and (not opened or (len(opened) == 1 and self.chance.pick([1.0, 0.0], "further"))):
-            name = openers[0]  # the first address always, a second one by chance
+        if openers and address:
+            name = openers[0]
         elif len(seen) >= 2 or not all(map(_FAILURE.search, seen)) or not others:
             name = _END
         else:
@@ -178,13 +173,12 @@ class _Writer:
         thought = f"The task mentions {words or 'nothing I know'}; {name} comes next."
         return {"next_thought": thought, "next_tool_name": name, "next_tool_args": args}
 
-    def address(self, asked: str, seen: list[str], opened: list[str]) -> str:
-        """An address that observations show and that was not opened yet, by what stands around it; empty for none."""
+    def address(self, asked: str, seen: list[str]) -> str:
+        """An address that observations show, by what stands around it; empty if there is none."""
         found: dict[str, str] = {}
         for lines in (text.split("\n") for text in seen[::-1]):
             for at, address in ((at, a.rstrip(".,;")) for at, line in enumerate(lines) for a in _ADDRESS.findall(line)):
-                if address not in opened:
-                    found.setdefault(address, "\n".join(lines[max(0, at - 1) : at + 2]))
+                found.setdefault(address, "\n".join(lines[max(0, at - 1) : at + 2]))
         scores = [8 * similarity(asked, around) - 0.1 * i for i, around in enumerate(found.values())]
         return list(found)[self.chance.pick(scores, "address")] if found else ""
 
@@ -194,13 +188,14 @@ class _Writer:
             return self.value(name, schema)
         formula = _FORMULA.search(asked)
         if re.search(r"expr|formula|calc|equation", name) or (name == "code" and formula):
-            sign = ["+", "*", "-"][self.chance.pick([0.5, 0.5, 0.0], name)]
-            return formula[0] if formula else sign.join(numbers(asked)[:2]) or "0"
+            return formula[0] if formula else "+*"[self.chance.pick([0.5, 0.5], name)].join(numbers(asked)[:2]) or "0"
         return asked.strip() if _WHOLE.search(name) else noun_phrase(asked)
 
 
 def _statements(text: str, asked: str) -> list[str]:
-    """Statements of a page, each with the one after it: sentences that say more than the question does."""
+    """Statements of a page, each with the one after it, that say more than the question does; a short text whole."""
+    if len(text) <= _PAGE:
+        return [text]
     known = set(tokens(asked))
     found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > _STATEMENT]
     found = [s for s in found if set(tokens(s)) - known]

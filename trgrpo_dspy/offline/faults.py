@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import NormalDist
 
 __all__ = ["ERROR_KINDS", "FaultPlan", "Faults"]
@@ -20,7 +21,6 @@ ERROR_KINDS = ("429", "500", "503", "quota", "reset", "hang", "malformed")
 reply at all, a reply whose JSON is broken."""
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _LATENCY = re.compile(rf"none|fixed:{_NUMBER}|lognormal:{_NUMBER},{_NUMBER}(?:,{_NUMBER})?")
-_SYLLABLES = ("ba", "dro", "fli", "gu", "kes", "lom", "mir", "nop", "quu", "rast", "tiv", "vex", "wum", "yal", "zor")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class FaultPlan:
     """One of `ERROR_KINDS`, `garbage`, `truncated`, or None."""
     latency: float
     """Seconds until the reply."""
-    fraction: float
+    share: float
     """How much of the reply is left if it is truncated."""
-    nonsense: str
-    """What is answered instead if it is garbage; no adapter finds a field in it."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,10 @@ class Faults:
     def plan(self, request: str, attempt: int) -> FaultPlan:
         """What happens to a request, named by its hash, the `attempt`-th time it is seen."""
         chance = random.Random(f"{self.seed}|{request}|{attempt}")
-        wait, what, kind, fraction, length = (chance.random() for _ in range(5))
+        wait, what, kind, share = (chance.random() for _ in range(4))
         names = (self.errors[int(kind * len(self.errors))], "garbage", "truncated", None)
-        errors, garbage = self.error_rate, self.error_rate + self.garbage_rate
-        index = (what >= errors) + (what >= garbage) + (what >= garbage + self.truncate_rate)
-        words = ("".join(chance.choices(_SYLLABLES, k=1 + i % 3)) for i in range(8 + int(32 * length)))
-        return FaultPlan(names[index], _delay(self.latency, wait), 0.1 + 0.7 * fraction, " ".join(words))
+        bounds = accumulate((self.error_rate, self.garbage_rate, self.truncate_rate))
+        return FaultPlan(names[sum(what >= bound for bound in bounds)], _delay(self.latency, wait), 0.1 + 0.7 * share)
 
 
 def _delay(latency: str, unit: float) -> float:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["Prompt", "Schema", "choices", "from_type", "is_text", "read", "write"]
-
 Schema = dict[str, Any]
 """The type of a value, as a JSON schema."""
 
@@ -30,7 +28,6 @@ _REMINDER = re.compile(r"\s*Respond with (?:the corresponding output fields|a JS
 
 _SCALARS = {"str": "string", "Reasoning": "string", "Code": "string", "bool": "boolean", "int": "integer",
             "float": "number", "NoneType": "null", "dict": "object"}  # fmt: skip
-_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -135,20 +132,17 @@ def _xml(tag: str, value: Any) -> str:
     return f"<{tag}>{clean.replace('&', '&amp;').replace('<', '&lt;')}</{tag}>"
 
 
-# -- types ---------------------------------------------------------------------------------------------------------
-
-
 def from_type(annotation: str, note: str = "", skeleton: str = "") -> Schema:
     """The schema of an output, from its annotation, from what the prompt notes about its values, or from its XML."""
     with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         if schema := _of_annotation(ast.parse(annotation.strip(), mode="eval").body):
             return schema
-    if found := re.search(r"one of: (.+)", note, re.DOTALL):
-        return {"enum": [value.strip() for value in found[1].split("; ")]}
-    with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, AttributeError, TypeError):
         if found := re.search(r"JSON schema: (.+)", note, re.DOTALL):
             loaded = json.loads(found[1])
             return _inlined(loaded, loaded.get("$defs", {}))
+        if found := re.search(r"one of: (.+)", note, re.DOTALL):
+            return {"enum": [value.strip() for value in found[1].split("; ")]}
         return _of_element(ET.fromstring(skeleton))
     return {"type": "string"}
 
@@ -182,7 +176,7 @@ def _of_annotation(node: ast.expr) -> Schema | None:
 
 def _inlined(schema: Any, definitions: Schema, depth: int = 0) -> Schema:
     """A schema with its references put in place, bounded in depth, `anyOf` reduced to its first real branch."""
-    if not isinstance(schema, dict) or depth > _DEPTH:
+    if not isinstance(schema, dict) or depth > 8:
         return {"type": "string"}
     if "$ref" in schema:
         return _inlined(definitions.get(schema["$ref"].rpartition("/")[2]), definitions, depth + 1)

@@ -1,10 +1,10 @@
-"""Edits of a library: lessons into proposals, proposals and evidence of many tasks into one plan, repairs.
+"""What reflection prompts show, read; lessons into proposals, proposals and evidence into one plan, repairs.
 
 Every answer has a board of cues. Each proposal, and each example of the evidence, that shows a cue with an answer
 supports it there. A cue stays where it has most support. What is left is written as rules, best-supported cues first.
 
-Guarantees: pure functions of the prompt; the library keeps `max_experiences` entries; entries this model can't read are
-left as they are.
+Guarantees: pure functions of the prompt; what does not have the expected form is left out, never guessed; the library
+keeps `max_experiences` entries, and entries this model can't read stay as they are.
 """
 
 from __future__ import annotations
@@ -15,17 +15,112 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .advice import Rule
-from .notes import Entry, read_entries, read_examples, read_proposals
+from .advice import Rule, read_rule
 from .text import content_words, root
 
-__all__ = ["consolidate", "propose", "repair"]
-
+_FIELD = re.compile(r"^(\w[\w ]{0,40}):(?: (.*))?$")
+_HEAD = re.compile(r"^(Example|Attempt) (\d+)(?: \(([^()]*)\))?$", re.MULTILINE)
+_PROPOSAL = re.compile(
+    r"^(P?\d+)\. (?:(ADD|MODIFY|DELETE)\b ?(E\d+)?:? ?)?(.*?)(?: ?\(for: ([^()]*)\))?(?: ?\(from: ([^()]*)\))?$", re.M
+)
 _MEMORY = 1.0
 """Support that an existing entry gives its cues, as evidence of earlier steps; its first cues get up to twice that."""
-_SOURCES = 12
-"""Sources that an edit names at most."""
-_DROPPED = "dropped because its words fit other answers"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One task of a comparison, of the evidence, or of a check: number (empty where there is one), inputs."""
+
+    number: str
+    task: dict[str, str]
+    expected: dict[str, str]
+    """The right answer by output field; empty if the prompt gives none."""
+    attempts: list[tuple[float | None, dict[str, str]]] = field(default_factory=list)
+    """Score and answer by output field of each attempt that came to an answer, in order."""
+
+    @property
+    def text(self) -> str:
+        """All inputs as one text."""
+        return "\n".join(self.task.values())
+
+    @property
+    def subject(self) -> str:
+        """What the program is given, in a word or two."""
+        return next(iter(self.task)).replace("_", " ") if len(self.task) == 1 else "task"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experience, a lesson or a proposal (ADD, MODIFY or DELETE)."""
+
+    id: str
+    """`E7`, also of the entry that a proposal would change; empty for new ones."""
+    text: str
+    targets: str = ""
+    """Predictors it is for, separated by commas; empty for all."""
+    operation: str = "ADD"
+    sources: str = ""
+    """Its own number in the prompt and those of the examples it comes from, separated by commas."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """What it says, if this model can read it."""
+        return read_rule(self.text)
+
+
+def read_fields(text: str) -> dict[str, str]:
+    """`name: value` lines; indented lines belong to the value before."""
+    fields: dict[str, str] = {}
+    name = ""
+    for line in text.split("\n"):
+        if found := _FIELD.match(line):
+            name, fields[found[1]] = found[1], (found[2] or "").strip()
+        elif name and line.startswith(" "):
+            fields[name] = f"{fields[name]}\n{line.removeprefix('  ')}".strip("\n")
+    return fields
+
+
+def read_examples(text: str, task: str = "", expected: str = "") -> list[Example]:
+    """Examples with their attempts; attempts that no example precedes belong to the given task."""
+    heads = list(_HEAD.finditer(text))
+    blocks = [("", "", {"Task": task, "Expected": expected})] if task else []
+    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(text)], strict=False):
+        blocks.append((head[2] if head[1] == "Example" else "", head[3] or "", read_fields(text[head.end() : end])))
+    found: list[Example] = []
+    for number, remark, fields in blocks:
+        if "Task" in fields:
+            inputs = read_fields(fields["Task"]) or {"task": fields["Task"]}
+            found.append(Example(number, inputs, read_fields(fields.get("Expected", ""))))
+        elif found and (answer := read_fields(fields.get("Answer", ""))):
+            score = re.search(r"score (-?[\d.]+(?:e[-+]?\d+)?)", remark)
+            again = re.match(r"\d{1,3}", fields.get("The same again", "0"))
+            attempt = float(score[1]) if score else None, answer
+            found[-1].attempts.extend([attempt] * (1 + int(again[0] if again else 0)))
+    return found
+
+
+def read_entries(text: str) -> list[Entry]:
+    """The lines `[E1] text` or `[E1 | a, b] text` of a library."""
+    found = re.findall(r"^\[(E\d+)(?: \| ([^\]]*))?\] (.+)$", text, re.MULTILINE)
+    return [Entry(id, body.strip(), targets) for id, targets, body in found]
+
+
+def read_proposals(text: str) -> list[Entry]:
+    """Lessons `1. text` and proposals `P1. ADD: text`, `P2. MODIFY E3: text (for: name) (from: 4)`, `P3. DELETE E4`."""
+    return [
+        Entry(id, body, targets, operation or "ADD", ", ".join(filter(None, (number, origin))))
+        for number, operation, id, body, targets, origin in _PROPOSAL.findall(text)
+    ]
+
+
+def teachers_of(name: str, program: str) -> str:
+    """The predictors that write an output field, where the prompt describes several; empty for all."""
+    blocks = re.split(r"^Predictor `(.+)`$", program, flags=re.MULTILINE)[1:]
+    outputs = [block.partition("\noutputs:")[2].partition("\n\n")[0] for block in blocks[1::2]]
+    writers = [
+        p for p, out in zip(blocks[::2], outputs, strict=True) if re.search(rf"^\s*{name} \(", out, re.MULTILINE)
+    ]
+    return ", ".join(writers) if len(outputs) > 1 else ""
 
 
 def _edit(operation: str, id: str = "", text: str = "", targets: str = "", sources: str = "") -> dict[str, str]:
@@ -36,32 +131,29 @@ def propose(lessons: Iterable[Entry], entries: Sequence[Entry]) -> list[dict[str
     """One edit for every lesson: what the library lacks of it is added."""
     edits = []
     for lesson in lessons:
-        text, rule, sources = lesson.text, lesson.rule, lesson.sources or lesson.number
+        rule = lesson.rule
         own = [(e.id, r.cues) for e in entries if rule and (r := e.rule) and _key(r, e) == _key(rule, lesson)]
         new = [cue for cue in rule.cues if not any(cue in cues for _, cues in own)] if rule else []
         if rule and not new:
-            edits.append(_edit("KEEP", own[0][0], "", lesson.targets, sources))
+            edits.append(_edit("KEEP", own[0][0], "", lesson.targets, lesson.sources))
         else:
-            edits.append(_edit("ADD", "", str(rule.fitted(new)) if rule else text, lesson.targets, sources))
+            text = str(rule.fitted(new)) if rule else lesson.text
+            edits.append(_edit("ADD", "", text, lesson.targets, lesson.sources))
     return edits
 
 
 def repair(inputs: Mapping[str, str]) -> list[dict[str, str]]:
-    """Cut each entry with a problem before the last of its cues that each counter-example shows."""
-    entries = {entry.id: entry for entry in read_entries(inputs.get("experiences", ""))}
+    """Take from each entry with a problem the last of its cues that a counter-example shows: it has least support."""
     edits = []
-    for id, problem in re.findall(r"^\[(E\d+)\](.*(?:\n(?!\[E\d+\]).*)*)", inputs["problems"], re.MULTILINE):
-        if id in entries and (rule := entries[id].rule):
-            left = list(rule.cues)
-            for example in read_examples(problem):
-                shown = {root(word) for word in content_words(example.text)}
-                left = left[: max((i for i, cue in enumerate(left) if root(cue) in shown), default=len(left))]
-            text = str(rule.fitted(left)) if left else ""
-            edits.append(_edit("MODIFY" if text else "DELETE", id, text, entries[id].targets))
+    problems = dict(re.findall(r"^\[(E\d+)\](.*(?:\n(?!\[E\d+\]).*)*)", inputs["problems"], re.MULTILINE))
+    for entry in read_entries(inputs.get("experiences", "")):
+        if (rule := entry.rule) and (examples := read_examples(problems.get(entry.id, ""))):
+            shown = {root(word) for example in examples for word in content_words(example.text)}
+            last = max((i for i, cue in enumerate(rule.cues) if root(cue) in shown), default=len(rule.cues))
+            text = str(replace(rule, cues=(*rule.cues[:last], *rule.cues[last + 1 :]))) if len(rule.cues) > 1 else ""
+            edits.append(_edit("MODIFY" if text else "DELETE", entry.id, text, entry.targets))
     return edits
 
-
-# -- consolidation ----------------------------------------------------------------------------------------------------
 
 _Key = tuple[str, str, str]
 """Output field, predictors and answer of a board."""
@@ -73,29 +165,28 @@ def _key(rule: Rule, entry: Entry) -> _Key:
 
 @dataclass
 class _Board:
-    """What speaks for one answer; cues by their roots."""
+    """What speaks for one answer: the support of each cue, by its root, and where it comes from."""
 
     rule: Rule
     entries: list[Entry] = field(default_factory=list)
-    support: dict[str, float] = field(default_factory=dict)
+    support: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     words: dict[str, str] = field(default_factory=dict)
     sources: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
 
-    def add(self, cues: Iterable[str], amount: float, *sources: str) -> None:
+    def add(self, cues: Iterable[str], amount: float, sources: str = "") -> None:
         for cue in cues:
-            known = root(cue)
-            self.words.setdefault(known, cue)
-            self.support[known] = self.support.get(known, 0.0) + amount
-            self.sources[known].update(dict.fromkeys(filter(None, sources)))
+            self.words.setdefault(root(cue), cue)
+            self.support[root(cue)] += amount
+            self.sources[root(cue)].update(dict.fromkeys(filter(None, sources.split(", "))))
 
     def next_rule(self) -> tuple[str, str]:
-        """The best-supported cues that fit, taken off the board, as a rule's text with its sources."""
+        """A rule of the best-supported cues that fit, which leave the board, and its sources; empty if none is left."""
         ranked = sorted(self.support, key=lambda cue: (-self.support[cue], -len(cue), cue))
         rule = self.rule.fitted(self.words[cue] for cue in ranked)
-        used = ranked[: len(rule.cues)]
-        self.support = {cue: self.support[cue] for cue in ranked[len(used) :]} if used else {}
+        used, left = ranked[: len(rule.cues)], ranked[len(rule.cues) :] if rule.cues else []
+        self.support = {cue: self.support[cue] for cue in left}
         sources = dict.fromkeys(source for cue in used for source in self.sources[cue])
-        return (str(rule) if used else ""), ", ".join(list(sources)[:_SOURCES])
+        return str(rule) if used else "", ", ".join(list(sources)[:12])
 
 
 def consolidate(inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -111,7 +202,10 @@ def consolidate(inputs: Mapping[str, str]) -> dict[str, Any]:
     room = (int(stated) if stated.isdecimal() else 30) - sum(entry.rule is None for entry in entries)
     edits = [*_edits(boards, room), *other]
     used = {source for edit in edits for source in edit["sources"].split(", ")}
-    went = [{"proposal": p.number, "outcome": "used" if p.number in used else _DROPPED} for p in proposals]
+    numbers = [proposal.sources.partition(",")[0] for proposal in proposals]
+    went = [
+        {"proposal": n, "outcome": "used" if n in used else "dropped: its words fit other answers"} for n in numbers
+    ]
     reasoning = f"{len(proposals)} proposals for {len(boards)} answers; a word stays with the answer it fits most."
     return {"reasoning": reasoning, "edits": edits, "dispositions": went}
 
@@ -127,15 +221,14 @@ def _boards(entries: Sequence[Entry], proposals: Sequence[Entry]) -> tuple[dict[
             for order, cue in enumerate(rule.cues, len(board.support)):
                 board.add([cue], _MEMORY + 1.0 / (1 + 0.1 * order))
     for proposal in proposals:
-        old, sources = known.get(proposal.id), (proposal.number, *proposal.sources.split(", "))
+        old = known.get(proposal.id)
         target = replace(proposal, targets=old.targets) if old else proposal
         if rule := proposal.rule:
-            boards.setdefault(_key(rule, target), _Board(rule)).add(rule.cues, 1.0, *sources)
+            boards.setdefault(_key(rule, target), _Board(rule)).add(rule.cues, 1.0, proposal.sources)
         elif proposal.operation == "DELETE" and old and (rule := old.rule):
-            boards[_key(rule, old)].add(rule.cues, -1.0, *sources)
+            boards[_key(rule, old)].add(rule.cues, -1.0, proposal.sources)
         else:
-            origin = ", ".join(filter(None, sources))
-            other.append(_edit(proposal.operation, proposal.id, proposal.text, target.targets, origin))
+            other.append(_edit(proposal.operation, proposal.id, proposal.text, target.targets, proposal.sources))
     return boards, other
 
 
@@ -162,7 +255,7 @@ def _edits(boards: Mapping[_Key, _Board], room: int) -> list[dict[str, str]]:
     for key, board in ranked:
         new, old = rules[key], board.entries
         edits += [_edit("DELETE", entry.id) for entry in old[len(new) :]]
-        pairs = zip(old, new, strict=False)
-        edits += [_edit("MODIFY", e.id, text, key[1], sources) for e, (text, sources) in pairs if e.text != text]
+        changed = [(entry.id, *rule) for entry, rule in zip(old, new, strict=False) if entry.text != rule[0]]
+        edits += [_edit("MODIFY", id, text, key[1], sources) for id, text, sources in changed]
         edits += [_edit("ADD", "", text, key[1], sources) for text, sources in new[len(old) :]]
     return edits

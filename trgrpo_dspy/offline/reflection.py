@@ -14,11 +14,19 @@ from typing import Any
 
 from .advice import Rule, judge
 from .formats import Prompt
-from .notes import Entry, Example, read_entries, read_examples, read_fields, read_proposals, teachers_of
-from .plan import consolidate, propose, repair
+from .plan import (
+    Entry,
+    Example,
+    consolidate,
+    propose,
+    read_entries,
+    read_examples,
+    read_fields,
+    read_proposals,
+    repair,
+    teachers_of,
+)  # fmt: skip
 from .text import content_words, root, tokens
-
-__all__ = ["reflect"]
 
 _SHORT = 6
 """Words of an answer that a rule can prescribe; longer ones are prose."""
@@ -44,18 +52,12 @@ def reflect(prompt: Prompt) -> dict[str, Any] | None:
 
 
 def _summary(inputs: Mapping[str, str]) -> str:
-    """What the attempt answered, and where the prompt says it was right or wrong."""
-    expected = read_fields(inputs.get("expected", ""))
+    """What the task mentions, what the attempt answered, and its score, if the prompt gives one."""
     shown = {name: value for name, value in read_fields(inputs["attempt"]).items() if value}
-    names = [name for name in expected if name in shown] or list(shown)[-3:] or ["attempt"]
+    names = [n for n in read_fields(inputs.get("expected", "")) if n in shown] or list(shown)[-3:] or ["attempt"]
     answers = ", ".join(f"{name} '{_ends(shown.get(name, inputs['attempt']))}'" for name in names)
-    lines = [_about(inputs.get("task", "")), f"The attempt answered {answers}."]
-    lines += [f"It scored {inputs['score']}."] if "score" in inputs else []
-    lines += [
-        f"For {n} '{_ends(v)}' was expected." for n, v in expected.items() if shown.get(n, "").lower() != v.lower()
-    ]
-    lines += [f"Feedback: {_ends(inputs['feedback'])}"] if "feedback" in inputs else []
-    return " ".join(" ".join(lines).split()[:150])
+    scored = f" It scored {inputs['score']}." if "score" in inputs else ""
+    return " ".join(f"{_about(inputs.get('task', ''))} The attempt answered {answers}.{scored}".split()[:150])
 
 
 def _about(text: str) -> str:
@@ -66,9 +68,6 @@ def _ends(text: str) -> str:
     """A short value whole, of a long one the beginning and, where the answer stands, the end."""
     parts = text.split()
     return " ".join(parts if len(parts) <= 24 else [*parts[:8], "...", *parts[-14:]])
-
-
-# -- comparisons ------------------------------------------------------------------------------------------------------
 
 
 def _compare(inputs: Mapping[str, str], outputs: set[str]) -> dict[str, Any]:
@@ -101,7 +100,8 @@ def _rules(example: Example, entries: Sequence[Entry]) -> Iterator[tuple[float, 
         if fits and cues and (wrong or not example.attempts):
             rule = Rule(example.subject, (), name, right).fitted(cues)
             why = f"For {name} the better answer is '{right}'{', not ' if wrong else ''}{' or '.join(wrong)}."
-            yield sum(wrong.values()) / (given.total() or 1), name, str(rule), why
+            if rule.cues:
+                yield sum(wrong.values()) / (given.total() or 1), name, str(rule), why
 
 
 def _cues(text: str, name: str, right: str, wrong: Mapping[str, int], entries: Sequence[Entry]) -> list[str]:
@@ -127,9 +127,6 @@ def _prose(example: Example) -> Iterator[tuple[float, str, str, str]]:
         yield 0.5, "", text, f"The better attempts bring in {', '.join(fresh)}, which the others lack."
 
 
-# -- checks -----------------------------------------------------------------------------------------------------------
-
-
 def _check(inputs: Mapping[str, str]) -> list[dict[str, str]]:
     """What the entries decide for each example, as they would decide an input of the program.
 
@@ -142,11 +139,10 @@ def _check(inputs: Mapping[str, str]) -> list[dict[str, str]]:
     for example in read_examples(inputs["examples"]):
         for name in fields:
             values = tuple(dict.fromkeys(rule.value for rule in rules if rule.field == name))
-            verdict = judge(example.text, text, values, name, fields)
-            best = verdict.scores.index(max(verdict.scores))
-            decision = values[best]
+            verdicts = judge(example.text, text, values, name, fields)
+            decision, (_, evidence) = max(zip(values, verdicts, strict=True), key=lambda found: found[1][0])
             if example.expected:
                 decision = "supports" if example.expected.get(name) == decision else "contradicts"
-            ids = dict.fromkeys(id for _, _, id in verdict.evidence[best])
+            ids = dict.fromkeys(id for _, _, id in evidence)
             found += [{"example": example.number, "entry": id, "decision": decision} for id in ids]
     return found

@@ -11,15 +11,21 @@ Guarantees:
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import inspect
 import json
 import os
+import re
+import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -28,7 +34,7 @@ from typing import Any, TextIO
 import dspy
 from dspy.lm15 import LM15Error, Request, request_from_openai_chat
 
-from .engine import OfflineEngine
+from . import OfflineEngine
 from .faults import ERROR_KINDS, FaultPlan, Faults
 
 try:
@@ -36,14 +42,13 @@ try:
 except ImportError as error:
     raise ImportError("the offline server needs aiohttp: pip install 'trgrpo-dspy[server]'") from error
 
-__all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "OfflineServer", "ServedRequest"]
+__all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "OfflineServer", "ServedRequest", "main"]
 
-_REFUSALS = {
-    "429": (429, "Rate limit reached for requests. Please try again later.", "requests", "rate_limit_exceeded"),
-    "500": (500, "The server had an error while processing your request.", "server_error", None),
-    "503": (503, "The engine is currently overloaded, please try again later.", "server_error", None),
-    "quota": (429, "You exceeded your current quota.", "insufficient_quota", "insufficient_quota"),
-}
+_REFUSALS = {"429": (429, "rate_limit_exceeded"), "500": (500, "server_error"), "503": (503, "overloaded"),
+             "quota": (429, "insufficient_quota")}  # fmt: skip
+"""Status and code of the failures that are replies."""
+_ABOUT = "a built-in character n-gram model, not a large language model"
+_NONSENSE = "quu rast tiv vex wum yal zor ba dro fli gu kes lom mir nop"
 _HOST = "127.0.0.1"
 _CLIENT_GONE = 499
 _MAX_BODY = 64 * 2**20
@@ -53,7 +58,7 @@ _WORKERS = 2
 
 @dataclass
 class ServedRequest:
-    """The record of one chat request."""
+    """The record of one chat request: what it named, what was made to go wrong, and the tokens that were reported."""
 
     time: float
     """When it arrived, in seconds since the epoch."""
@@ -62,27 +67,22 @@ class ServedRequest:
     attempt: int
     """1 if the request was new, 2 if it was seen once before, and so on."""
     model: str
-    """The model it named."""
     seed: int | None
-    """Its seed."""
     fault: str | None = None
-    """What was made to go wrong, if anything."""
     status: int | None = None
     """HTTP status; None if none was sent (`reset`, `hang`), 499 if the client left or the server stopped first."""
     latency: float = 0.0
     """Seconds from its arrival to its reply."""
     prompt_tokens: int = 0
-    """Tokens of the prompt, as reported; 0 without a reply."""
     completion_tokens: int = 0
-    """Tokens of the reply, as reported; 0 without a reply."""
 
 
 class _Refusal(Exception):
     """An error reply, as providers write them."""
 
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> None:
+    def __init__(self, status: int, message: str, code: str = "invalid_request_error") -> None:
         super().__init__(message)
-        self.status, self.body = status, {"error": {"message": message, "type": kind, "param": None, "code": code}}
+        self.status, self.body = status, {"error": {"message": message, "type": code, "param": None, "code": code}}
 
 
 class OfflineServer:
@@ -200,19 +200,31 @@ class OfflineServer:
         if plan.fault in (*_REFUSALS, "reset", "hang"):
             await asyncio.sleep(plan.latency + (self._faults.hang_seconds if plan.fault == "hang" else 0.0))
             if plan.fault in _REFUSALS:
-                raise _Refusal(*_REFUSALS[plan.fault])
-            return _closed(http, reset=plan.fault == "reset")
+                status, code = _REFUSALS[plan.fault]
+                raise _Refusal(status, f"This request fails on purpose: {code}.", code)
+            if http.transport is not None and plan.fault == "reset":
+                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # closing sends a TCP reset
+                http.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            if http.transport is not None:
+                http.transport.abort()
+            return web.Response()
         # The model works in a thread of its own, so that waiting requests go on waiting in parallel.
         reply = await asyncio.to_thread(self._engine.complete, request)
         text, finish = reply.message.text or "", reply.finish_reason
         if plan.fault == "garbage":
-            text, finish = plan.nonsense, "stop"
+            text, finish = _NONSENSE, "stop"
         elif plan.fault == "truncated":
-            text, finish = text[: int(len(text) * plan.fraction)], "length"
+            text, finish = text[: int(len(text) * plan.share)], "length"
         record.prompt_tokens, record.completion_tokens = reply.usage.input_tokens or 0, -(-len(text) // 4)
         await asyncio.sleep(max(0.0, plan.latency - (time.time() - record.time)))
         record.status = 200
-        sent = json.dumps(_completion(record, text, finish))
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        usage = {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
+        sent = json.dumps({
+            "id": f"chatcmpl-{record.request[:24]}-{record.attempt}", "object": "chat.completion",
+            "created": int(record.time), "model": record.model, "system_fingerprint": _ABOUT, "choices": [choice],
+            "usage": {**usage, "total_tokens": sum(usage.values())},
+        })  # fmt: skip
         sent = sent[: len(sent) // 2] if plan.fault == "malformed" else sent
         return web.Response(body=sent.encode(), content_type="application/json")
 
@@ -220,12 +232,12 @@ class OfflineServer:
         """The request that a body asks for, if its sender may ask."""
         scheme, _, key = http.headers.get("Authorization", "").partition(" ")
         if self._require_key is not None and (scheme.lower(), key.strip()) != ("bearer", self._require_key):
-            raise _Refusal(401, "Incorrect API key provided, or none.", code="invalid_api_key")
+            raise _Refusal(401, "Incorrect API key provided, or none.", "invalid_api_key")
         if not body:
             raise _Refusal(400, "We could not parse the JSON body of your request: it must be a JSON object.")
         model = str(body.get("model", ""))[:200]
         if self._strict_model and model.partition("/")[0] != "offline":
-            raise _Refusal(404, f"The model `{model}` does not exist.", code="model_not_found")
+            raise _Refusal(404, f"The model `{model}` does not exist.", "model_not_found")
         if body.get("n", 1) != 1 or body.get("stream"):
             raise _Refusal(400, "This server gives one choice a request, in one piece: no `n` above 1, no `stream`.")
         try:
@@ -247,24 +259,33 @@ def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
     return body, blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _completion(record: ServedRequest, text: str, finish: str) -> dict[str, Any]:
-    message, prompt, completion = {"role": "assistant", "content": text}, record.prompt_tokens, record.completion_tokens
-    return {
-        "id": f"chatcmpl-{record.request[:24]}-{record.attempt}",
-        "object": "chat.completion",
-        "created": int(record.time),
-        "model": record.model,
-        "system_fingerprint": "a built-in character n-gram model, not a large language model",
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
-    }
-
-
-def _closed(http: web.Request, *, reset: bool) -> web.Response:
-    """Close the connection without a reply: with a TCP reset, or with an orderly end."""
-    if http.transport is not None:
-        if reset:
-            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-            http.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        http.transport.abort()
-    return web.Response()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; the options are the arguments of `OfflineServer` and `Faults`."""
+    parser = argparse.ArgumentParser(prog="python -m trgrpo_dspy.offline", description="The offline model over HTTP.")
+    parser.add_argument("command", choices=["serve"])
+    for owner in (OfflineServer, Faults):
+        said = dict(re.findall(r"^ +(\w+): (.+)$", owner.__doc__ or "", re.MULTILINE))
+        for name, argument in inspect.signature(owner).parameters.items():
+            option, default = f"--{name.replace('_', '-')}", argument.default
+            if isinstance(default, bool):
+                parser.add_argument(option, action="store_true", help=said[name])
+            elif argument.kind is not argument.VAR_KEYWORD:
+                read: Any = {tuple: lambda text: tuple(text.split(",")), type(None): str}.get(
+                    type(default), type(default)
+                )
+                parser.add_argument(option, default=default, type=read, help=f"{said[name]} Default: {default}")
+    options = vars(parser.parse_args(arguments))
+    options.pop("command")
+    try:
+        server = OfflineServer(**options).start()
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        sys.exit(str(error))
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    sys.stdout.write(f"The built-in n-gram model, no large language model, listens at {server.url} (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    ended.wait()
+    server.stop()

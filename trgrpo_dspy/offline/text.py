@@ -14,24 +14,18 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate
 
-__all__ = ["Chance", "content_words", "is_content", "noun_phrase", "numbers", "root", "sentences", "similarity",
-           "tokens", "word_similarity"]  # fmt: skip
-
 _LISTED = """
-able about above according across actual after again against ago all almost alone along already also although always
-among and another any anybody anyone anything apart are around ask assist away back because become been before being
-below beside best better between both but came can certain clear come could current dear did different does doing don
-done down during each either else enough even ever every everything except explain far few find first for from further
-gave get give going got good great guess had half happen has have having hello help hence her here him his hope how
-however idea immediate inside instead into issue its itself just keep kept kind know known last late least less let like
-little long look lot made make many may mean might mine more most much must myself near need never next nobody none nor
-not nothing now off often okay once one only onto other our out outside over own per perhaps please possible probable
-problem put question quite rather real reason recent regard said same saw say see seem seen several shall she should
-show since some something sometimes soon sorry still such sure take taken tell than thank that the their them themselves
-then there therefore these they thing think this those though three through till together told too took toward tried
-trouble try trying twice two under understand unless until upon use used using usual very via want was way well went
-were what whatever when where whether which while who whole whom whose why will wish with within without wonder would
-yes yet you your yours
+able about above after again against all almost already also although always among and another any anyone anything are
+around ask away back because become before being best better between both but can come could did different does doing
+don done down during each either else enough even ever every everything except find first for from further get give
+going got good had happen has have having hello help her here him his hope how however instead into issue its itself
+just keep kept kind know known last late less let like little long look lot made make many may mean might more most much
+must myself near need never next not nothing now off often once one only other our out over own please possible problem
+put question quite rather reason recent said same saw say see seem seen she should show since some something sometimes
+still such sure take tell than thank that the their them themselves then there therefore these they thing think this
+those though three through till together told too took trouble try trying two under understand until upon use used using
+very want was way well went were what when where whether which while who why will wish with within without would yet you
+your yours
 """
 FUNCTION_WORDS = frozenset(_LISTED.split())
 """Words, also with a common ending, that say little about a subject: pronouns, auxiliaries, light verbs, manners."""
@@ -105,13 +99,8 @@ def word_similarity(a: str, b: str) -> float:
 
 def similarity(a: str, b: str) -> float:
     """Cosine of the sets of content-word trigrams of two texts, between 0 and 1."""
-    first, second = _grams(a), _grams(b)
+    first, second = ({gram for word in content_words(text) for gram in _trigrams(word)} for text in (a, b))
     return len(first & second) / (len(first) * len(second)) ** 0.5 if first and second else 0.0
-
-
-@lru_cache(maxsize=4096)
-def _grams(text: str) -> frozenset[str]:
-    return frozenset(gram for word in content_words(text) for gram in _trigrams(word))
 
 
 class Chance:
