@@ -203,9 +203,8 @@ def consolidate(inputs: Mapping[str, str]) -> dict[str, Any]:
     edits = [*_edits(boards, room), *other]
     used = {source for edit in edits for source in edit["sources"].split(", ")}
     numbers = [proposal.sources.partition(",")[0] for proposal in proposals]
-    went = [
-        {"proposal": n, "outcome": "used" if n in used else "dropped: its words fit other answers"} for n in numbers
-    ]
+    why = "dropped because its words fit other answers"
+    went = [{"proposal": number, "outcome": "used" if number in used else why} for number in numbers]
     reasoning = f"{len(proposals)} proposals for {len(boards)} answers; a word stays with the answer it fits most."
     return {"reasoning": reasoning, "edits": edits, "dispositions": went}
 
