@@ -95,7 +95,7 @@ def test_a_text_without_fields_is_free() -> None:
     ],
 )
 def test_types(type_text: str, note: str, expected: dict[str, Any]) -> None:
-    assert from_type(type_text, note) == expected
+    assert from_type("it", type_text, f"{{it}}        # note: the value you produce {note}") == expected
 
 
 def test_nested_schemas_are_put_in_place_and_bounded() -> None:
@@ -104,12 +104,12 @@ def test_nested_schemas_are_put_in_place_and_bounded() -> None:
         '{"type": "object", "properties": {"me": {"$ref": "#/$defs/A"}, "n": {"anyOf": [{"type": "null"}, '
         '{"const": 3}]}}}}}'
     )
-    schema = from_type("list[A]", note)
+    schema = from_type("it", "list[A]", f"{{it}}        # note: the value you produce {note}")
     assert choices(schema["items"]["properties"]["n"]) == [3]
 
 
 def test_an_xml_skeleton_states_a_type() -> None:
-    schema = from_type("Things", skeleton="<things><item><name>...</name><age>...</age></item></things>")
+    schema = from_type("things", "Things", "<things><item><name>...</name><age>...</age></item></things>")
     assert schema["type"] == "array"
     assert set(schema["items"]["properties"]) == {"name", "age"}
 

@@ -86,11 +86,11 @@ def test_groups_side_by_side_become_edits_mistakes_and_failures_included(style: 
     assert len(ask(prompts.CompareGroups, style, max_edits="1", groups=GROUPS).edits.root) == 1
 
 
-def test_what_the_library_holds_is_kept_and_what_is_new_is_added() -> None:
+def test_only_what_the_library_lacks_is_added() -> None:
     held = ask(prompts.CompareGroups, max_edits="1", groups=GROUPS).edits.root[0].text
-    for groups, operation in ((GROUPS, "KEEP"), (GROUPS.replace("frozen", "chilly"), "ADD")):
-        edit = ask(prompts.CompareGroups, max_edits="1", experiences=f"[E1] {held}", groups=groups).edits.root[0]
-        assert edit.operation == operation and "barn" not in edit.text
+    for groups, new in ((GROUPS, []), (GROUPS.replace("frozen", "chilly"), ["chilly"])):
+        edits = ask(prompts.CompareGroups, max_edits="1", experiences=f"[E1] {held}", groups=groups).edits.root
+        assert [e.text for e in edits] == [f"When the note mentions '{word}', choose crew 'basalt'." for word in new]
 
 
 def test_only_outputs_that_went_wrong_are_taught_and_their_predictor_is_named() -> None:
@@ -142,8 +142,8 @@ def test_a_lesson_becomes_an_edit() -> None:
     )
     reply = ask(prompts.ProposeEdits, experiences=LIBRARY, lessons=lessons)
     added = ("ADD", "", "When the note mentions 'frozen', choose crew 'basalt'.")
-    assert edits_of(reply) == [added, ("KEEP", "E2", ""), ("ADD", "", "Count to ten.")]
-    assert [e.predictors for e in reply.edits.root] == ["", "", "sort"]
+    assert edits_of(reply) == [added, ("ADD", "", "Count to ten.")]
+    assert [(e.predictors, e.sources) for e in reply.edits.root] == [("", "1"), ("sort", "3")]
 
 
 def add(number: int, words: str, crew: str, source: str = "") -> str:

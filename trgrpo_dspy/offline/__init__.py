@@ -5,8 +5,6 @@ also the default, not on the request's seed. No state, no clock, no network; `co
 Nothing of any task is built in. It imports nothing of the package above it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import dspy
@@ -42,7 +40,7 @@ class OfflineEngine:
         return {"seed": self.seed}
 
     @classmethod
-    def load_state(cls, state: dict[str, Any]) -> OfflineEngine:
+    def load_state(cls, state: dict[str, Any]) -> "OfflineEngine":
         """The model of a dumped state."""
         return cls(int(state.get("seed", 0)))
 

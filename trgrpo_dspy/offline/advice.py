@@ -6,8 +6,6 @@ any advice in the instructions that names an answer, whoever wrote it. Beside ad
 Guarantees: pure functions of the prompt; a sentence that names no answer is no advice.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, defaultdict
@@ -31,18 +29,15 @@ _LATER_CUES = 0.5
 
 @dataclass(frozen=True)
 class Rule:
-    """One piece of advice as this model writes it."""
+    """Advice as this model writes it: with these cues (most telling first) the output field has this value."""
 
     subject: str
     """What the program is given, such as `note`."""
     cues: tuple[str, ...]
-    """Words that make it apply, most telling first."""
     field: str
-    """The output field it is about; may be empty."""
     value: str
-    """The answer it speaks for."""
 
-    def fitted(self, cues: Iterable[str]) -> Rule:
+    def fitted(self, cues: Iterable[str]) -> "Rule":
         """The rule with as many of these cues as an entry may hold; maybe none."""
         rule = replace(self, cues=tuple(cues)[:_MAX_CUES])
         while rule.cues and len(str(rule)) > _MAX_CHARS:
@@ -63,7 +58,7 @@ def read_rule(text: str) -> Rule | None:
 
 @dataclass(frozen=True)
 class Advice:
-    """What one clause of any text says about answers."""
+    """What one clause of any text says about answers, and the id its line begins with, if there is one."""
 
     cues: tuple[str, ...]
     """Words or phrases that make it apply, most telling first."""
@@ -72,7 +67,6 @@ class Advice:
     values: Mapping[str, bool]
     """Answers it names, with whether it speaks for them."""
     id: str
-    """The id its line begins with, such as `E7`; may be empty."""
 
 
 def read_advice(text: str, values: Sequence[str], name: str, fields: Sequence[str]) -> Iterator[Advice]:

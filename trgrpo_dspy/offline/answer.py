@@ -5,8 +5,6 @@ an agent calls is one that the prompt offers; after one useful observation, or t
 tool opens addresses, the agent opens one that an observation showed before that.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json
@@ -32,10 +30,8 @@ _LEANING = 0.1
 _PAGE = 400
 """Characters from which an observation is a page to pick a statement from, not an answer."""
 _STATEMENT = 4
-"""Words of a statement at least; shorter lines may be headings."""
 _AGREE = 0.8
 """Share of the expected words from which two texts say the same."""
-_END = "finish"
 _THINKING = re.compile(r"reason|thought|rational|explan|justif|analy|why|comment|feedback|critique", re.IGNORECASE)
 _QUESTION = re.compile(r"question|query|request|task|instruction")
 _WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search|goal", re.IGNORECASE)
@@ -159,11 +155,13 @@ class _Writer:
         opened = _ADDRESS.findall("\n".join(_ARGS.findall(trajectory)))
         address = "" if opened else self.address(asked, seen)
         openers = [name for name, (_, args) in tools.items() if any(map(_OPENS.fullmatch, args))]
-        others = [name for name in prompt.outputs["next_tool_name"].get("enum", tools) if name not in (_END, *openers)]
+        others = [
+            name for name in prompt.outputs["next_tool_name"].get("enum", tools) if name not in ("finish", *openers)
+        ]
         if openers and address:
             name = openers[0]
         elif len(seen) >= 2 or not all(map(_FAILURE.search, seen)) or not others:
-            name = _END
+            name = "finish"
         else:
             scores = [4 * similarity(asked, tools.get(name, (name,))[0]) for name in others]
             name = others[self.chance.pick(scores, "tool")]
@@ -211,8 +209,7 @@ def _agreement(name: str, inputs: dict[str, str]) -> tuple[float, str] | None:
     words, there = list(dict.fromkeys(tokens(inputs[expected]))), tokens(inputs[given])
     wanted = [word for word in words if is_content(word) or not word.isalpha()] or words
     missing = [w for w in wanted if not any(w == t or (w.isalpha() and word_similarity(w, t) > 0.9) for t in there)]
-    found = f"{len(wanted) - len(missing)} of {len(wanted)} words of '{expected}' are in '{given}'"
-    note = f"{found}; missing: {', '.join(missing[:5])}." if missing else f"{found}."
+    note = f"{len(wanted)} words of '{expected}' count in '{given}'; missing: {', '.join(missing[:5]) or 'none'}."
     return 10 * ((1 - len(missing) / len(wanted) if wanted else 0.0) - _AGREE), note
 
 

@@ -4,8 +4,6 @@ A plan depends on the server's seed, the request's content and how often that re
 order in which different requests arrive: runs repeat, and a retry may succeed.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re

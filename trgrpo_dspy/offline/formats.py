@@ -5,8 +5,6 @@ that is not understood becomes text. A field is found at the marker of a name th
 marker inside a value is the value's. What `write` wrote, the adapter's parser reads.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import json
@@ -22,7 +20,7 @@ Schema = dict[str, Any]
 _FIELD = re.compile(r"^\d+\. `(\w+)` \((.*?)\):(?: .*)?$", re.MULTILINE)
 _INPUTS = re.compile(r"Your input fields are:|As input, you will be provided with:")
 _OUTPUTS = re.compile(r"Your output fields are:|Your outputs must contain:")
-_STRUCTURE = re.compile(r"\nAll interactions will be structured|(?=\Z)")
+_STRUCTURE = re.compile(r"\nAll interactions will be structured")
 _OBJECTIVE = re.compile(r"In adhering to this structure, your objective is:|Specific instructions:")
 _REMINDER = re.compile(r"\s*Respond with (?:the corresponding output fields|a JSON object in the following order)")
 
@@ -32,16 +30,13 @@ _SCALARS = {"str": "string", "Reasoning": "string", "Code": "string", "bool": "b
 
 @dataclass(frozen=True)
 class Prompt:
-    """A whole prompt."""
+    """A whole prompt: names of its inputs, types of its outputs, the user's instructions with any advice, values."""
 
     style: str
     """How to reply: `chat` markers, a `json` object, `xml` tags, named `lines`, or `free` text."""
     names: tuple[str, ...]
-    """Names of the input fields, in order."""
     outputs: dict[str, Schema]
-    """Types of the output fields by name, in order."""
     instructions: str
-    """The user's instructions, advice included."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Values of the input fields that are there."""
 
@@ -61,34 +56,19 @@ def read(system: str, last: str) -> Prompt:
 
 @lru_cache(maxsize=256)
 def _read(system: str) -> Prompt:
-    head, instructions = _cut(system, _OBJECTIVE)
-    before, after = _cut(head, _OUTPUTS)
-    declared, structure = _cut(after, _STRUCTURE)
+    head, instructions = (*_OBJECTIVE.split(system, 1), "")[:2]
+    before, after = (*_OUTPUTS.split(head, 1), "")[:2]
+    declared, structure = (*_STRUCTURE.split(after, 1), "")[:2]
     outputs = _FIELD.findall(declared)
     if not outputs:
         return Prompt("free", (), {"text": {"type": "string"}}, system)
     markers = {"JSON object": "json", f"<{outputs[0][0]}>": "xml", "[[ ## ": "chat", "": "lines"}
     return Prompt(
         next(style for marker, style in markers.items() if marker in structure),
-        tuple(name for name, _ in _FIELD.findall(_cut(before, _INPUTS)[1])),
-        {name: _type(name, annotation, structure) for name, annotation in outputs},
+        tuple(name for name, _ in _FIELD.findall(_INPUTS.split(before, 1)[-1])),
+        {name: from_type(name, annotation, structure) for name, annotation in outputs},
         "\n".join(line.removeprefix(" " * 8) for line in instructions.strip().split("\n")),
     )
-
-
-def _cut(text: str, head: re.Pattern[str]) -> tuple[str, str]:
-    found = head.search(text)
-    return (text[: found.start()], text[found.end() :]) if found else (text, "")
-
-
-def _type(name: str, annotation: str, structure: str) -> Schema:
-    found = re.search(rf'("?)\{{{name}\}} {{8}}# note: the value you produce (.*)', structure)
-    note = found[2] if found else ""
-    if found and found[1]:  # inside a JSON string
-        with contextlib.suppress(ValueError):
-            note = json.loads('"' + note.rstrip().rstrip(","))
-    skeleton = re.search(rf"^<{name}>.+</{name}>$", structure, re.MULTILINE)
-    return from_type(annotation, note, skeleton[0] if skeleton else "")
 
 
 def _values(text: str, prompt: Prompt) -> dict[str, str]:
@@ -132,18 +112,21 @@ def _xml(tag: str, value: Any) -> str:
     return f"<{tag}>{clean.replace('&', '&amp;').replace('<', '&lt;')}</{tag}>"
 
 
-def from_type(annotation: str, note: str = "", skeleton: str = "") -> Schema:
-    """The schema of an output, from its annotation, from what the prompt notes about its values, or from its XML."""
+def from_type(name: str, annotation: str, structure: str) -> Schema:
+    """The schema of an output: from its annotation, else from what the prompt notes of its values, or from its XML."""
     with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         if schema := _of_annotation(ast.parse(annotation.strip(), mode="eval").body):
             return schema
+    found = re.search(rf'("?)\{{{name}\}} {{8}}# note: the value you produce (.*)', structure)
+    skeleton = re.search(rf"^<{name}>.+</{name}>$", structure, re.MULTILINE)
     with contextlib.suppress(ValueError, SyntaxError, RecursionError, AttributeError, TypeError):
-        if found := re.search(r"JSON schema: (.+)", note, re.DOTALL):
-            loaded = json.loads(found[1])
+        note = json.loads('"' + found[2].rstrip().rstrip(",")) if found and found[1] else found[2] if found else ""
+        if schemas := re.search(r"JSON schema: (.+)", note, re.DOTALL):
+            loaded = json.loads(schemas[1])
             return _inlined(loaded, loaded.get("$defs", {}))
-        if found := re.search(r"one of: (.+)", note, re.DOTALL):
-            return {"enum": [value.strip() for value in found[1].split("; ")]}
-        return _of_element(ET.fromstring(skeleton))
+        if values := re.search(r"one of: (.+)", note, re.DOTALL):
+            return {"enum": [value.strip() for value in values[1].split("; ")]}
+        return _of_element(ET.fromstring(skeleton[0] if skeleton else ""))
     return {"type": "string"}
 
 

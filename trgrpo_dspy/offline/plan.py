@@ -7,8 +7,6 @@ Guarantees: pure functions of the prompt; what does not have the expected form i
 keeps `max_experiences` entries, and entries this model can't read stay as they are.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -128,21 +126,18 @@ def _edit(operation: str, id: str = "", text: str = "", targets: str = "", sourc
 
 
 def propose(lessons: Iterable[Entry], entries: Sequence[Entry]) -> list[dict[str, str]]:
-    """One edit for every lesson: what the library lacks of it is added."""
+    """An edit for every lesson that says something new: what the library lacks of it is added."""
     edits = []
     for lesson in lessons:
         rule = lesson.rule
-        own = [(e.id, r.cues) for e in entries if rule and (r := e.rule) and _key(r, e) == _key(rule, lesson)]
-        new = [cue for cue in rule.cues if not any(cue in cues for _, cues in own)] if rule else []
-        if rule and not new:
-            edits.append(_edit("KEEP", own[0][0], "", lesson.targets, lesson.sources))
-        else:
-            text = str(rule.fitted(new)) if rule else lesson.text
-            edits.append(_edit("ADD", "", text, lesson.targets, lesson.sources))
+        own = [r for e in entries if rule and (r := e.rule) and _key(r, e) == _key(rule, lesson)]
+        new = rule.fitted(cue for cue in rule.cues if not any(cue in r.cues for r in own)) if rule else None
+        if new is None or new.cues:
+            edits.append(_edit("ADD", "", str(new or lesson.text), lesson.targets, lesson.sources))
     return edits
 
 
-def repair(inputs: Mapping[str, str]) -> list[dict[str, str]]:
+def repair(inputs: Mapping[str, str]) -> dict[str, Any]:
     """Take from each entry with a problem the last of its cues that a counter-example shows: it has least support."""
     edits = []
     problems = dict(re.findall(r"^\[(E\d+)\](.*(?:\n(?!\[E\d+\]).*)*)", inputs["problems"], re.MULTILINE))
@@ -152,7 +147,7 @@ def repair(inputs: Mapping[str, str]) -> list[dict[str, str]]:
             last = max((i for i, cue in enumerate(rule.cues) if root(cue) in shown), default=len(rule.cues))
             text = str(replace(rule, cues=(*rule.cues[:last], *rule.cues[last + 1 :]))) if len(rule.cues) > 1 else ""
             edits.append(_edit("MODIFY" if text else "DELETE", entry.id, text, entry.targets))
-    return edits
+    return {"edits": edits}
 
 
 _Key = tuple[str, str, str]
@@ -234,11 +229,11 @@ def _boards(entries: Sequence[Entry], proposals: Sequence[Entry]) -> tuple[dict[
 def _settle(boards: Mapping[_Key, _Board]) -> None:
     """Leave a cue where it has more support than for all other answers to the output together."""
     total: dict[tuple[str, str, str], float] = defaultdict(float)
-    for key, board in boards.items():
+    for (name, targets, _), board in boards.items():
         for cue, support in board.support.items():
-            total[key[0], key[1], cue] += max(0.0, support)
-    for key, board in boards.items():
-        board.support = {c: s for c, s in board.support.items() if s > 0 and 2 * s > total[key[0], key[1], c]}
+            total[name, targets, cue] += max(0.0, support)
+    for (name, targets, _), board in boards.items():
+        board.support = {c: s for c, s in board.support.items() if s > 0 and 2 * s > total[name, targets, c]}
 
 
 def _edits(boards: Mapping[_Key, _Board], room: int) -> list[dict[str, str]]:

@@ -6,8 +6,6 @@ the tasks and from the answers that the prompt shows.
 Guarantees: pure functions of the prompt; no score or label is mentioned that the prompt does not give.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,32 +30,14 @@ _SHORT = 6
 """Words of an answer that a rule can prescribe; longer ones are prose."""
 
 
-def reflect(prompt: Prompt) -> dict[str, Any] | None:
-    """The reply to a reflection prompt, by output field; None if the prompt is none."""
-    outputs, inputs = set(prompt.outputs), prompt.inputs
-    values: dict[str, Any] = {}
-    if outputs == {"summary"} and "attempt" in inputs:
-        values = {"summary": _summary(inputs)}
-    elif "comparison" in outputs and {"attempts", "groups"} & set(inputs):
-        values = _compare(inputs, outputs)
-    elif "edits" in outputs and "lessons" in inputs:
-        values = {"edits": propose(read_proposals(inputs["lessons"]), read_entries(inputs.get("experiences", "")))}
-    elif "edits" in outputs and "proposals" in inputs:
-        values = consolidate(inputs)
-    elif "edits" in outputs and "problems" in inputs:
-        values = {"edits": repair(inputs)}
-    elif "decisions" in outputs and "examples" in inputs:
-        values = {"decisions": _check(inputs)}
-    return {name: values.get(name, "") for name in prompt.outputs} if values else None
-
-
-def _summary(inputs: Mapping[str, str]) -> str:
+def _summarize(inputs: Mapping[str, str]) -> dict[str, str]:
     """What the task mentions, what the attempt answered, and its score, if the prompt gives one."""
     shown = {name: value for name, value in read_fields(inputs["attempt"]).items() if value}
     names = [n for n in read_fields(inputs.get("expected", "")) if n in shown] or list(shown)[-3:] or ["attempt"]
     answers = ", ".join(f"{name} '{_ends(shown.get(name, inputs['attempt']))}'" for name in names)
     scored = f" It scored {inputs['score']}." if "score" in inputs else ""
-    return " ".join(f"{_about(inputs.get('task', ''))} The attempt answered {answers}.{scored}".split()[:150])
+    summary = f"{_about(inputs.get('task', ''))} The attempt answered {answers}.{scored}"
+    return {"summary": " ".join(summary.split()[:150])}
 
 
 def _about(text: str) -> str:
@@ -70,7 +50,7 @@ def _ends(text: str) -> str:
     return " ".join(parts if len(parts) <= 24 else [*parts[:8], "...", *parts[-14:]])
 
 
-def _compare(inputs: Mapping[str, str], outputs: set[str]) -> dict[str, Any]:
+def _compare(inputs: Mapping[str, str]) -> dict[str, Any]:
     entries = read_entries(inputs.get("experiences", ""))
     shown = inputs.get("groups") or inputs["attempts"]
     limit = inputs.get("max_lessons", inputs.get("max_edits", ""))
@@ -82,9 +62,8 @@ def _compare(inputs: Mapping[str, str], outputs: set[str]) -> dict[str, Any]:
     found.sort(key=lambda item: -item[0])
     lessons = [lesson for _, _, lesson in found][: int(limit) if limit.isdecimal() else 2]
     comparison = " ".join([*(why for _, why, _ in found), _about(inputs.get("task", shown))])
-    if "lessons" in outputs:
-        return {"comparison": comparison, "lessons": [{"text": e.text, "predictors": e.targets} for e in lessons]}
-    return {"comparison": comparison, "edits": propose(lessons, entries)}
+    written = [{"text": lesson.text, "predictors": lesson.targets} for lesson in lessons]
+    return {"comparison": comparison, "lessons": written, "edits": propose(lessons, entries)}
 
 
 def _rules(example: Example, entries: Sequence[Entry]) -> Iterator[tuple[float, str, str, str]]:
@@ -127,7 +106,7 @@ def _prose(example: Example) -> Iterator[tuple[float, str, str, str]]:
         yield 0.5, "", text, f"The better attempts bring in {', '.join(fresh)}, which the others lack."
 
 
-def _check(inputs: Mapping[str, str]) -> list[dict[str, str]]:
+def _check(inputs: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
     """What the entries decide for each example, as they would decide an input of the program.
 
     An example that shows its expected answer is held against it; else the decision is the answer itself.
@@ -145,4 +124,26 @@ def _check(inputs: Mapping[str, str]) -> list[dict[str, str]]:
                 decision = "supports" if example.expected.get(name) == decision else "contradicts"
             ids = dict.fromkeys(id for _, _, id in evidence)
             found += [{"example": example.number, "entry": id, "decision": decision} for id in ids]
-    return found
+    return {"decisions": found}
+
+
+def _propose(inputs: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
+    return {"edits": propose(read_proposals(inputs["lessons"]), read_entries(inputs.get("experiences", "")))}
+
+
+_STEPS = {
+    ("attempt", "summary"): _summarize, ("attempts", "comparison"): _compare, ("groups", "comparison"): _compare,
+    ("lessons", "edits"): _propose, ("proposals", "edits"): consolidate, ("problems", "edits"): repair,
+    ("examples", "decisions"): _check,
+}  # fmt: skip
+"""What answers a prompt, by an input and an output that it has."""
+_OUTPUTS = {"summary", "comparison", "lessons", "edits", "reasoning", "dispositions", "decisions"}
+
+
+def reflect(prompt: Prompt) -> dict[str, Any] | None:
+    """The reply to a reflection prompt, by output field; None if the prompt is none."""
+    for (given, asked), step in _STEPS.items():
+        if given in prompt.inputs and asked in prompt.outputs and set(prompt.outputs) <= _OUTPUTS:
+            values: dict[str, Any] = step(prompt.inputs)
+            return {name: values.get(name, "") for name in prompt.outputs}
+    return None

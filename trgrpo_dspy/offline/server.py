@@ -1,15 +1,10 @@
 """The offline model over HTTP: an OpenAI-compatible endpoint on loopback, with the failures real providers have.
 
-Guarantees:
-
-- A reply is the text the in-process model gives for the same messages, temperature, token limit and seed.
-- What goes wrong, and how long a reply takes, never depends on the order of different requests (see `faults`).
-- Every chat request leaves one record, also a refused one and one whose client went away. No record or log line holds
-  a header, a key or a prompt.
-- It listens on loopback only.
+Guarantees: a reply is the text the in-process model gives for the same messages, temperature, token limit and seed.
+What goes wrong, and how long a reply takes, never depends on the order of different requests (see `faults`). Every chat
+request leaves one record, also a refused one and one whose client went away; no record or log line holds a header, a
+key or a prompt. It listens on loopback only.
 """
-
-from __future__ import annotations
 
 import argparse
 import asyncio
@@ -50,8 +45,6 @@ _REFUSALS = {"429": (429, "rate_limit_exceeded"), "500": (500, "server_error"), 
 _ABOUT = "a built-in character n-gram model, not a large language model"
 _NONSENSE = "quu rast tiv vex wum yal zor ba dro fli gu kes lom mir nop"
 _HOST = "127.0.0.1"
-_CLIENT_GONE = 499
-_MAX_BODY = 64 * 2**20
 _WORKERS = 2
 """Threads that compute replies; they share one interpreter lock, so more would only hand it around."""
 
@@ -126,7 +119,7 @@ class OfflineServer:
         settings = {"api_base": self.url, "api_key": self._require_key or "offline", "seed": self._engine.seed}
         return dspy.LM("openai/offline", engine=engine, **{**settings, "cache": False, **kwargs})
 
-    def start(self) -> OfflineServer:
+    def start(self) -> "OfflineServer":
         """Listen. On return the server answers; a port in use or an unwritable log raises OSError."""
         if self._loop is not None:
             raise RuntimeError("the server runs already")
@@ -135,7 +128,7 @@ class OfflineServer:
         loop.set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model"))
         self._thread = threading.Thread(target=loop.run_forever, name="offline-server", daemon=True)
         self._thread.start()
-        app = web.Application(client_max_size=_MAX_BODY)
+        app = web.Application(client_max_size=64 * 2**20)
         app.add_routes([web.post("/v1/chat/completions", self._chat)])
         # A connection that idles is never closed from this side: the client would take it for a reset nobody asked for.
         self._runner = web.AppRunner(
@@ -166,7 +159,7 @@ class OfflineServer:
             self._log.close()
         self._loop = self._log = None
 
-    def __enter__(self) -> OfflineServer:
+    def __enter__(self) -> "OfflineServer":
         return self.start()
 
     def __exit__(self, *exc_info: object) -> None:
@@ -184,7 +177,7 @@ class OfflineServer:
             headers = {"Retry-After": f"{self._faults.retry_after:g}"} if record.fault == "429" else None
             return web.json_response(refusal.body, status=refusal.status, headers=headers)
         except BaseException as error:
-            record.status = _CLIENT_GONE if isinstance(error, asyncio.CancelledError) else 500
+            record.status = 499 if isinstance(error, asyncio.CancelledError) else 500
             raise
         finally:
             record.latency = round(time.time() - record.time, 6)

@@ -4,8 +4,6 @@ Guarantees: pure functions. General knowledge of English is the list of function
 any task. Draws depend on texts alone, so that call order, threads and processes never matter.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata
@@ -18,14 +16,14 @@ _LISTED = """
 able about above after again against all almost already also although always among and another any anyone anything are
 around ask away back because become before being best better between both but can come could did different does doing
 don done down during each either else enough even ever every everything except find first for from further get give
-going got good had happen has have having hello help her here him his hope how however instead into issue its itself
+going good got had happen has have having hello help her here him his hope how however instead into issue its itself
 just keep kept kind know known last late less let like little long look lot made make many may mean might more most much
 must myself near need never next not nothing now off often once one only other our out over own please possible problem
 put question quite rather reason recent said same saw say see seem seen she should show since some something sometimes
 still such sure take tell than thank that the their them themselves then there therefore these they thing think this
-those though three through till together told too took trouble try trying two under understand until upon use used using
-very want was way well went were what when where whether which while who why will wish with within without would yet you
-your yours
+those though three through till together told too took trouble try trying twice two under understand until upon use used
+using very want was way well went were what when where whether which while who why will wish with within without would
+yet you your yours
 """
 FUNCTION_WORDS = frozenset(_LISTED.split())
 """Words, also with a common ending, that say little about a subject: pronouns, auxiliaries, light verbs, manners."""
