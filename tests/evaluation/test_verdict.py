@@ -79,8 +79,10 @@ def test_nothing_scored_is_not_the_same_as_no_valset():
 
 
 def test_the_way_to_a_library_that_was_not_measured_is_named():
-    text = decide(measured(0, [1.0, 0.0]), [], last_step=2, changed=True).text
-    assert "the run ended before a new library was measured; attach(program, compiled.detailed_results.steps" in text
+    text = decide(measured(0, [1.0, 0.0]), [], last_step=2, unmeasured=True).text
+    assert "the run ended before a new library was measured. attach(program, compiled.detailed_results.steps" in text
+    later = decide(measured(0, [0.0] * 60), [measured(1, [1.0] * 60)], last_step=2, unmeasured=True).text
+    assert later.startswith("Improved: ") and "the library of step 1 is returned. attach(program, compiled" in later
 
 
 @pytest.mark.parametrize("last_step, why", [(2, "no step changed the library"), (0, "no step was completed")])

@@ -30,7 +30,7 @@ def decide(
     *,
     last_step: int,
     wanted: bool = True,
-    changed: bool = False,
+    unmeasured: bool = False,
     scored: bool = True,
     seed: int = 0,
 ) -> Verdict:
@@ -41,7 +41,7 @@ def decide(
         measured: The libraries that were measured, in order.
         last_step: The last step of the run; its library is returned where nothing is measured.
         wanted: Whether there is a valset.
-        changed: Whether any step changed the library, measured or not.
+        unmeasured: Whether the run ended before its last library was measured.
         scored: Whether any attempt of the run has a score, or none was asked for.
         seed: Seed of the bootstrap.
     """
@@ -53,13 +53,20 @@ def decide(
         return Verdict(f"Not measured: {why}, so {returned} is returned.", None, last_step)
     if baseline.mean.n == 0:
         return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
+    verdict = _of_measured(baseline, measured, last_step, unmeasured, seed)
+    if not unmeasured:
+        return verdict
+    way = "attach(program, compiled.detailed_results.steps[-1].library) carries what was learned last, unmeasured."
+    return replace(verdict, text=f"{verdict.text} {way}")
+
+
+def _of_measured(
+    baseline: Measurement, measured: Sequence[Measurement], last_step: int, unmeasured: bool, seed: int
+) -> Verdict:
+    """The verdict where the input was measured."""
     if not measured:
         why = "no step changed the library" if last_step else "no step was completed"
-        if changed:
-            why = (
-                "the run ended before a new library was measured; "
-                "attach(program, compiled.detailed_results.steps[-1].library) carries what was learned"
-            )
+        why = "the run ended before a new library was measured" if unmeasured else why
         return Verdict(f"No improvement found, the input is returned: {why}.", False, 0)
     chosen = select_library(baseline, measured, seed)
     if chosen.best is None:

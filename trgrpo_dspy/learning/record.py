@@ -70,12 +70,13 @@ class Record:
     def best(self, stop_reason: str = "") -> tuple[Verdict, ExperienceLibrary]:
         """The verdict on what was measured so far, and the library it picks."""
         start, steps = self._setup.start, self.steps
+        known = {start.digest, *(step.library.digest for step in steps if step.validation is not None)}
         verdict = decide(
             self.baseline,
             [step.validation for step in steps if step.validation is not None],
             last_step=steps[-1].step if steps else 0,
             wanted=bool(self._setup.valset),
-            changed=any(step.library.digest != start.digest for step in steps),
+            unmeasured=bool(steps) and steps[-1].library.digest not in known,
             scored=stop_reason != "unscored" and not (self.outcomes and set(self.outcomes) <= set(UNSCORED)),
             seed=self._setup.options.seed,
         )
