@@ -69,12 +69,12 @@ LEAKS = [
 
 @pytest.mark.parametrize("text", LEAKS)
 def test_secrets_are_blanked(text: str) -> None:
-    told = redact(f"call failed ({text})")
-    assert "Zx81" not in told
-    assert "Vb90" not in told
-    assert "***" in told
-    assert told.startswith("call failed (")
-    assert redact(told) == told
+    shown = redact(f"call failed ({text})")
+    assert "Zx81" not in shown
+    assert "Vb90" not in shown
+    assert "***" in shown
+    assert shown.startswith("call failed (")
+    assert redact(shown) == shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from .replies import ReplyFault
 __all__ = ["describe", "fatal_message", "no_lm_message"]
 
 _PYDANTIC = re.compile(r"\b(\d+) validation errors? for (\S+)\s*$")
-"""The first line of a pydantic error; the place follows, then what was wrong, indented."""
+"""The first line of a pydantic error; the field's path follows, then what is wrong with it, indented."""
 
 
 def describe(error: BaseException, limit: int = 300, fault: ReplyFault | None = None) -> str:
@@ -44,14 +44,14 @@ def _telling_line(error: BaseException) -> str:
 
 
 def _validation(lines: list[str]) -> str:
-    """The first complaint of a pydantic error and how many there are more; not the value, which may be long."""
+    """What a pydantic error finds wrong first, and how many more there are; not the value, which may be long."""
     head = _PYDANTIC.search(lines[0])
     assert head is not None
-    place = lines[1].strip() if len(lines) > 2 and not lines[1].startswith(" ") else ""
+    where = lines[1].strip() if len(lines) > 2 and not lines[1].startswith(" ") else ""
     said = next((line.strip() for line in lines[1:] if line.startswith(" ")), "")
     said = said.partition(" [type=")[0]
     more = f" (and {int(head[1]) - 1} more)" if int(head[1]) > 1 else ""
-    return ": ".join(filter(None, [head[2], place, said])) + more
+    return ": ".join(filter(None, [head[2], where, said])) + more
 
 
 def _unparsed(error: BaseException, fault: ReplyFault | None) -> str:

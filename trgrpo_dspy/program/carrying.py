@@ -1,6 +1,6 @@
 """What a program carries: the library in its instructions, and what is known of each entry beside its text.
 
-The block in the instructions is the truth: it is what the model is told. Steps, sources, support, pins and bans go into
+The block in the instructions is the truth: it is what the model reads. Steps, sources, support, pins and bans go into
 `predictor.traces`, which DSPy saves and loads with a predictor and uses for nothing; an entry whose text was changed
 since by hand has none of these.
 """

@@ -112,16 +112,17 @@ def _fields_text(fields: Mapping[str, Any]) -> str:
 
 def _field_text(name: str, field: Any) -> str:
     extra = field.json_schema_extra or {}
-    told = "" if _NO_DESCRIPTION.fullmatch(extra.get("desc") or "") else extra.get("desc") or ""
+    description = extra.get("desc") or ""
     kind = _type_text(field.annotation)
     if limits := extra.get("constraints"):
         kind = f"{kind}; {limits}"
-    return _described(f"{one_line(name)} ({_text(kind)})", told)
+    head = f"{one_line(name)} ({_text(kind)})"
+    return head if _NO_DESCRIPTION.fullmatch(description) else _described(head, description)
 
 
-def _described(head: str, told: str) -> str:
-    told = " ".join(_text(told).split())
-    return f"{head}: {told}" if told else head
+def _described(head: str, description: str) -> str:
+    description = " ".join(_text(description).split())
+    return f"{head}: {description}" if description else head
 
 
 def _type_text(kind: Any) -> str:

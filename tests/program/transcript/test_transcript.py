@@ -402,6 +402,9 @@ def test_failures_tell_the_type_and_the_last_line() -> None:
     recorder = Recorder({}, {})
     assert recorder.text(error=ValueError("one\ntwo\n")) == "=== Failure ===\nerror: ValueError: two"
     assert recorder.text(error=ValueError()) == "=== Failure ===\nerror: ValueError"
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Receipt(total="a\nb", scan=dspy.Image("https://a.b/c"))  # type: ignore[arg-type]
+    assert "ValidationError: Receipt: total: Input should be a valid number" in recorder.text(error=caught.value)
     recorder.tool_call("lookup", {}, error=OSError("the prompt was so and so\n  what went wrong\n"))
     assert recorder.text().endswith("observation: OSError: what went wrong")
 
@@ -415,7 +418,11 @@ def test_a_reply_that_could_not_be_parsed_is_told(wrapped: bool) -> None:
         error = RuntimeError("no luck")
         error.__cause__ = attempt.error
     text = attempt.recorder.text(error=error, max_tokens=300)
-    assert ("error: RuntimeError: no luck" if wrapped else "error: AdapterParseError: Expected") in text
+    assert (
+        "error: RuntimeError: no luck"
+        if wrapped
+        else "error: AdapterParseError: the reply could not be parsed into answer"
+    ) in text
     assert text.count("I would rather not say") == 1
     assert count_tokens(text) <= 300
 

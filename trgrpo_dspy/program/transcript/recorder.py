@@ -4,8 +4,8 @@ Guarantees:
 
 - A text never exceeds its bound in tokens and is marked where it was cut.
 - A value is rendered when the attempt made it, so what a program changes in place later (`dspy.ReActV2`
-  appends to its history) does not change what is told.
-- Each tool call and each observation is told once, though an agent repeats its whole log in every input.
+  appends to its history) does not change the text.
+- Each tool call and each observation stands in it once, though an agent repeats its whole log in every input.
 - What an attempt produced is data: it can't forge a step, open or close a field, or bring in binary content.
 - Equal attempts give equal texts, also where the program does several things at a time: no memory addresses, no random
   call ids, no order of arrival.
@@ -23,14 +23,16 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from trgrpo_dspy.failures.redaction import redact
+from trgrpo_dspy.failures.messages import describe
 
 from .events import Branch, Call, Prediction, ToolUse, announced, outputs_of, value_of
-from .rendering import DEPTH, fit_blocks, one_line, text_of
+from .rendering import DEPTH, clean, fit_blocks, one_line, text_of
 from .telling import tell
 
 __all__ = ["Recorder"]
 
+_ERROR = 2000
+"""Characters of an exception that are read."""
 _BRANCH = "trgrpo_dspy_branch"
 """The DSPy setting that says below which call this is; DSPy hands settings on to tasks and to threads of its own."""
 
@@ -143,9 +145,8 @@ class Recorder(list[Any]):
 
 
 def _error(error: BaseException) -> str:
-    """Type of an exception and the last line of its message, which never is a traceback or a prompt."""
-    lines = [line for line in redact(text_of(error)).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    """What an exception says in one line, which never is a traceback or a prompt."""
+    return clean(describe(error, _ERROR))
 
 
 def _unparsed(error: BaseException) -> list[tuple[str, str]]:

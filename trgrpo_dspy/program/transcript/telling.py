@@ -24,7 +24,7 @@ def tell(
     Args:
         events: What happened, in order.
         inputs: The task's, which the reader has: they are not repeated.
-        outputs: The program's final ones; those that the last step has told are not repeated.
+        outputs: The program's final ones; those that stand in the last step are not repeated.
     """
     telling = _Telling(inputs)
     for event in events:
@@ -124,7 +124,7 @@ class _Telling:
         return self._write(text, f"input `{one_line(name)}` of step {step.number}")
 
     def _news(self, log: Log, strand: object = None) -> str:
-        """What a log holds that no step and no earlier state of the log has told; strand None is all."""
+        """What a log holds that is in no step and no earlier state of the log; strand None is all."""
         steps = [step for step in self._steps if strand in (step.strand, None)]
         calls = [call for step in steps for call in step.calls]
         waiting = [call for call in calls if call.observation is None]
