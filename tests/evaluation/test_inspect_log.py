@@ -12,7 +12,8 @@ import pytest
 from dspy.lm15 import ServerError
 from support.scripted import Triage, examples, scripted_lm, told
 
-from trgrpo_dspy import Evaluation, evaluate
+from trgrpo_dspy import Evaluation, TrainingFreeGRPO, evaluate
+from trgrpo_dspy.evaluation.run_log import run_to_inspect
 
 pytest.importorskip("inspect_ai")
 from inspect_ai.log import read_eval_log
@@ -62,3 +63,22 @@ def test_a_part_and_an_older_record_are_written_as_what_they_are(measured: Evalu
 def test_a_path_of_another_kind_is_refused(measured: Evaluation, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.eval or \.json"):
         measured.to_inspect(tmp_path / "x.csv")
+
+
+def test_all_attempts_of_a_run_are_written_with_what_they_did(tmp_path: Path) -> None:
+    with dspy.context(lm=scripted_lm()):
+        optimizer = TrainingFreeGRPO(metric=told, group_size=2, num_epochs=1, log_dir=tmp_path / "run")
+        results = optimizer.compile(
+            dspy.Predict(Triage), trainset=examples(3), valset=examples(4, start=8)
+        ).detailed_results
+    run_to_inspect(tmp_path / "run", tmp_path / "run.eval")
+    log = read_eval_log(str(tmp_path / "run.eval"))
+    found = {(sample.id, sample.epoch): sample for sample in log.samples}
+    assert len(found) == len(log.samples) == results.total_metric_calls and log.status == "success"
+    assert {("rollout 1/2", 2), ("validation 0/3", 1)} <= set(found)
+    sample = found["rollout 1/2", 2]
+    assert "printer case 2" in sample.input and "hardware" in sample.target and "queue" in sample.messages[1].content
+    assert (sample.metadata["stage"], sample.metadata["step"]) == ("rollout", 1)
+    last = results.measured[-1].mean.value
+    assert log.results.scores[0].metrics["mean"].value == pytest.approx(last)
+    assert log.stats.model_usage["scripted/model"].input_tokens > 0

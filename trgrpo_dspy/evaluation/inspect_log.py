@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +18,41 @@ from trgrpo_dspy.program.rollout import Rollout
 if TYPE_CHECKING:
     from inspect_ai.log import EvalResults, EvalSample
 
-__all__ = ["write_inspect_log"]
+__all__ = ["LoggedAttempt", "write_inspect_log"]
 
 _SCORER = "metric"
 
 
+@dataclass(frozen=True)
+class LoggedAttempt:
+    """An attempt as a sample of a log."""
+
+    id: int | str
+    """The sample; attempts at the same example share it."""
+    rollout: Rollout
+    """The attempt. One without a score has the score NaN, which inspect counts as unscored."""
+    task: str = ""
+    """The example's inputs as text; empty if they are not known."""
+    expected: str = ""
+    """The expected answer as text; empty if it is not known."""
+    where: Mapping[str, str | int] = field(default_factory=dict)
+    """Stage and step it belongs to, for the sample's metadata."""
+
+
 def write_inspect_log(
     path: str | os.PathLike[str],
-    attempts: Sequence[Rollout],
-    tasks: Sequence[tuple[str, str]],
+    attempts: Sequence[LoggedAttempt],
     mean: Mean,
     *,
     spend: Sequence[Spend] = (),
     name: str = "evaluation",
     partial: bool = False,
 ) -> None:
-    """Write attempts as a log, a sample each; examples are numbered from 1, as inspect does.
+    """Write attempts as a log, a sample each.
 
     Args:
         path: The file to write; it ends in `.eval` or `.json`.
-        attempts: The attempts. One without a score has the score NaN, which inspect counts as unscored.
-        tasks: Input and expected answer of each example, as text; empty where they are not known.
+        attempts: The attempts.
         mean: The mean over the examples.
         spend: What was spent, by model.
         name: Name of the task.
@@ -54,14 +69,14 @@ def write_inspect_log(
     if not os.fspath(path).endswith((".eval", ".json")):
         raise ValueError(f"path={os.fspath(path)!r} must end in .eval or .json: inspect tells its logs by that")
     models = list(dict.fromkeys(row.model for row in spend if row.model)) or ["unknown"]
-    samples = [_sample(rollout, tasks, models[0]) for rollout in attempts]
-    ids = sorted({rollout.example + 1 for rollout in attempts})
+    samples = [_sample(attempt, models[0]) for attempt in attempts]
+    ids: list[Any] = list(dict.fromkeys(attempt.id for attempt in attempts))
     spec = EvalSpec(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         task=name,
         model=", ".join(models),
-        dataset=EvalDataset(name=name, samples=len(tasks) or len(ids), sample_ids=ids),
-        config=EvalConfig(epochs=max((rollout.attempt + 1 for rollout in attempts), default=1)),
+        dataset=EvalDataset(name=name, samples=len(ids), sample_ids=ids),
+        config=EvalConfig(epochs=max((attempt.rollout.attempt + 1 for attempt in attempts), default=1)),
         packages={"trgrpo_dspy": importlib.metadata.version("trgrpo-dspy")},
     )
     log = EvalLog(
@@ -89,15 +104,16 @@ def _usage(spend: Sequence[Spend]) -> dict[str, Any]:
     }
 
 
-def _sample(rollout: Rollout, tasks: Sequence[tuple[str, str]], model: str) -> EvalSample:
+def _sample(attempt: LoggedAttempt, model: str) -> EvalSample:
     from inspect_ai.log import EvalError, EvalSample
     from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelOutput
     from inspect_ai.scorer import Score
 
-    task, expected = tasks[rollout.example] if rollout.example < len(tasks) else ("", "")
-    task, expected, answer, error = map(_text, (task, expected, rollout.answer, rollout.error))
+    rollout = attempt.rollout
+    task, expected, answer, error = map(_text, (attempt.task, attempt.expected, rollout.answer, rollout.error))
     did = _text(rollout.transcript) or answer or error
     facts: dict[str, Any] = {
+        **attempt.where,
         "outcome": rollout.outcome.value,
         "lm_calls": rollout.lm_calls,
         "tool_calls": rollout.tool_calls,
@@ -114,7 +130,7 @@ def _sample(rollout: Rollout, tasks: Sequence[tuple[str, str]], model: str) -> E
     )
     failed = rollout.outcome not in (Outcome.COMPLETED, Outcome.LABEL_FREE)
     return EvalSample(
-        id=rollout.example + 1,
+        id=attempt.id,
         epoch=rollout.attempt + 1,
         input=task,
         target=expected,

@@ -21,7 +21,7 @@ from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.saved import Saved
 
 from .html import details, page, table
-from .inspect_log import write_inspect_log
+from .inspect_log import LoggedAttempt, write_inspect_log
 from .outcomes import attempt_warnings
 
 __all__ = [
@@ -186,8 +186,12 @@ class Evaluation(Saved):
             ImportError: inspect_ai is not installed.
             ValueError: The path ends in neither.
         """
-        attempts = [rollout for attempts in self.rollouts for rollout in attempts]
-        write_inspect_log(path, attempts, self.tasks, self.mean, spend=self.spend, name=name, partial=self.partial)
+        attempts = [
+            LoggedAttempt(index + 1, rollout, *self._task(index))
+            for index, attempts in enumerate(self.rollouts)
+            for rollout in attempts
+        ]
+        write_inspect_log(path, attempts, self.mean, spend=self.spend, name=name, partial=self.partial)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -1,0 +1,72 @@
+"""All attempts of a run, read from its log directory, as a log for `inspect view`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from trgrpo_dspy.engine.journal.eventlog import read_events
+from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.program.rollout import Rollout
+
+from .inspect_log import LoggedAttempt, write_inspect_log
+from .statistics.intervals import mean_with_interval
+
+__all__ = ["run_to_inspect"]
+
+_ROLLOUT: TypeAdapter[Rollout] = TypeAdapter(Rollout)
+_SPEND: TypeAdapter[tuple[Spend, ...]] = TypeAdapter(tuple[Spend, ...])
+
+
+def run_to_inspect(
+    log_dir: str | os.PathLike[str], path: str | os.PathLike[str], name: str = "training-free-grpo"
+) -> None:
+    """Write the attempts of a run or an evaluation with this `log_dir`, transcripts included (extra `inspect`).
+
+    A sample's id says stage, step and example, as in 'rollout 1/3'. The mean is that of the library measured last, else
+    that of all attempts.
+
+    Args:
+        log_dir: The run's directory; the run may still be going on.
+        path: The file to write; it ends in `.eval` or `.json`.
+        name: Name of the task in the log.
+
+    Raises:
+        ImportError: inspect_ai is not installed.
+        ValueError: The path ends in neither.
+        OSError: There is no log of events.
+    """
+    attempts: list[LoggedAttempt] = []
+    started: dict[str, Any] = {}
+    ended: dict[str, Any] = {}
+    scores: list[float | None] = []
+    for event in read_events(Path(log_dir) / "events.jsonl"):
+        if event["event"] == "RunStarted":
+            started = event
+        elif event["event"] == "AttemptFinished":
+            attempts.append(_attempt(event, started))
+        elif event["event"] == "LibraryMeasured":
+            scores = event["scores"]
+        elif event["event"] == "RunEnded":
+            ended = event
+    mean = mean_with_interval(scores or [attempt.rollout.score for attempt in attempts] or [None])
+    write_inspect_log(
+        path,
+        attempts,
+        mean,
+        spend=_SPEND.validate_python(ended.get("spend", ())),
+        name=name,
+        partial=ended.get("stop_reason") != "completed",
+    )
+
+
+def _attempt(event: dict[str, Any], started: dict[str, Any]) -> LoggedAttempt:
+    rollout = _ROLLOUT.validate_python(event["rollout"])
+    stage, step = event["stage"], event["step"]
+    tasks = started.get("trainset" if stage == "rollout" else "valset", ())
+    task, expected = tasks[rollout.example] if rollout.example < len(tasks) else ("", "")
+    where: dict[str, str | int] = {"stage": stage, "step": step}
+    return LoggedAttempt(f"{stage} {step}/{rollout.example}", rollout, task, expected, where)
