@@ -37,6 +37,11 @@ _MUTATORS = frozenset(
 """Methods by which code changes a container that it holds."""
 _IMPORT = dis.opmap["IMPORT_NAME"]
 _CODE = (FunctionType, MethodType, ModuleType, functools.partial, type)
+_STORES = frozenset(
+    number for name, number in dis.opmap.items()
+    if name.startswith(("STORE_", "DELETE_")) and name.endswith(("_ATTR", "_SUBSCR", "_GLOBAL", "_DEREF", "_SLICE"))
+)  # fmt: skip
+"""Operations by which code changes anything but its own variables."""
 _MAKERS = ("__init__", "__post_init__", "__new__")
 """Methods that make an object."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -133,7 +138,8 @@ def name_of(value: Any) -> str:
 
 def is_generated(cls: type, name: str, method: FunctionType) -> bool:
     """Whether a method was written by `dataclass`; its `__init__` tells all there is to know."""
-    return dataclasses.is_dataclass(cls) and name != "__init__" and method.__code__.co_filename == "<string>"
+    code = getattr(method, "__wrapped__", method).__code__  # a `__repr__` is wrapped
+    return dataclasses.is_dataclass(cls) and name != "__init__" and code.co_filename == "<string>"
 
 
 def compiled(code: CodeType) -> list[Any]:
@@ -200,10 +206,19 @@ def _resolve(name: str, package: str, wanted: tuple[str, ...]) -> Iterator[Modul
 def changes(code: CodeType) -> Changes:
     """What a function changes outside itself, as its source says; nothing where the source can't be read."""
     finder = _Finder()
+    if not _stores(code):  # most functions: their files need not be parsed
+        return Changes()
     for node in _functions(code.co_filename).get(code.co_firstlineno, ()):
         if getattr(node, "name", "<lambda>") == code.co_name:
             finder.find(node)
     return Changes(frozenset(finder.names), frozenset(finder.attributes))
+
+
+def _stores(code: CodeType) -> bool:
+    """Whether a function, or one inside it, may change anything: by its bytecode, or by a method of a container."""
+    if not _STORES.isdisjoint(code.co_code[::2]) or not _MUTATORS.isdisjoint(code.co_names):
+        return True
+    return any(_stores(const) for const in code.co_consts if isinstance(const, CodeType))
 
 
 @functools.lru_cache(maxsize=256)
@@ -228,7 +243,7 @@ class _Finder:
 
     def find(self, function: ast.stmt | ast.expr) -> None:
         """Collect what a function and those inside it change."""
-        inside = [part for part in ast.walk(function) if part is not function]
+        inside = list(ast.walk(function))[1:]
         if getattr(function, "name", "") in _MAKERS:  # what they assign is a setting; what they define may change it
             inner = [part for part in inside if isinstance(part, _FUNCTIONS)]
             inside = [part for each in inner for part in ast.walk(each)]
