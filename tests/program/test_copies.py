@@ -20,7 +20,7 @@ import pytest
 from support.scripted import Triage, exact, examples, program_state, scripted_lm
 
 from trgrpo_dspy import evaluate
-from trgrpo_dspy.program.copies import Copier, own_copy
+from trgrpo_dspy.program.copies import Copier, own_copy, own_value
 
 
 class Holder(dspy.Module):
@@ -119,6 +119,16 @@ def test_whatever_a_program_holds_it_is_copied_and_stays_as_it_is(make: Callable
     elif isinstance(held, Owner):
         assert not held.loop.is_closed()
         held.loop.close()
+
+
+def test_inputs_are_copied_as_far_as_they_can_be() -> None:
+    """A client among the inputs must not have an agent append to the user's history."""
+    lock = threading.Lock()
+    inputs = {"lock": lock, "history": dspy.History(messages=[]), "model": Model(lock=lock)}
+    copied = own_value(inputs)
+    copied["history"].messages.append({"question": "q"})
+    assert inputs["history"].messages == []
+    assert copied["lock"] is copied["model"].lock is lock
 
 
 def test_only_the_smallest_part_is_shared() -> None:

@@ -7,7 +7,6 @@ raise is a failure of the attempt, `SystemExit` too: an `exit()` in a tool must 
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import time
@@ -27,7 +26,7 @@ from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.program.calling import call_program
 from trgrpo_dspy.program.comparing import normalised
-from trgrpo_dspy.program.copies import Copier
+from trgrpo_dspy.program.copies import Copier, own_value
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric
 from trgrpo_dspy.program.transcript.recorder import Recorder
@@ -262,11 +261,8 @@ class Runner:
 
 def _own_inputs(example: dspy.Example) -> dict[str, Any]:
     """The example's inputs, copied: `dspy.ReActV2` appends to the history it is given."""
-    inputs = dict(example.inputs().items())
-    try:
-        return copy.deepcopy(inputs)
-    except Exception:  # an input that can't be copied is shared
-        return inputs
+    inputs: dict[str, Any] = own_value(dict(example.inputs().items()))
+    return inputs
 
 
 def _outputs(prediction: Any) -> dict[str, Any]:

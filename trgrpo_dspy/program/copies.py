@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-__all__ = ["Copier", "own_copy"]
+__all__ = ["Copier", "own_copy", "own_value"]
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
 
@@ -49,47 +49,66 @@ class Copier:
         return _copy(self.program, self._shared)
 
 
+def own_value(value: Any) -> Any:
+    """A deep copy of any value; what must not or can't be copied is shared."""
+    shared: dict[int, Any] = {}
+    _share(value, shared)
+    try:
+        return _deepcopy(value, shared)
+    except Exception:
+        return value
+
+
 def _shared(program: Any) -> dict[int, Any]:
     """By `id`, what copies of the program share with it."""
     shared = {id(lm): lm for _, lm in program.named_sub_modules(dspy.BaseLM)}
-    _share(program, shared, {})
+    _share(program, shared)
     return shared
 
 
 def _copy(program: Any, shared: dict[int, Any]) -> Any:
-    copied = copy.deepcopy(program, dict(shared))
+    copied = _deepcopy(program, shared)
     mine = {id(predictor) for _, predictor in copied.named_sub_modules(dspy.Predict)}
     if both := [name for name, p in program.named_sub_modules(dspy.Predict) if id(p) in mine]:
         raise ValueError(f"predictors {both} are held by an object that can't be deep-copied; hold them in the module")
     return copied
 
 
-def _share(value: Any, shared: dict[int, Any], seen: dict[int, Any]) -> None:
-    """Enter into `shared` the smallest parts of a value that must not or can't be copied.
+def _deepcopy(value: Any, shared: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, dict(shared))
+    except Exception:  # a part with a way of its own to make a copy, which fails: the inner ones are tried first
+        for part in reversed(_share(value, shared)):
+            if callable(getattr(type(part), "__deepcopy__", None)):
+                try:
+                    copy.deepcopy(part, dict(shared))
+                except Exception:
+                    shared[id(part)] = part
+        return copy.deepcopy(value, dict(shared))
+
+
+def _share(value: Any, shared: dict[int, Any]) -> list[Any]:
+    """Enter into `shared` the smallest parts of a value that must not or can't be copied; return the other parts.
 
     Nothing is copied for a look: a copy that fails halfway leaves an object behind that was never made ready, and whose
     end closes what it holds.
     """
-    waiting, order = [value], []
+    waiting, found, seen = [value], [], set()
     while waiting:
         part = waiting.pop()
         if isinstance(part, _PLAIN) or id(part) in shared or id(part) in seen:
             continue
-        seen[id(part)] = part  # kept, so that no other object gets this id
         if isinstance(part, ModuleType) or _must_be_closed(type(part)):
             shared[id(part)] = part
             continue
         try:
             waiting += _parts(part)
-            order.append(part)
         except Exception:  # no copy can be made of it
             shared[id(part)] = part
-    for part in reversed(order):  # those with ways of their own to make a copy, the inner ones first
-        if callable(getattr(type(part), "__deepcopy__", None)):
-            try:
-                copy.deepcopy(part, dict(shared))
-            except Exception:
-                shared[id(part)] = part
+        else:
+            seen.add(id(part))
+            found.append(part)  # kept, so that no other object gets its id
+    return found
 
 
 def _must_be_closed(kind: type) -> bool:
