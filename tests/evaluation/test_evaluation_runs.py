@@ -20,7 +20,7 @@ import pytest
 from dspy.lm15 import ServerError
 from dspy.utils.exceptions import LMAuthError
 from support import ROOT
-from support.scripted import QUEUES, RIGHT, Call, Triage, exact, examples, learner, scripted_lm, told, word_of
+from support.scripted import QUEUES, RIGHT, Call, Triage, exact, examples, learner, scripted_lm, word_of
 
 from benchmarks.kill_campaign import examples as tickets_of
 from programs import tickets
@@ -175,12 +175,9 @@ def test_k_may_grow_and_not_shrink(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"program": dspy.ChainOfThought(Triage)}, "program modules self: was 'Predict', is 'ChainOfThought'"),
-        ({"metric": told}, "metric function: was 'support.scripted.exact', is 'support.scripted.told'"),
         ({"devset": examples(10, start=1)}, r"devset: 10 of 10 examples differ: \[0\], \[1\], \[2\] and 7 more"),
-        ({"devset": examples(9)}, "devset: was 10 examples, is 9, the first 9 the same"),
         ({"seed": 1}, "seed: was 0, is 1"),
         ({"temperature": 0.3}, "temperature: was None, is 0.3"),
-        ({"failure_score": -1.0}, "failure_score: was 0.0, is -1.0"),
     ],
 )
 def test_another_evaluation_is_refused_with_the_differences(tmp_path: Path, changes: Any, text: str) -> None:
@@ -246,15 +243,6 @@ def test_a_comparison_cut_short_is_of_pairs_and_goes_on(tmp_path: Path) -> None:
     assert (part.n, part.unscored) == (4, 6), "4 attempts a pair"
     assert compared(second, tmp_path) == expected
     assert sent(first, second) == sent(whole)
-
-
-def test_odd_texts_are_kept(tmp_path: Path) -> None:
-    def metric(example: Any, prediction: Any, trace: Any = None) -> Any:
-        return dspy.Prediction(score=1.0, feedback="lone \ud83d surrogate, \x00 and 中文")
-
-    found = measured(sampling(), tmp_path, metric=metric, k=1)
-    assert Evaluation.from_json((tmp_path / "results.json").read_text()) == found
-    assert "中文" in found.rollouts[0][0].feedback
 
 
 # -- killed ----------------------------------------------------------------------------------------------------------
