@@ -31,8 +31,6 @@ _UNWRAPPED = frozenset(
     {"html", "head", "body", "a", "form", "fieldset", "frameset", "frame", "iframe", "object", "embed"}
 )
 """Elements that are left out although their text is read, so that forms don't lie in each other."""
-_MAX_WRITTEN = 200
-"""Elements in each other that are left; deeper ones leave their text."""
 _MAX_DEPTH = 500
 """Elements in each other at which reading ends: each end of an element is looked for among all that are open."""
 _CHUNK = 8_192
@@ -105,7 +103,7 @@ class Outline:
         self._depth += 1
         if self._unread or tag in _UNREAD:
             self._unread += 1
-        elif tag not in _UNWRAPPED and self._depth <= _MAX_WRITTEN:
+        elif tag not in _UNWRAPPED:
             kept = (f' {name}="{escape(attributes[name][:_MAX_VALUE])}"' for name in _KEPT if name in attributes)
             self._left.append(f"<{_RENAMED.get(tag, tag)}{''.join(kept)}>")
 
@@ -116,7 +114,7 @@ class Outline:
             self._link = None
         if self._unread:
             self._unread -= 1
-        elif tag not in _UNWRAPPED and tag not in _VOID and self._depth <= _MAX_WRITTEN:
+        elif tag not in _UNWRAPPED and tag not in _VOID:
             self._left.append(f"</{_RENAMED.get(tag, tag)}>")
         self._depth -= 1
 

@@ -136,9 +136,7 @@ def _encodings(body: bytes, charset: str | None) -> Iterator[str]:
         yield "utf-8"
     for label in chain([charset], _declared(body)):
         name = encoding.map_encoding_to_html5(label, fallback_utf8=False) if label else None
-        if name == "cp1252" or (name or "").startswith(
-            "utf-16"
-        ):  # a server's default, or can't be: it was read as ASCII
+        if name in ("cp1252", "utf-16-le", "utf-16-be"):  # a server's default; or can't be: its markup is ASCII
             yield "utf-8"
         if name:
             yield name
