@@ -22,9 +22,6 @@ _ID = re.compile(r"^\s*\[(\w+)(?: \| [^\]]*)?\]\s*")
 _NEGATION = re.compile(r"\b(?:not|never|avoid|rather than|instead of|don't)\b[^'\"`;,]*$", re.IGNORECASE)
 _FRAME = {"answer", "choose", "contain", "contains", "input", "mention", "mentioned", "mentions", "pick", "select"}
 """Words that hold a condition and a decision together and are neither."""
-_NAME_WEIGHT, _ADVICE_WEIGHT = 5.0, 2.0
-_LATER_CUES = 0.5
-"""How much less the last cue of a list counts than its first."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,12 @@ def judge(
     for word in dict.fromkeys(tokens(text)):
         for known in by_letter.get(word[0], ()):
             alike[known] = max(alike[known], word_similarity(word, known))
-    scores = [_NAME_WEIGHT * sum(weight * alike[word] for word, weight in own.items()) for own in names]
+    scores = [5.0 * sum(weight * alike[word] for word, weight in own.items()) for own in names]
     evidence: list[_Evidence] = [[] for _ in scores]
     for words, effects in cues.items():
         strength = min(alike[word] for word in words)
         for value, (weight, id) in effects.items() if strength else ():
-            scores[value] += _ADVICE_WEIGHT * weight * strength
+            scores[value] += 2.0 * weight * strength
             if weight > 0:
                 evidence[value].append((weight * strength, " ".join(words), id))
     return list(zip(scores, evidence, strict=True))
@@ -118,12 +115,13 @@ def judge(
 
 _Effects = dict[int, tuple[float, str]]
 """By index of a value: weight, negative where it speaks against the value, and id of the advice."""
-_Knowledge = tuple[list[dict[str, float]], dict[tuple[str, ...], _Effects], dict[str, dict[str, None]]]
-"""Weights of the words in each value's name, effects of each cue, and the words of both by first letter."""
 
 
 @lru_cache(maxsize=256)
-def _knowledge(instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]) -> _Knowledge:
+def _knowledge(instructions: str, values: tuple[str, ...], name: str, fields: tuple[str, ...]) -> tuple[
+    list[dict[str, float]], dict[tuple[str, ...], _Effects], dict[str, dict[str, None]]
+]:  # fmt: skip
+    """Weights of the words in each value's name, effects of each cue, and the words of both by first letter."""
     spaced = [tokens(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\-/.]+", " ", value)) for value in values]
     named = [dict.fromkeys(word for word in words if is_content(word)) or dict.fromkeys(words) for words in spaced]
     shared = Counter(known for words in named for known in {root(word) for word in words})
@@ -133,7 +131,7 @@ def _knowledge(instructions: str, values: tuple[str, ...], name: str, fields: tu
     cues: dict[tuple[str, ...], _Effects] = defaultdict(dict)
     for item in read_advice(instructions, values, name, fields):
         for order, words in enumerate(map(tokens, item.cues)):
-            weight = 1 - _LATER_CUES * order / len(item.cues) if item.quoted else 1.5 / math.sqrt(len(item.cues) + 1)
+            weight = 1 - 0.5 * order / len(item.cues) if item.quoted else 1.5 / math.sqrt(len(item.cues) + 1)
             weight /= 1 + min((max(0, shared[root(word)] - 1) for word in words), default=0)
             for value, good in item.values.items() if words else ():
                 index = values.index(value)

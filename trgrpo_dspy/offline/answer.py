@@ -1,8 +1,7 @@
 """Answers to any signature: a value for every output field, from its type and the prompt; and the steps of an agent.
 
-Guarantees: never raises on a prompt that was read; a value of a closed type is always one of those allowed. A tool that
-an agent calls is one that the prompt offers; after one useful observation, or two calls, the agent finishes. Where a
-tool opens addresses, the agent opens one that an observation showed before that.
+Guarantees: never raises on a prompt that was read; a value of a closed type is one of those allowed. An agent calls
+tools that the prompt offers, opens at most one address, and finishes after a useful observation or two calls.
 """
 
 import ast
@@ -14,38 +13,21 @@ from typing import Any
 
 from .advice import judge
 from .formats import Prompt, Schema, choices, is_text
-from .text import (
-    Chance,
-    content_words,
-    is_content,
-    noun_phrase,
-    numbers,
-    sentences,
-    similarity,
-    tokens,
-    word_similarity,
-)  # fmt: skip
+from .text import Chance, content_words, coverage, noun_phrase, numbers, sentences, similarity, tokens
 
-_LEANING = 0.1
 _PAGE = 400
 """Characters from which an observation is a page to pick a statement from, not an answer."""
-_STATEMENT = 4
-_AGREE = 0.8
-"""Share of the expected words from which two texts say the same."""
 _THINKING = re.compile(r"reason|thought|rational|explan|justif|analy|why|comment|feedback|critique", re.IGNORECASE)
 _QUESTION = re.compile(r"question|query|request|task|instruction")
 _WHOLE = re.compile(r"question|text|query|input|request|message|prompt|search|goal", re.IGNORECASE)
 _FORMULA = re.compile(r"\(?-?\d[\d.,]*\)?(?:\s*[-+*/x%^]\s*\(?-?\d[\d.,]*\)?)+")
-_TOOL = re.compile(
-    r"\b(\w{1,64})(?:, whose description is <desc>(.*?)</desc>)?\. It takes arguments (\{.*?\})\.(?=\s|\Z)"
-)
+_TOOL = re.compile(r"\b(\w+)(?:, whose description is <desc>(.*?)</desc>)?\. It takes arguments (\{.*?\})\.(?=\s|\Z)")
 _OPENS = re.compile(r"url|link|address|href|page", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://[^\s<>\"'()\[\]]+")
 _ARGS = re.compile(r"tool_args_\d+(?: ## \]\]|>|:)\s*(\{.*\})")
 _OBSERVATION = re.compile(
-    r"(?:\[\[ ## observation_\d+ ## \]\]\n|<observation_\d+>\n?|^observation_\d+: )"
-    r"(.*?)(?=\n\n\[\[ ## |\n?</observation_|\n\n\w+_\d+: |\Z)",
-    re.DOTALL | re.MULTILINE,
+    r"(?sm)(?:\[\[ ## observation_\d+ ## \]\]\n|<observation_\d+>\n?|^observation_\d+: )"
+    r"(.*?)(?=\n\n\[\[ ## |\n?</observation_|\n\n\w+_\d+: |\Z)"
 )
 _FAILURE = re.compile(r"Execution error|^(?:\w+\.)*\w*(?:Error|Exception): .*\Z", re.MULTILINE)
 
@@ -101,7 +83,7 @@ class _Writer:
             self.notes.append(compared[1])
             return allowed[self.chance.pick([compared[0], 0.0], name)]
         found = judge(text, prompt.instructions, labels, name, tuple(prompt.outputs))
-        leanings = [_LEANING * self.chance.leaning(text, name, label) for label in labels]
+        leanings = [0.1 * self.chance.leaning(text, name, label) for label in labels]
         index = self.chance.pick([score + x for (score, _), x in zip(found, leanings, strict=True)], name)
         words = sorted(found[index][1], key=lambda e: (-e[0], e[1]))[:3]
         why = ", ".join(f"'{word}' ({id})" if id else f"'{word}'" for _, word, id in words)
@@ -120,7 +102,7 @@ class _Writer:
         counts = [int(v) for v in self.inputs.values() if re.fullmatch(r"\s*[0-9]{1,3}\s*", v)]
         if not texts or len(counts) != 1:
             return [value]
-        made = dict.fromkeys(s for s in sentences(self.prompt.text) if s[-1] == "." and len(tokens(s)) >= _STATEMENT)
+        made = dict.fromkeys(s for s in sentences(self.prompt.text) if s[-1] == "." and len(tokens(s)) >= 4)
         return [{**value, **dict.fromkeys(texts, statement)} for statement in list(made)[: counts[0]]]
 
     def text(self, name: str) -> str:
@@ -195,7 +177,7 @@ def _statements(text: str, asked: str) -> list[str]:
     if len(text) <= _PAGE:
         return [text]
     known = set(tokens(asked))
-    found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > _STATEMENT]
+    found = [s for s in sentences(text) if "://" not in s and not s.startswith("<<<") and len(tokens(s)) > 4]
     found = [s for s in found if set(tokens(s)) - known]
     return [" ".join(found[i : i + 2]) for i in range(len(found))] or [text]
 
@@ -206,11 +188,11 @@ def _agreement(name: str, inputs: dict[str, str]) -> tuple[float, str] | None:
     given = next((key for key in inputs if re.search(r"predict|given|candidate|response", key)), "")
     if not expected or not given or not re.search(r"correct|right|same|match|equal|agree", name, re.IGNORECASE):
         return None
-    words, there = list(dict.fromkeys(tokens(inputs[expected]))), tokens(inputs[given])
-    wanted = [word for word in words if is_content(word) or not word.isalpha()] or words
-    missing = [w for w in wanted if not any(w == t or (w.isalpha() and word_similarity(w, t) > 0.9) for t in there)]
-    note = f"{len(wanted)} words of '{expected}' count in '{given}'; missing: {', '.join(missing[:5]) or 'none'}."
-    return 10 * ((1 - len(missing) / len(wanted) if wanted else 0.0) - _AGREE), note
+    found = coverage(inputs[expected], inputs[given])
+    missing = [word for word, there in found.items() if not there]
+    note = f"{len(found)} words of '{expected}' count in '{given}'; missing: {', '.join(missing[:5]) or 'none'}."
+    # Two texts say the same from four fifths of the expected words on.
+    return 10 * ((1 - len(missing) / len(found) if found else 0.0) - 0.8), note
 
 
 def _tools(text: str) -> dict[str, tuple[str, dict[str, Schema]]]:

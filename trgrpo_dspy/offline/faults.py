@@ -1,7 +1,7 @@
 """What goes wrong at the offline server, and how long replies take.
 
-A plan depends on the server's seed, the request's content and how often that request was seen before, never on the
-order in which different requests arrive: runs repeat, and a retry may succeed.
+A plan depends on the server's seed, the request and how often that request was seen before, never on the order of
+different requests: runs repeat, and a retry may succeed.
 """
 
 import math

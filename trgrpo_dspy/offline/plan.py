@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 from .advice import Rule, read_rule
@@ -21,8 +22,6 @@ _HEAD = re.compile(r"^(Example|Attempt) (\d+)(?: \(([^()]*)\))?$", re.MULTILINE)
 _PROPOSAL = re.compile(
     r"^(P?\d+)\. (?:(ADD|MODIFY|DELETE)\b ?(E\d+)?:? ?)?(.*?)(?: ?\(for: ([^()]*)\))?(?: ?\(from: ([^()]*)\))?$", re.M
 )
-_MEMORY = 1.0
-"""Support that an existing entry gives its cues, as evidence of earlier steps; its first cues get up to twice that."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +114,22 @@ def teachers_of(name: str, program: str) -> str:
     """The predictors that write an output field, where the prompt describes several; empty for all."""
     blocks = re.split(r"^Predictor `(.+)`$", program, flags=re.MULTILINE)[1:]
     outputs = [block.partition("\noutputs:")[2].partition("\n\n")[0] for block in blocks[1::2]]
-    writers = [
-        p for p, out in zip(blocks[::2], outputs, strict=True) if re.search(rf"^\s*{name} \(", out, re.MULTILINE)
-    ]
-    return ", ".join(writers) if len(outputs) > 1 else ""
+    written = [bool(re.search(rf"^\s*{name} \(", output, re.MULTILINE)) for output in outputs]
+    return ", ".join(compress(blocks[::2], written)) if len(outputs) > 1 else ""
 
 
 def _edit(operation: str, id: str = "", text: str = "", targets: str = "", sources: str = "") -> dict[str, str]:
     return {"operation": operation, "id": id, "text": text, "predictors": targets, "sources": sources}
 
 
-def propose(lessons: Iterable[Entry], entries: Sequence[Entry]) -> list[dict[str, str]]:
+def propose(inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Edits for numbered lessons."""
+    return {"edits": additions(read_proposals(inputs["lessons"]), inputs)}
+
+
+def additions(lessons: Iterable[Entry], inputs: Mapping[str, str]) -> list[dict[str, str]]:
     """An edit for every lesson that says something new: what the library lacks of it is added."""
-    edits = []
+    entries, edits = read_entries(inputs.get("experiences", "")), []
     for lesson in lessons:
         rule = lesson.rule
         own = [r for e in entries if rule and (r := e.rule) and _key(r, e) == _key(rule, lesson)]
@@ -151,10 +153,10 @@ def repair(inputs: Mapping[str, str]) -> dict[str, Any]:
 
 
 _Key = tuple[str, str, str]
-"""Output field, predictors and answer of a board."""
 
 
 def _key(rule: Rule, entry: Entry) -> _Key:
+    """Output field, predictors and answer: what a board is for."""
     return rule.field, entry.targets, rule.value
 
 
@@ -213,7 +215,7 @@ def _boards(entries: Sequence[Entry], proposals: Sequence[Entry]) -> tuple[dict[
             board = boards.setdefault(_key(rule, entry), _Board(rule))
             board.entries.append(entry)
             for order, cue in enumerate(rule.cues, len(board.support)):
-                board.add([cue], _MEMORY + 1.0 / (1 + 0.1 * order))
+                board.add([cue], 1.0 + 1.0 / (1 + 0.1 * order))  # as evidence of earlier steps, its first cues most
     for proposal in proposals:
         old = known.get(proposal.id)
         target = replace(proposal, targets=old.targets) if old else proposal

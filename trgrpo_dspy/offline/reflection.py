@@ -7,36 +7,26 @@ Guarantees: pure functions of the prompt; no score or label is mentioned that th
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from . import plan
 from .advice import Rule, judge
 from .formats import Prompt
-from .plan import (
-    Entry,
-    Example,
-    consolidate,
-    propose,
-    read_entries,
-    read_examples,
-    read_fields,
-    read_proposals,
-    repair,
-    teachers_of,
-)  # fmt: skip
+from .plan import Entry, Example, read_entries, read_examples, read_fields
 from .text import content_words, root, tokens
-
-_SHORT = 6
-"""Words of an answer that a rule can prescribe; longer ones are prose."""
 
 
 def _summarize(inputs: Mapping[str, str]) -> dict[str, str]:
     """What the task mentions, what the attempt answered, and its score, if the prompt gives one."""
     shown = {name: value for name, value in read_fields(inputs["attempt"]).items() if value}
     names = [n for n in read_fields(inputs.get("expected", "")) if n in shown] or list(shown)[-3:] or ["attempt"]
-    answers = ", ".join(f"{name} '{_ends(shown.get(name, inputs['attempt']))}'" for name in names)
-    scored = f" It scored {inputs['score']}." if "score" in inputs else ""
-    summary = f"{_about(inputs.get('task', ''))} The attempt answered {answers}.{scored}"
+    parts = {name: shown.get(name, inputs["attempt"]).split() for name in names}
+    # Of a long answer the beginning and, where the answer stands, the end.
+    short = {n: p if len(p) <= 24 else [*p[:8], "...", *p[-14:]] for n, p in parts.items()}
+    answers = ", ".join(f"{name} '{' '.join(words)}'" for name, words in short.items())
+    summary = f"{_about(inputs.get('task', ''))} The attempt answered {answers}."
+    summary += f" It scored {inputs['score']}." if "score" in inputs else ""
     return {"summary": " ".join(summary.split()[:150])}
 
 
@@ -44,29 +34,22 @@ def _about(text: str) -> str:
     return f"The task mentions {', '.join(repr(w) for w in content_words(text)[:5]) or 'no words to quote'}."
 
 
-def _ends(text: str) -> str:
-    """A short value whole, of a long one the beginning and, where the answer stands, the end."""
-    parts = text.split()
-    return " ".join(parts if len(parts) <= 24 else [*parts[:8], "...", *parts[-14:]])
-
-
 def _compare(inputs: Mapping[str, str]) -> dict[str, Any]:
-    entries = read_entries(inputs.get("experiences", ""))
     shown = inputs.get("groups") or inputs["attempts"]
     limit = inputs.get("max_lessons", inputs.get("max_edits", ""))
     found: list[tuple[float, str, Entry]] = []
     for example in read_examples(shown, inputs.get("task", ""), inputs.get("expected", "")):
-        for share, name, text, why in [*_rules(example, entries)] or [*_prose(example)]:
-            targets = teachers_of(name, inputs.get("program", ""))
+        for share, name, text, why in [*_rules(example)] or [*_prose(example)]:
+            targets = plan.teachers_of(name, inputs.get("program", ""))
             found.append((share, why, Entry("", text, targets, sources=example.number)))
     found.sort(key=lambda item: -item[0])
     lessons = [lesson for _, _, lesson in found][: int(limit) if limit.isdecimal() else 2]
     comparison = " ".join([*(why for _, why, _ in found), _about(inputs.get("task", shown))])
     written = [{"text": lesson.text, "predictors": lesson.targets} for lesson in lessons]
-    return {"comparison": comparison, "lessons": written, "edits": propose(lessons, entries)}
+    return {"comparison": comparison, "lessons": written, "edits": plan.additions(lessons, inputs)}
 
 
-def _rules(example: Example, entries: Sequence[Entry]) -> Iterator[tuple[float, str, str, str]]:
+def _rules(example: Example) -> Iterator[tuple[float, str, str, str]]:
     """For each output that attempts got wrong: the share of wrong attempts, its name, a rule, and why."""
     best = max((score for score, _ in example.attempts if score is not None), default=None)
     for name in example.expected or dict.fromkeys(name for _, answer in example.attempts for name in answer):
@@ -74,23 +57,15 @@ def _rules(example: Example, entries: Sequence[Entry]) -> Iterator[tuple[float, 
         better = Counter(answer[name] for score, answer in example.attempts if name in answer and score == best)
         right = example.expected.get(name) or max(better, key=lambda v: better[v], default="")
         wrong = {value: n for value, n in given.items() if value.casefold() != right.casefold()}
-        cues = _cues(example.text, name, right, wrong, entries)
-        fits = 0 < len(right.split()) <= _SHORT and not set("'\"`") & set(right)
+        named = {root(word) for value in (right, *wrong) for word in tokens(value.replace("_", " "))}
+        words = {root(word): word for word in reversed(content_words(example.text)) if root(word) not in named}
+        cues = sorted(words.values(), key=lambda word: -len(word))
+        fits = 0 < len(right.split()) <= 6 and not set("'\"`") & set(right)  # a rule can't prescribe prose
         if fits and cues and (wrong or not example.attempts):
             rule = Rule(example.subject, (), name, right).fitted(cues)
             why = f"For {name} the better answer is '{right}'{', not ' if wrong else ''}{' or '.join(wrong)}."
             if rule.cues:
                 yield sum(wrong.values()) / (given.total() or 1), name, str(rule), why
-
-
-def _cues(text: str, name: str, right: str, wrong: Mapping[str, int], entries: Sequence[Entry]) -> list[str]:
-    """The words of a task that may tell its answer: long ones first, those that speak for another answer last."""
-    rules = [rule for entry in entries if (rule := entry.rule) and rule.field in (name, "")]
-    known = {cue for rule in rules for cue in rule.cues if rule.value == right}
-    foreign = {cue for rule in rules for cue in rule.cues if rule.value != right}
-    named = {root(word) for value in (right, *wrong) for word in tokens(value.replace("_", " "))}
-    words = {root(word): word for word in reversed(content_words(text)) if root(word) not in named}
-    return sorted(words.values(), key=lambda word: (word in foreign, word not in known, -len(word)))
 
 
 def _prose(example: Example) -> Iterator[tuple[float, str, str, str]]:
@@ -127,13 +102,9 @@ def _check(inputs: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
     return {"decisions": found}
 
 
-def _propose(inputs: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
-    return {"edits": propose(read_proposals(inputs["lessons"]), read_entries(inputs.get("experiences", "")))}
-
-
 _STEPS = {
     ("attempt", "summary"): _summarize, ("attempts", "comparison"): _compare, ("groups", "comparison"): _compare,
-    ("lessons", "edits"): _propose, ("proposals", "edits"): consolidate, ("problems", "edits"): repair,
+    ("lessons", "edits"): plan.propose, ("proposals", "edits"): plan.consolidate, ("problems", "edits"): plan.repair,
     ("examples", "decisions"): _check,
 }  # fmt: skip
 """What answers a prompt, by an input and an output that it has."""

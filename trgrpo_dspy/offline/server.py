@@ -42,11 +42,8 @@ __all__ = ["ERROR_KINDS", "FaultPlan", "Faults", "OfflineServer", "ServedRequest
 _REFUSALS = {"429": (429, "rate_limit_exceeded"), "500": (500, "server_error"), "503": (503, "overloaded"),
              "quota": (429, "insufficient_quota")}  # fmt: skip
 """Status and code of the failures that are replies."""
-_ABOUT = "a built-in character n-gram model, not a large language model"
 _NONSENSE = "quu rast tiv vex wum yal zor ba dro fli gu kes lom mir nop"
 _HOST = "127.0.0.1"
-_WORKERS = 2
-"""Threads that compute replies; they share one interpreter lock, so more would only hand it around."""
 
 
 @dataclass
@@ -123,9 +120,10 @@ class OfflineServer:
         """Listen. On return the server answers; a port in use or an unwritable log raises OSError."""
         if self._loop is not None:
             raise RuntimeError("the server runs already")
-        self._log = None if self._log_path is None else open(self._log_path, "a", encoding="utf-8")  # noqa: SIM115
+        self._log = None if self._log_path is None else open(self._log_path, "a", 1, "utf-8")  # noqa: SIM115
         self._loop = loop = asyncio.new_event_loop()
-        loop.set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="offline-model"))
+        # Threads that compute replies: they share one interpreter lock, so more would only hand it around.
+        loop.set_default_executor(ThreadPoolExecutor(2, thread_name_prefix="offline-model"))
         self._thread = threading.Thread(target=loop.run_forever, name="offline-server", daemon=True)
         self._thread.start()
         app = web.Application(client_max_size=64 * 2**20)
@@ -183,8 +181,7 @@ class OfflineServer:
             record.latency = round(time.time() - record.time, 6)
             self._records.append(record)
             if self._log is not None:
-                self._log.write(json.dumps(asdict(record)) + "\n")
-                self._log.flush()
+                self._log.write(json.dumps(asdict(record)) + "\n")  # line-buffered
 
     async def _answer(self, http: web.Request, body: dict[str, Any], record: ServedRequest) -> web.StreamResponse:
         """The reply to one request; what overrides this sees every request, and may hold it up."""
@@ -195,11 +192,11 @@ class OfflineServer:
             if plan.fault in _REFUSALS:
                 status, code = _REFUSALS[plan.fault]
                 raise _Refusal(status, f"This request fails on purpose: {code}.", code)
-            if http.transport is not None and plan.fault == "reset":
-                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # closing sends a TCP reset
-                http.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            if http.transport is not None:
-                http.transport.abort()
+            if (transport := http.transport) is not None:
+                if plan.fault == "reset":
+                    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # closing sends a TCP reset
+                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                transport.abort()
             return web.Response()
         # The model works in a thread of its own, so that waiting requests go on waiting in parallel.
         reply = await asyncio.to_thread(self._engine.complete, request)
@@ -215,7 +212,8 @@ class OfflineServer:
         usage = {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
         sent = json.dumps({
             "id": f"chatcmpl-{record.request[:24]}-{record.attempt}", "object": "chat.completion",
-            "created": int(record.time), "model": record.model, "system_fingerprint": _ABOUT, "choices": [choice],
+            "created": int(record.time), "model": record.model, "choices": [choice],
+            "system_fingerprint": "a built-in character n-gram model, not a large language model",
             "usage": {**usage, "total_tokens": sum(usage.values())},
         })  # fmt: skip
         sent = sent[: len(sent) // 2] if plan.fault == "malformed" else sent
@@ -247,8 +245,7 @@ def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
     if not isinstance(body, dict):
         return {}, blake2b(raw, digest_size=16).hexdigest()
     body = {key: value for key, value in body.items() if value is not None}
-    content = {"max_tokens": body.get("max_completion_tokens"), "n": 1, **body}
-    content.pop("max_completion_tokens", None)
+    content = {"max_tokens": body.get("max_completion_tokens"), "n": 1, **body, "max_completion_tokens": None}
     return body, blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Words, character trigrams, similarity and chance: all this model knows and rolls.
 
-Guarantees: pure functions. General knowledge of English is the list of function words and a few endings; nothing of
-any task. Draws depend on texts alone, so that call order, threads and processes never matter.
+Guarantees: pure functions; call order, threads and processes never matter to a draw. General knowledge of English is
+the list of function words and a few endings.
 """
 
 import math
@@ -27,17 +27,14 @@ yet you your yours
 """
 FUNCTION_WORDS = frozenset(_LISTED.split())
 """Words, also with a common ending, that say little about a subject: pronouns, auxiliaries, light verbs, manners."""
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _ENDINGS = ("ing", "ies", "ed", "es", "ly", "s", "e", "y")
-_ALIKE = 0.6
-"""Overlap of trigrams from which two words count as forms of one word."""
 
 
 @lru_cache(maxsize=4096)
 def tokens(text: str) -> tuple[str, ...]:
     """Words of a text in order, case-folded, possessives cut."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
-    return tuple(word.removesuffix("'s") for word in _WORD.findall(folded))
+    return tuple(word.removesuffix("'s") for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*", folded))
 
 
 @lru_cache(maxsize=16384)
@@ -63,9 +60,7 @@ def numbers(text: str) -> list[str]:
 
 
 def noun_phrase(text: str) -> str:
-    """What a text seems to name: a quoted part, capitalised words inside a sentence, or its longest content word."""
-    if quoted := re.search(r"[\"'`]([^\"'`\n]{2,60})[\"'`]", text):
-        return quoted.group(1)
+    """What a text seems to name: capitalised words inside a sentence, or its longest content word."""
     if names := re.search(r"(?<=[a-z,] )[A-Z][\w-]*(?: [A-Z][\w-]*)*", text):
         return names.group()
     return max(content_words(text), key=len, default=text.strip()[:60])
@@ -86,13 +81,20 @@ def _trigrams(word: str) -> frozenset[str]:
 
 @lru_cache(maxsize=2**17)
 def word_similarity(a: str, b: str) -> float:
-    """1 for the same word, near 1 for forms of it, else the Dice overlap of trigrams; 0 below `_ALIKE`."""
+    """1 for the same word, near 1 for forms of it, else the Dice overlap of trigrams, 0 where it is small."""
     if a == b or root(a) == root(b):
         return 1.0 if a == b else 0.95
     if a[:1] != b[:1]:
         return 0.0
     dice = 2 * len(_trigrams(a) & _trigrams(b)) / (len(_trigrams(a)) + len(_trigrams(b)))
-    return dice if dice >= _ALIKE else 0.0
+    return dice if dice >= 0.6 else 0.0
+
+
+def coverage(wanted: str, given: str) -> dict[str, bool]:
+    """The telling words of one text, with whether another has them or a form of them; numbers must be the same."""
+    words, there = tokens(wanted), tokens(given)
+    telling = [word for word in words if is_content(word) or not word.isalpha()] or words
+    return {w: any(w == t or (w.isalpha() and word_similarity(w, t) > 0.9) for t in there) for w in telling}
 
 
 def similarity(a: str, b: str) -> float:
