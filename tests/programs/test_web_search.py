@@ -198,6 +198,7 @@ class TestSettings:
     def test_a_folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "lamp.md").write_text("# The lamp\n\nThe lamp was lit by Josun Ware in 1871, and burned oil.\n" * 9)
         monkeypatch.setenv("TRGRPO_WEB_SEARCH", str(tmp_path))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         example = dspy.Example(question="Who lit the lamp in 1871?", answer="Josun Ware").with_inputs("question")
         rollout = attempt(web_search.program(), example)
         assert rollout.score == 1.0, rollout.transcript
@@ -232,11 +233,12 @@ class TestSettings:
         monkeypatch.delenv("TRGRPO_WEB_SEARCH", raising=False)
         monkeypatch.delenv("TRGRPO_WEB_DATA", raising=False)
         monkeypatch.setenv("TRGRPO_DATA", str(tmp_path))
-        rows = [{"extra_info": {"question": f"Q{n}?", "answer": [f"A{n}"]}} for n in range(200)]
-        (tmp_path / "afm_web_rl.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         info = {"difficulty_level": "easy", "hop": "single_source", "lang": "en"}
-        rows = [{"question": f"W{n}?", "answer": "A", "root_url": "u", "info": info} for n in range(80)]
-        (tmp_path / "webwalkerqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for name, rows in {
+            "afm_web_rl": [{"extra_info": {"question": f"Q{n}?", "answer": [f"A{n}"]}} for n in range(200)],
+            "webwalkerqa": [{"question": f"W{n}?", "answer": "A", "root_url": "u", "info": info} for n in range(80)],
+        }.items():
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         train, val, test = (
             [e.question for e in load()] for load in (web_search.trainset, web_search.valset, web_search.testset)
         )
