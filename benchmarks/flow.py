@@ -42,14 +42,16 @@ from typing import Any
 os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="flow-")
 
 import dspy
-from trgrpo_dspy.learning.groups import single
 
 from programs import tickets
-from trgrpo_dspy import TrainingFreeGRPO
+from trgrpo_dspy import Reflector, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import call
 from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.flows import single
+from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.learning.loop import Run
 from trgrpo_dspy.learning.schedule import Step
+from trgrpo_dspy.learning.setup import Setup
 
 FIXED, LOGNORMAL = "fixed:0.2", "lognormal:0.2,1,5"
 GROUP_SIZE = 5
@@ -164,21 +166,24 @@ def measure(
         for i, e in enumerate(tasks)
     ]
     trainset = [e.with_inputs("ticket") for e in trainset]
-    optimizer = TrainingFreeGRPO(metric=Scores(), group_size=GROUP_SIZE, num_epochs=1, num_threads=WIDTH, seed=seed)
+    optimizer = TrainingFreeGRPO(
+        metric=Scores(), group_size=GROUP_SIZE, num_epochs=1, num_threads=WIDTH, seed=seed, learn_from="contrast",
+        reflector=Reflector(form="paper", summarize="always"),
+    )  # fmt: skip
     with server(latency, seed=seed, errors=errors, retry_after=retry_after) as (url, log), seeds_of_units() as units:
         lm = dspy.LM("openai/gpt-4o-mini", api_base=url, api_key="offline", cache=False, seed=seed, num_retries=8)
-        with dspy.context(lm=lm), Run(optimizer, tickets.program(), trainset, []) as run:
-            warm = [
-                run.groups.attempt_task(Step(0, 0, ()), 0, i, run.program_with(run.start), run.start) for i in (0, 1)
-            ]
-            run.execution.run([single(task) for task in warm])  # the backend is known to answer, threads are up
+        with dspy.context(lm=lm), Session(optimizer, metric=optimizer.metric, kind="compile") as session:
+            setup = Setup.of(optimizer, tickets.program(), trainset, ())
+            run, start = Run(setup, session), setup.start
+            program = run.attempts.program_with(start)
+            warm = [run.attempts.task(Step(0, 0, ()), 0, i, program, start) for i in (0, 1)]
+            session.run([single(task) for task in warm])  # the backend is known to answer, threads are up
             optimizer.metric._seen.clear()  # type: ignore[union-attr]
-            (step,) = run.schedule
+            (step,) = setup.schedule
             began, cpu = time.perf_counter(), time.process_time()
-            learned = run.learn(step, run.start)
-            run.consolidate(step, learned, run.start)
+            run.consolidate(step, run.learn(step, start), start)
             wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-            retries = sum(row.retries for row in run.calls.state.meter.spend(1))
+            retries = sum(row.retries for row in session.meter.spend(1))
         lm.close()
         records = [json.loads(line) for line in log.read_text().splitlines()]
     return _measured(wall, cpu, retries, records, units, step)

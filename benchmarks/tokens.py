@@ -47,9 +47,9 @@ import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
 from programs import tickets
-from trgrpo_dspy import TrainingFreeGRPO, evaluate
+from trgrpo_dspy import Reflector, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls.call import current_unit
-from trgrpo_dspy.learning import groups as groups_module
+from trgrpo_dspy.learning import reflector as reflector_module
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.offline import NOTICE, OfflineEngine
 
@@ -191,7 +191,7 @@ def gsm8k(most: int | None) -> Task | None:
 
 def way(merged: bool) -> AbstractContextManager[Any]:
     """Tell attempts that came back the same once, as the package does, or each for itself."""
-    each = mock.patch.object(groups_module, "_told_by", lambda rollout: rollout.attempt)
+    each = mock.patch.object(reflector_module, "_content", lambda rollout: rollout.attempt)
     return nullcontext() if merged else each
 
 
@@ -200,8 +200,8 @@ def learn(task: Task, summarize: Any, merged: bool, seed: int, threads: int) -> 
     seen = Seen()
     lm = dspy.LM("offline/watched", engine=WatchedEngine(seed, seen, task.recorded), cache=False, seed=seed)
     optimizer = TrainingFreeGRPO(
-        metric=task.metric, summarize=summarize, num_epochs=task.epochs, group_size=task.group_size, seed=seed,
-        num_threads=threads,
+        metric=task.metric, num_epochs=task.epochs, group_size=task.group_size, seed=seed, num_threads=threads,
+        learn_from="contrast", reflector=Reflector(form="paper", summarize=summarize),
     )  # fmt: skip
     with way(merged), dspy.context(lm=lm):
         return optimizer.compile(task.program(), trainset=task.trainset), seen

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
-from trgrpo_dspy.engine.flows import Flow
-from trgrpo_dspy.engine.pool import Task
+from trgrpo_dspy.engine.flows import single
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.meter import Estimate, Stage
-from trgrpo_dspy.program.rollout import Rollout
 
 from .attempts import Attempts
 from .driver import Driver
@@ -48,7 +46,7 @@ def _try(setup: Setup, session: Session, sample: int) -> Estimate:
     program = attempts.program_with(setup.start)
     pairs = [(index, 0) for index in range(min(sample, len(setup.trainset)))] + [(0, 1)]
     tasks = [attempts.task(step, index, attempt, program, setup.start) for index, attempt in pairs]
-    rollouts = session.run([_flow_of(task) for task in tasks])
+    rollouts = session.run([single(task) for task in tasks])
     group = attempts.group(0, [rollouts[0], rollouts[-1]])
     context = Context(setup.program, setup.start)
     if group.usable:
@@ -59,8 +57,3 @@ def _try(setup: Setup, session: Session, sample: int) -> Estimate:
     per_attempt = sum(row.calls for row in spend if row.stage == Stage.ROLLOUT.value) / len(pairs)
     growth = max(0.0, setup.limits.max_tokens / 2 - setup.start.tokens)  # from nothing to full, on average half
     return setup.estimate(per_attempt).priced(spend, len(pairs), steps=len(setup.schedule), growth=growth)
-
-
-def _flow_of(task: Task) -> Flow[Rollout]:
-    (rollout,) = yield [task]
-    return rollout
