@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -19,7 +20,9 @@ def create_private(path: Path) -> None:
         OSError: It can't be written.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    path.chmod(0o600)
+    if path.stat().st_mode & 0o077:
+        with suppress(OSError):  # some mounted file systems have one mode for all files
+            path.chmod(0o600)
 
 
 def write_atomically(path: Path, text: str) -> None:
