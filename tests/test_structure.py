@@ -198,3 +198,28 @@ def test_every_module_says_what_it_exports_and_guarantees(path: Path) -> None:
     defined |= {ast.unparse(node.target) for node in tree.body if isinstance(node, ast.AnnAssign)}
     assert len(exported) == 1
     assert set(exported[0]) <= defined
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_private_of_dspy_is_imported(path: Path) -> None:
+    """Nor its clients' insides, which DSPy 3.5 moves."""
+    assert not [n for n in imports(path) if n.startswith("dspy.") and ("._" in n or n.startswith("dspy.clients"))]
+
+
+def test_no_class_of_the_engine_is_large() -> None:
+    """At most 14 methods and 12 attributes."""
+    large = {}
+    for path in (PACKAGE / "engine").glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                methods = sum(isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)) for item in node.body)
+                attributes = {
+                    target.attr
+                    for target in ast.walk(node)
+                    if isinstance(target, ast.Attribute)
+                    and isinstance(target.ctx, ast.Store)
+                    and ast.unparse(target.value) == "self"
+                }
+                if methods > 14 or len(attributes) > 12:
+                    large[f"{path.name}:{node.name}"] = methods, len(attributes)
+    assert not large

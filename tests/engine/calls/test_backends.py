@@ -36,7 +36,7 @@ def test_all_hear_of_the_first_answer() -> None:
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    backend.answer(0.1, None)
+    backend.answer(Caller(), 0.1, None)
     for thread in threads:
         thread.join(10)
     assert heard == [True] * 3

@@ -195,7 +195,7 @@ class TestThePool:
 
     def test_throughput_goes_on_beside_stuck_work(self, released: threading.Event) -> None:
         calls = Gate()
-        calls.state.backends.of("any").answer(0.1, None)
+        calls.state.backends.of("any").answer(None, 0.1, None)
 
         def flow(hangs: bool) -> Any:
             work = (lambda: released.wait(30)) if hangs else (lambda: time.sleep(0.01))
@@ -305,7 +305,7 @@ class TestARequestThatNeverEnds:
 
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trgrpo_dspy.engine.calls.call.Call._most_seconds", 1.0)
+        monkeypatch.setattr("trgrpo_dspy.engine.calls.call._most_seconds", lambda lm, answered: 1.0)
         monkeypatch.setattr("trgrpo_dspy.engine.pool._LOOK", 0.1)
 
     def test_of_an_attempt(self) -> None:

@@ -92,16 +92,18 @@ class Backend:
         with self._changed:
             return self._changed.wait(seconds)
 
-    def answer(self, seconds: float, timeout: float | None) -> None:
-        """A reply came, after so many seconds, to an LM with this timeout."""
+    def answer(self, caller: Caller, seconds: float, timeout: float | None) -> None:
+        """A reply to a call came, after so many seconds, of an LM with this timeout."""
         with self._changed:
             first, self.answered, self.failed, self.refused = not self.answered, True, 0, 0
             if first:
                 self._changed.notify_all()
         self.outage.over()
-        self.limit.reply(seconds, timeout, first)
+        self.limit.reply(caller, seconds, timeout, first)
 
-    def failure(self, error: BaseException, caller: Caller, *, timed_out: bool, crowded: bool, sent: float) -> bool:
+    def failure(
+        self, error: BaseException, caller: Caller, *, timed_out: bool, crowded: bool, sent: float, among: int = 1
+    ) -> bool:
         """A request failed; returns whether the failure is the call's own, so that it uses up one of its tries.
 
         Args:
@@ -110,6 +112,7 @@ class Backend:
             timed_out: Whether no reply came in time.
             crowded: Whether the backend said that there were too many requests.
             sent: When the request was sent.
+            among: How many requests were out then.
         """
         with self._changed:
             if not self.answered:
@@ -117,7 +120,7 @@ class Backend:
                 return True
         down = self.outage.failure(error, caller)
         if timed_out or crowded:
-            crowded = self.limit.failure(sent, timed_out=timed_out, down=down)
+            crowded = self.limit.failure(sent, among, timed_out=timed_out, down=down)
         return not (down or crowded)
 
     @property

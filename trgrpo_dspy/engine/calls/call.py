@@ -12,7 +12,6 @@ import dspy
 from dspy.lm15 import Request
 
 from trgrpo_dspy.engine.journal.fingerprint import request_hash
-from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import (
@@ -82,8 +81,7 @@ _CROWDED = (429, 503, 529)
 
 def _timed_out(error: BaseException) -> bool:
     """Whether a request failed for want of a reply in time; DSPy's native client calls that a transport error."""
-    transport = is_a(error, LM + "LMTransportError") and "timed out" in str(error)
-    return transport or is_a(error, LM + "LMTimeoutError", "builtins.TimeoutError")
+    return is_a(error, LM + "LMTimeoutError", "builtins.TimeoutError") or "timed out" in str(error)
 
 
 class Call:
@@ -102,23 +100,16 @@ class Call:
         self._tries, self._reserved = _Tries(), False
         self.use: Use | None = None
         """The call's use of its unit's slot."""
-        self.request = self._prepared()
+        self.request = self._replay(_prepared(run, lm, self.unit, self._given))
         """What is sent."""
         if self.unit.account.slot is not None and not self.replayed:
             self.use = self.unit.account.slot.use()
 
-    def _prepared(self) -> _Request:
-        """The request as the unit changes it; the reply is taken from the journal if that holds one."""
-        given, kwargs = self._given, sampled(self._run, self.lm, self.unit, self._given.kwargs)
-        request = _Request(given.prompt, given.messages, kwargs)
-        if isinstance(asked := given.kwargs.get("request", given.prompt), Request):
-            request.prompt, request.kwargs = _typed(asked, given.kwargs, kwargs)
-        if self._run.journal is not None and self.unit.key:  # of no known unit: there is no telling whose reply it was
-            request.hash = request_hash(self.lm, request.prompt, request.messages, request.kwargs)
-            self._replay(self._run.journal, request)
-        return request
-
-    def _replay(self, journal: Journal, request: _Request) -> None:
+    def _replay(self, request: _Request) -> _Request:
+        """Take the reply from the journal if that holds one; returns the request as it is to be sent."""
+        journal = self._run.journal
+        if journal is None or not request.hash:
+            return request
         self.check()
         asked, account = self.unit.account.asked, self.unit.account
         try:
@@ -129,9 +120,9 @@ class Call:
         except TrainingFreeGRPOError as error:  # a damaged journal must not look like the program's own failure
             self._run.ending.stop("fatal", error)
             self.check()
-            return
+            return request
         if recorded is None:
-            return
+            return request
         self.reply, self.replayed, call = decode_reply(recorded.reply), True, recorded.call
         key = (self.unit.id, request.hash, recorded.occurrence)
         if key not in account.replies:
@@ -142,6 +133,7 @@ class Call:
             usage = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
             total = call.prompt_tokens + call.completion_tokens
             dspy.settings.usage_tracker.add_usage(call.model, {**usage, "total_tokens": total})
+        return request
 
     def check(self) -> None:
         """Refuse the call if the run is stopped or the unit abandoned."""
@@ -195,7 +187,7 @@ class Call:
         """While the request is out."""
         out, now = self.unit.account.clock.out, time.monotonic()
         self._tries.sent, self._tries.since = now, self._tries.since or now
-        deadline = now + self._most_seconds
+        deadline = now + _most_seconds(self.lm, self.backend.answered)
         with self._run.lock:
             self._run.out.add(self)
             out.append(deadline)
@@ -211,23 +203,10 @@ class Call:
         """Whether the backend had all the time it gets for a first answer."""
         return time.monotonic() - self._tries.sent >= _FIRST_DEADLINE
 
-    @property
-    def _timeout(self) -> float | None:
-        """The LM's own timeout in seconds, if the user set one."""
-        timeout = self.lm.kwargs.get("timeout")
-        return float(timeout) if isinstance(timeout, (int, float)) and timeout > 0 else None
-
-    @property
-    def _most_seconds(self) -> float:
-        """Seconds after which a request that is out is given up."""
-        if self._timeout is not None:
-            return max(_SHORTEST_DEADLINE, 2 * self._timeout)
-        return _DEADLINE if self.backend.answered else _FIRST_DEADLINE
-
     def failed(self, error: BaseException) -> float:
         """Seconds to wait before the next try; raises the error if there is none."""
         tries, backend, own = self._tries, self.backend, True
-        backend.limit.leave(self)
+        among = backend.limit.leave(self)
         if backend.answered:
             note_answered(error)
         if not self.over and self._keeps_own(error):
@@ -236,13 +215,14 @@ class Call:
         if not self.over and is_backend_failure(error) and (outage or not backend.answered):
             crowded = is_a(error, LM + "LMRateLimitError") or getattr(error, "status", None) in _CROWDED
             timed_out = _timed_out(error)
-            own = backend.failure(error, self, timed_out=timed_out, crowded=crowded, sent=tries.sent)
+            own = backend.failure(error, self, timed_out=timed_out, crowded=crowded, sent=tries.sent, among=among)
             self._run.end_if_hopeless(self.lm, error)
         own = own or not backend.outage.patient(tries.since)
         tries.count, tries.own, tries.turn = tries.count + 1, tries.own + own, None
         more = self.lm.retries > 0 and (not own or tries.own <= self.lm.retries)
         if more and not self.over and worth_retrying(error) and not self._run.ending.event.is_set():
-            wait = self._run.waiting.before_retry(error, tries.count - 1, down=backend.outage.down)
+            down = backend.outage.down
+            wait = self._run.waiting.before_retry(error, (tries.count if down or own else tries.own + 1) - 1, down=down)
             if not own:  # no time of the attempt's
                 self._run.waiting.hold(self.unit, tries.sent, time.monotonic() + wait)
             return wait
@@ -260,7 +240,7 @@ class Call:
         if not name or ours.get(name) == self._given.kwargs.get(name):
             return False  # the user's own value
         self._run.keep_own(self.lm, name)
-        self.request = self._prepared()
+        self.request = self._replay(_prepared(self._run, self.lm, self.unit, self._given))
         return True
 
     def answered(self, reply: Any, report: Report) -> Any:
@@ -278,7 +258,7 @@ class Call:
         call = self._run.meter.priced(call)
         self._run.check_price(call)
         if report.fresh:
-            self.backend.answer(time.monotonic() - self._tries.sent, self._timeout)
+            self.backend.answer(self, time.monotonic() - self._tries.sent, _timeout(self.lm))
             self._run.backends.note(answered=True)
             if self._tries.own < self._tries.count:
                 self.backend.outage.settle(0.0, answered=True)
@@ -309,6 +289,29 @@ class Call:
             self.use.end()
             self.use = None
         self.backend.done(self)
+
+
+def _timeout(lm: Any) -> float | None:
+    """The LM's own timeout in seconds, if the user set one."""
+    timeout = lm.kwargs.get("timeout")
+    return float(timeout) if isinstance(timeout, (int, float)) and timeout > 0 else None
+
+
+def _most_seconds(lm: Any, answered: bool) -> float:
+    """Seconds after which a request that is out is given up."""
+    if (timeout := _timeout(lm)) is not None:
+        return max(_SHORTEST_DEADLINE, 2 * timeout)
+    return _DEADLINE if answered else _FIRST_DEADLINE
+
+
+def _prepared(run: RunState, lm: Any, unit: Unit, given: _Request) -> _Request:
+    """The request as the unit changes it, with its hash where there is a journal."""
+    request = _Request(given.prompt, given.messages, sampled(run, lm, unit, given.kwargs))
+    if isinstance(asked := given.kwargs.get("request", given.prompt), Request):
+        request.prompt, request.kwargs = _typed(asked, given.kwargs, request.kwargs)
+    if run.journal is not None and unit.key:  # of no known unit: there is no telling whose reply it was
+        request.hash = request_hash(lm, request.prompt, request.messages, request.kwargs)
+    return request
 
 
 def sampled(run: RunState, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:

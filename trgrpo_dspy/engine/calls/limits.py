@@ -45,7 +45,8 @@ class Limit:
         """Up to here the limit grows by one a reply, above by one in `limit` replies."""
         self._timeout: float | None = None
         self._changed_at = 0.0
-        self._out: set[Caller] = set()
+        self._out: dict[Caller, int] = {}
+        """Requests that are out, each with the number that were when it was sent."""
         self._queue: deque[Caller] = deque()
         self._replies: deque[tuple[float, float]] = deque(maxlen=20)
         self._condition = threading.Condition()
@@ -61,7 +62,7 @@ class Limit:
             if not self._room(caller):
                 return False
             self._queue.remove(caller)
-            self._out.add(caller)
+            self._out[caller] = len(self._out) + 1
             if self._queue and len(self._out) < int(self.limit):
                 self._condition.notify_all()
             return True
@@ -70,20 +71,26 @@ class Limit:
         """Whether the caller is the next to go and may; a request that nobody waits for any more takes no room."""
         while self._queue and self._queue[0].over:
             self._queue.popleft()
-        self._out = {one for one in self._out if not one.over}
+        for one in [one for one in self._out if one.over]:
+            del self._out[one]
         return len(self._out) < int(self.limit) and bool(self._queue) and self._queue[0] is caller
 
-    def leave(self, caller: Caller) -> None:
-        """A request came back, or is not wanted any more."""
+    def leave(self, caller: Caller) -> int:
+        """A request came back, or is not wanted any more; returns how many were out when it was sent."""
         with self._condition:
-            self._out.discard(caller)
+            among = self._out.pop(caller, 1)
             if caller in self._queue:
                 self._queue.remove(caller)
             if self._queue:
                 self._condition.notify_all()
+            return among
 
-    def reply(self, seconds: float, timeout: float | None, first: bool) -> None:
-        """A reply came after so many seconds."""
+    def reply(self, caller: Caller, seconds: float, timeout: float | None, first: bool) -> None:
+        """A reply came after so many seconds.
+
+        Requests that queue at the backend take as long as there are many: so the time that a reply would take at a
+        higher limit is foreseen from those that were out when its request was sent.
+        """
         with self._condition:
             now = time.monotonic()
             self._replies.append((now, seconds))
@@ -92,7 +99,7 @@ class Limit:
                 self._grow()
             elif first:  # so many a backend that serves one at a time would answer in half of the timeout
                 self.limit = min(self._most, max(1.0, self._timeout / (2 * max(seconds, 1e-3))))
-            elif seconds <= self._timeout / 2:
+            elif seconds * (self.limit + 1) / self._out.get(caller, 1) <= self._timeout / 2:
                 self._grow()
             elif seconds > 0.75 * self._timeout and now - seconds >= self._changed_at:
                 self._shrink(self.limit - 1, now)
@@ -102,11 +109,12 @@ class Limit:
         if self._queue:
             self._condition.notify_all()
 
-    def failure(self, sent: float, *, timed_out: bool, down: bool) -> bool:
+    def failure(self, sent: float, among: int, *, timed_out: bool, down: bool) -> bool:
         """A request, which has left, timed out or was refused as one too many; returns whether too many were in flight.
 
         Args:
             sent: When the request was sent.
+            among: How many were out then, this one included.
             timed_out: Whether it timed out.
             down: Whether the backend answers nothing at all at present.
         """
@@ -117,12 +125,11 @@ class Limit:
                 since = [seconds for at, seconds in self._replies if at >= sent]
                 if len(since) >= 3 and statistics.median(since) < self._timeout / 4:
                     return False  # the others are quick: this one request hung
-            crowded = self.limit >= 2
             if not timed_out:  # the others that are out were let in, or will say themselves that they were not
                 self._shrink(min(self.limit, max(len(self._out), self.limit / 2)), now, ceiling=not down)
             elif sent >= self._changed_at:  # else it was sent before the limit fell, and says nothing of the new one
                 self._shrink(min(self.limit, len(self._out) + 1) / 2, now, ceiling=not down)
-            return crowded
+            return among > 1
 
     def _shrink(self, limit: float, now: float, *, ceiling: bool = True) -> None:
         told = self._ceiling < self._most

@@ -1,0 +1,214 @@
+"""Outages are waited out, and a backend gets as many requests as it serves: every attempt is scored."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import AuthError, InvalidRequestError, RateLimitError, ServerError, TransportError, UnsupportedModelError
+from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
+
+from trgrpo_dspy import FatalError, InfrastructureError, evaluate
+from trgrpo_dspy.engine import tools
+from trgrpo_dspy.engine.calls.limits import Limit
+from trgrpo_dspy.failures.outcome import Outcome
+
+
+@pytest.fixture(autouse=True)
+def patience(no_patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trgrpo_dspy.engine.calls.limits.MOST_PATIENCE", 60.0)
+    monkeypatch.setattr("trgrpo_dspy.engine.calls.state.BACKOFF", 0.1)
+
+
+class Backend:
+    """Serves `width` requests at a time; the others wait in line, or are refused."""
+
+    def __init__(
+        self, width: int = 100, seconds: float = 0.02, *, timeout: float = 30.0, refuses: bool = False
+    ) -> None:
+        self.free, self.seconds, self.timeout, self.refuses = threading.Semaphore(width), seconds, timeout, refuses
+        self.outage = 0.0
+        """Seconds for which the backend is down, from its 20th request on."""
+        self.down_until = 0.0
+        self.error: Exception = ServerError("down")
+
+    def __call__(self, call: Call) -> Any:
+        if self.outage and call.number >= 20:
+            self.down_until = self.down_until or time.monotonic() + self.outage
+            if time.monotonic() < self.down_until:
+                return self.error
+        if not self.free.acquire(timeout=0.0001 if self.refuses else self.timeout):
+            return RateLimitError("too many") if self.refuses else TransportError("timed out")
+        try:
+            time.sleep(self.seconds)
+        finally:
+            self.free.release()
+        return learner(call)
+
+
+def measured(script: Any, count: int, **options: Any) -> Any:
+    lm = scripted_lm(script, num_retries=3)
+    with dspy.context(lm=lm):
+        return evaluate(dspy.Predict(Triage), examples(count), exact, **{"num_threads": 32, **options})
+
+
+class TestOutages:
+    @pytest.mark.parametrize(
+        "error", [ServerError("down"), RateLimitError("busy", retry_after=0.2), TransportError("reset")]
+    )
+    @pytest.mark.parametrize("threads", [1, 8, 32])
+    def test_one_is_waited_out_and_told(self, error: Exception, threads: int, caplog: pytest.LogCaptureFixture) -> None:
+        backend = Backend()
+        backend.outage, backend.error = 1.5, error
+        found = measured(backend, 80, num_threads=threads)
+        assert found.mean.n == 80 and found.stop_reason == "completed"
+        messages = "\n".join(caplog.messages)
+        assert "waiting for it up to 60 s (outage_patience)" in messages and "answers again" in messages
+
+    def test_the_patience_is_the_users(self) -> None:
+        backend = Backend()
+        backend.outage = 60.0
+        began = time.monotonic()
+        with pytest.raises(InfrastructureError, match="more than half"):
+            measured(backend, 200, outage_patience=1)
+        assert time.monotonic() - began < 30
+
+    def test_what_was_lost_is_made_again_on_resume(self, tmp_path: Path) -> None:
+        whole = measured(Backend(), 60)
+
+        def fails(call: Call) -> Any:
+            return ServerError("down") if call.number >= 40 else learner(call)
+
+        cut = measured(fails, 60, outage_patience=0, log_dir=tmp_path)
+        assert cut.mean.n < 60
+        resumed = measured(Backend(), 60, log_dir=tmp_path)
+        assert resumed.scores == whole.scores and resumed.mean.n == 60
+
+    def test_one_request_that_always_fails_is_lost_alone(self) -> None:
+        def poisoned(call: Call) -> Any:
+            return ServerError("poison") if "case 7\n" in call.user else learner(call)
+
+        found = measured(poisoned, 300, num_threads=8)
+        assert found.mean.n >= 299 and found.stop_reason == "completed"
+
+
+class TestHowManyAtATime:
+    @pytest.mark.parametrize("refuses", [False, True], ids=["queues", "refuses"])
+    @pytest.mark.parametrize(("width", "count"), [(1, 40), (2, 60), (8, 160)])
+    def test_every_attempt_is_scored(self, width: int, count: int, refuses: bool) -> None:
+        backend = Backend(width, 0.05, timeout=0.6, refuses=refuses)
+        began = time.monotonic()
+        found = measured(backend, count)
+        assert found.mean.n == count and found.stop_reason == "completed"
+        assert time.monotonic() - began < 4 * count * 0.05 / width + 2
+
+    def test_the_limit_starts_where_one_at_a_time_is_answered_in_time(self) -> None:
+        limit = Limit("m", 32, lambda text: None)
+        limit.reply(Caller(), 0.5, 4.0, first=True)
+        assert limit.limit == 4.0
+
+    def test_it_grows_only_where_the_reply_would_still_be_in_time(self) -> None:
+        limit = Limit("m", 32, lambda text: None)
+        limit.reply(Caller(), 0.5, 4.0, first=True)
+        callers = [Caller() for _ in range(4)]
+        assert all(limit.enter(caller, 0.1) for caller in callers)
+        assert not limit.enter(Caller(), 0.01)
+        limit.reply(callers[3], 2.0, 4.0, first=False)  # four took four times as long: they queue
+        assert limit.limit == 4.0
+        limit.reply(callers[3], 0.5, 4.0, first=False)
+        assert limit.limit == 5.0
+
+    def test_it_halves_once_for_requests_sent_before(self) -> None:
+        told: list[str] = []
+        limit = Limit("m", 32, told.append)
+        sent = time.monotonic()
+        assert limit.failure(sent, 32, timed_out=True, down=False)
+        first = limit.limit
+        assert limit.failure(sent, 31, timed_out=True, down=False)
+        assert limit.limit == first and len(told) == 1
+
+    def test_a_request_that_nobody_waits_for_takes_no_room(self) -> None:
+        limit, hung, waits = Limit("m", 1, lambda text: None), Caller(), Caller()
+        assert limit.enter(hung, 0.1)
+        assert not limit.enter(waits, 0.01)
+        hung.over = True
+        assert limit.enter(waits, 0.1)
+
+
+class Caller:
+    over = False
+
+
+class TestRefusals:
+    def test_a_temperature_that_is_refused_is_left_out(self, caplog: pytest.LogCaptureFixture) -> None:
+        def script(call: Call) -> Any:
+            if call.temperature is not None:
+                return InvalidRequestError("Unsupported value: 'temperature' does not support 0.7 with this model.")
+            return learner(call)
+
+        found = measured(script, 20, temperature=0.7)
+        assert found.mean.n == 20 and found.outcomes == {"completed": 20}
+        assert sum("refuses to be given a temperature" in message for message in caplog.messages) == 1
+
+    def test_one_403_ends_nothing(self) -> None:
+        def script(call: Call) -> Any:
+            return AuthError("flagged", status=403) if "case 9" in call.user else learner(call)
+
+        found = measured(script, 20, num_threads=1)
+        assert found.stop_reason == "completed" and found.outcomes["completed"] == 19
+
+    def test_a_key_that_is_refused_again_and_again_is_believed(self) -> None:
+        def script(call: Call) -> Any:
+            return learner(call) if call.number < 5 else AuthError("revoked", status=403)
+
+        with pytest.raises(FatalError):
+            measured(script, 60, num_threads=1)
+
+    def test_a_model_that_loads_again_is_waited_for(self) -> None:
+        def script(call: Call) -> Any:
+            loading = 5 <= call.number < 9
+            return UnsupportedModelError("model is loading", status=404) if loading else learner(call)
+
+        assert measured(script, 20, num_threads=1).mean.n == 20
+
+
+class TestTools:
+    def agent(self, tool: Any) -> dspy.Module:
+        class Agent(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.answer, self.tool = dspy.Predict(Triage), dspy.Tool(tool)
+
+            def forward(self, ticket: str) -> Any:
+                with contextlib.suppress(KeyError):
+                    self.tool(query=ticket)
+                return self.answer(ticket=ticket)
+
+        return Agent()
+
+    def test_one_that_always_raises_is_told_and_ends_the_run(self, caplog: pytest.LogCaptureFixture) -> None:
+        def look_up(query: str) -> str:
+            raise KeyError("no such rule")
+
+        lm = scripted_lm()
+        with dspy.context(lm=lm):
+            found = evaluate(self.agent(look_up), examples(200), exact, num_threads=4)
+        messages = "\n".join(caplog.messages)
+        assert "tool 'look_up' failed in 10 of 10 calls; the last error was KeyError: 'no such rule'" in messages
+        assert found.stop_reason == "unscored" and len(lm.engine.calls) <= tools._END_FROM + 4
+
+    def test_one_that_fails_now_and_then_is_no_matter(self, caplog: pytest.LogCaptureFixture) -> None:
+        def look_up(query: str) -> str:
+            if "refund" in query:
+                raise KeyError("no such rule")
+            return "found"
+
+        with dspy.context(lm=scripted_lm()):
+            found = evaluate(self.agent(look_up), examples(80), exact, num_threads=4)
+        assert found.stop_reason == "completed" and "look_up" not in "\n".join(caplog.messages)
+        assert found.outcomes == {Outcome.COMPLETED.value: 80}
