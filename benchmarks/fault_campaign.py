@@ -186,6 +186,7 @@ def run(scenario: Scenario, log_dir: Path) -> Finding:
                 num_threads=scenario.threads,
                 log_dir=log_dir,
                 learn_from="contrast",
+                evidence=False,
             )
             with dspy.context(lm=lm, callbacks=[Watch(seen)], adapter=None):
                 compiled = optimizer.compile(

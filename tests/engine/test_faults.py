@@ -286,7 +286,7 @@ class TestTruncation:
         assert all(count == 0 for stage, (count, _) in by_stage.items() if stage != "comparison")
         sentence = f"{cut} of {made} replies in stage 'comparison' were cut by length: raise the LM's max_tokens."
         assert sentence in results.verdict.text
-        assert results.steps[0].lost == {"comparison: cut by length": cut}
+        assert results.steps[0].lost == {"comparison: cut by length": cut / 2}, "DSPy asks again in another format"
 
     @pytest.mark.parametrize("kind", ["comparison"])
     def test_a_reply_that_was_cut_is_no_lesson_though_it_reads_well(self, kind: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from dspy.lm15 import RateLimitError, Usage
 from support.scripted import RIGHT, TOKENS, Call, Triage, examples, learner, scripted_lm, told
 
-from trgrpo_dspy import FatalError, TrainingFreeGRPO
+from trgrpo_dspy import FatalError, Reflector, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
@@ -44,7 +44,10 @@ def learner_text(call: Call) -> Any:
 
 
 def compile_with(budget: Budget | None, lm: dspy.LM, program: dspy.Module | None = None, **options: Any) -> dspy.Module:
-    settings = {"metric": told, "num_epochs": 2, "batch_size": 4, "num_threads": THREADS, "group_size": 4, **options}
+    settings = {
+        "metric": told, "num_epochs": 2, "batch_size": 4, "num_threads": THREADS, "group_size": 4,
+        "learn_from": "contrast", "reflector": Reflector(form="paper", summarize="always"), **options,
+    }  # fmt: skip
     optimizer = TrainingFreeGRPO(budget=budget, **settings)
     with dspy.context(lm=lm):
         return optimizer.compile(program or dspy.Predict(Triage), trainset=examples(8), valset=examples(6, start=8))
