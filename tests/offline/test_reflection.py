@@ -182,8 +182,8 @@ def test_evidence_decides_between_answers_and_adds_words() -> None:
     reply = ask(prompts.ConsolidateEdits, max_experiences="30", evidence=evidence, proposals=proposals)
     texts = {e.text: e.sources for e in reply.edits.root}
     assert texts == {
-        "When the note mentions 'frozen' or 'hail', choose crew 'basalt'.": "P3, 1, 2",
-        "When the note mentions 'pipe' or 'old', choose crew 'onyx'.": "P2, 0",
+        "When the note mentions 'frozen' or 'hail', choose crew 'basalt'.": "P3",
+        "When the note mentions 'pipe' or 'old', choose crew 'onyx'.": "P2",
     }
     nothing = ask(prompts.ConsolidateEdits, max_experiences="30", evidence=evidence, proposals="(none)")
     assert nothing.edits.root == [] == nothing.dispositions.root

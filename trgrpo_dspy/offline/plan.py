@@ -182,8 +182,8 @@ class _Board:
         rule = self.rule.fitted(self.words[cue] for cue in ranked)
         used, left = ranked[: len(rule.cues)], ranked[len(rule.cues) :] if rule.cues else []
         self.support = {cue: self.support[cue] for cue in left}
-        sources = dict.fromkeys(source for cue in used for source in self.sources[cue])
-        return str(rule) if used else "", ", ".join(list(sources)[:12])
+        named = [s for cue in used for s in self.sources[cue]] or [s for own in self.sources.values() for s in own]
+        return str(rule) if used else "", ", ".join(list(dict.fromkeys(named))[:12])
 
 
 def consolidate(inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def consolidate(inputs: Mapping[str, str]) -> dict[str, Any]:
     for example in read_examples(inputs.get("evidence", "")):
         for (name, _, value), board in boards.items():
             if example.expected.get(name) == value:
-                board.add(content_words(example.text), 1.0, example.number)
+                board.add(content_words(example.text), 1.0)
     _settle(boards)
     stated = inputs.get("max_experiences", "")
     room = (int(stated) if stated.isdecimal() else 30) - sum(entry.rule is None for entry in entries)
