@@ -13,7 +13,7 @@ from trgrpo_dspy import ExperienceLibrary, Reflector, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.learning.evidence import Evidence
 from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.learning.reflector import Context
+from trgrpo_dspy.learning.reflection import Context
 from trgrpo_dspy.learning.steps import in_place
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.program.rollout import Rollout

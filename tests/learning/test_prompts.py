@@ -21,7 +21,7 @@ from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.learning import prompts
 from trgrpo_dspy.learning.group import RolloutGroup
 from trgrpo_dspy.learning.prompts import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits
-from trgrpo_dspy.learning.reflector import Context, Lesson
+from trgrpo_dspy.learning.reflection import Context, Lesson
 from trgrpo_dspy.learning.replies import EditReplies, LessonReplies
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.program.rollout import Rollout

@@ -16,7 +16,7 @@ from trgrpo_dspy import Experience, ExperienceLibrary, Reflector, TrainingFreeGR
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.learning.evidence import Evidence, Row
 from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.learning.reflector import Comparison, Context, Lesson
+from trgrpo_dspy.learning.reflection import Comparison, Context, Lesson
 from trgrpo_dspy.learning.rendering import library_text
 from trgrpo_dspy.learning.steps import in_place
 from trgrpo_dspy.library import Edit, LibraryLimits

@@ -23,7 +23,7 @@ from trgrpo_dspy.program.rollout import Rollout
 
 from .driver import REMAINING, Driver
 from .group import RolloutGroup
-from .reflector import Context, Reflection
+from .reflection import Context, Reflection
 from .schedule import Step
 from .setup import Setup
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.entries import count_tokens
 
-from .reflector import Decision
+from .reflection import Decision
 from .rendering import block, example_block
 
 __all__ = ["Case", "Findings", "batches", "closed_labels", "count", "problems_text"]

@@ -35,7 +35,7 @@ from .driver import Driver
 from .evidence import Evidence, evidence_of
 from .memory import Memory
 from .record import Record, step_result
-from .reflector import Context, Plan
+from .reflection import Context, Plan
 from .schedule import Step
 from .selection import Ceiling
 from .setup import Setup

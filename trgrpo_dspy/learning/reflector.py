@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import dspy
@@ -24,87 +23,24 @@ from trgrpo_dspy.program.transcript.rendering import clean, cut_middle
 from . import prompts
 from .evidence import Evidence
 from .group import RolloutGroup
+from .reading import (
+    checked_edits,
+    decisions_of,
+    edit_of,
+    examples_of,
+    items_of,
+    names_of,
+    origins_of,
+    text_of,
+)
+from .reflection import Comparison, Context, Decision, Lesson, Plan, Reflection
 from .rendering import attempt_text, group_text, library_text, number_text, proposals_text
 from .steps import Ask, Steps, in_place, losses
 
-__all__ = ["Comparison", "Context", "Decision", "Lesson", "Plan", "Reflection", "Reflector"]
+__all__ = ["Reflector"]
 
 _NO_LESSON = re.compile(r"\W*(?:none|null|n/?a|no (?:new )?lessons?)?\W*", re.IGNORECASE)
 """How models write that there is none."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every reflection call is given beside its own subject."""
-
-    program: str = ""
-    """Description of the program (`trgrpo_dspy.program.description`)."""
-    library: ExperienceLibrary = field(default_factory=ExperienceLibrary)
-    """The library the attempts were made with."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One lesson drawn from a group (the paper's form)."""
-
-    text: str
-    """One clean line."""
-    targets: tuple[str, ...] = ()
-    """Predictors it is for, as the comparison named them; empty means all."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The semantic advantage: why some attempts beat the others, and what follows."""
-
-    text: str
-    """The reasons, bounded."""
-    edits: tuple[Edit, ...] = ()
-    """Proposed edits; empty in the paper's form."""
-    lessons: tuple[Lesson, ...] = ()
-    """Lessons, in the paper's form."""
-
-
-@dataclass(frozen=True)
-class Reflection:
-    """What the comparison of one or more groups came to."""
-
-    examples: tuple[int, ...]
-    """The groups that were compared together, by example."""
-    summaries: Mapping[int, tuple[str, ...]]
-    """For each group the summary of each usable attempt; empty text where the attempt was read whole."""
-    comparison: str
-    """What made the difference."""
-    edits: tuple[Edit, ...]
-    """Proposals, each with the examples it comes from."""
-    lost: tuple[str, ...]
-    """Replies that could not be used."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What consolidation came to."""
-
-    edits: tuple[Edit, ...]
-    """Edits of the library, in order."""
-    reasoning: str = ""
-    """Why."""
-    dispositions: Mapping[str, str] = field(default_factory=dict)
-    """Where each proposal went, by its number."""
-    lost: str = ""
-    """Why the reply could not be used; the proposals themselves are then the plan."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one entry decides for one example."""
-
-    example: int
-    """The example's index."""
-    entry: str
-    """The entry's id."""
-    decision: str
-    """The answer it prescribes, or 'supports', 'contradicts', 'silent'."""
 
 
 class Reflector(dspy.Module):
@@ -187,7 +123,7 @@ class Reflector(dspy.Module):
                 (proposed,) = yield [Ask(Stage.PROPOSALS, (pack[0].example,), propose)]
                 edits, more = proposed.value or (), (*more, *losses([proposed]))
             own = {example: summaries[example] for example in examples}
-            found.append(Reflection(examples, own, comparison.text, _checked(edits, examples), (*lost, *more)))
+            found.append(Reflection(examples, own, comparison.text, checked_edits(edits, examples), (*lost, *more)))
             lost = ()
         return tuple(found)
 
@@ -229,7 +165,7 @@ class Reflector(dspy.Module):
         reply = _ask(
             self.steps["summarize"], program=context.program, task=group.task, attempt=rollout.transcript, **judged
         )
-        return cut_middle(clean(_text(reply.summary)), self.attempt_tokens)
+        return cut_middle(clean(text_of(reply.summary)), self.attempt_tokens)
 
     def compare(
         self, groups: Sequence[RolloutGroup], summaries: Mapping[int, Sequence[str]], context: Context
@@ -251,8 +187,8 @@ class Reflector(dspy.Module):
             max_edits=str(self.max_lessons * len(groups)),
             groups="\n\n".join(group_text(g, summaries[g.example], self.attempt_tokens) for g in groups),
         )
-        edits = [_edit(item, _examples(item.sources, groups)) for item in _items(reply.edits)]
-        return Comparison(cut_middle(_text(reply.comparison), 2000), tuple(edits[: self.max_lessons * len(groups)]))
+        edits = [edit_of(item, examples_of(item.sources, groups)) for item in items_of(reply.edits)]
+        return Comparison(cut_middle(text_of(reply.comparison), 2000), tuple(edits[: self.max_lessons * len(groups)]))
 
     def _compare_one(self, group: RolloutGroup, summaries: Sequence[str], shared: Mapping[str, str]) -> Comparison:
         attempts = [
@@ -267,9 +203,9 @@ class Reflector(dspy.Module):
             expected="" if self.label_free else group.expected,
             attempts="\n\n".join(attempts),
         )
-        lessons = [Lesson(clean_entry(item.text), _names(item.predictors)) for item in _items(reply.lessons)]
+        lessons = [Lesson(clean_entry(item.text), names_of(item.predictors)) for item in items_of(reply.lessons)]
         kept = tuple(lesson for lesson in lessons if not _NO_LESSON.fullmatch(lesson.text))[: self.max_lessons]
-        return Comparison(cut_middle(_text(reply.comparison), 2000), lessons=kept)
+        return Comparison(cut_middle(text_of(reply.comparison), 2000), lessons=kept)
 
     def propose(self, lessons: Sequence[Lesson], context: Context, *, source: int) -> tuple[Edit, ...]:
         """Turn a group's lessons into edits of the library as it stood at the start of the step (the paper's form)."""
@@ -281,7 +217,7 @@ class Reflector(dspy.Module):
             experiences=library_text(context.library),
             lessons="\n".join(numbered),
         )
-        return tuple(_edit(item, [source]) for item in _items(reply.edits))
+        return tuple(edit_of(item, [source]) for item in items_of(reply.edits))
 
     def merge(self, proposals: Sequence[Edit], evidence: Evidence, context: Context) -> Plan:
         """Turn proposals into one plan, with the evidence side by side in the batch form."""
@@ -295,13 +231,13 @@ class Reflector(dspy.Module):
             evidence=evidence.text,
             proposals=proposals_text(proposals) or "(none)",
         )
-        edits = tuple(_edit(item, _origins(item, proposals, evidence)) for item in _items(reply.edits))
+        edits = tuple(edit_of(item, origins_of(item, proposals, evidence)) for item in items_of(reply.edits))
         went = {
-            f"P{n}": _text(item.outcome)
-            for item in _items(getattr(reply, "dispositions", None))
+            f"P{n}": text_of(item.outcome)
+            for item in items_of(getattr(reply, "dispositions", None))
             for n in re.findall(r"\d{1,6}", item.proposal)[:1]
         }
-        return Plan(edits, _text(getattr(reply, "reasoning", "")), went)
+        return Plan(edits, text_of(getattr(reply, "reasoning", "")), went)
 
     def check(self, library: ExperienceLibrary, examples: str, program: str, *, blind: bool) -> tuple[Decision, ...]:
         """Say what the library decides for examples.
@@ -315,12 +251,12 @@ class Reflector(dspy.Module):
         """
         step = self.steps["check" if blind else "judge"]
         reply = _ask(step, program=program, experiences=library_text(library), examples=examples)
-        return _decisions(_items(reply.decisions))
+        return decisions_of(items_of(reply.decisions))
 
     def repair(self, library: ExperienceLibrary, problems: str, program: str) -> tuple[Edit, ...]:
         """Rewrite entries that were contradicted or are too long."""
         reply = _ask(self.steps["repair"], program=program, experiences=library_text(library), problems=problems)
-        return tuple(_edit(item, ()) for item in _items(reply.edits))
+        return tuple(edit_of(item, ()) for item in items_of(reply.edits))
 
     def _reads_whole(self, rollout: Rollout) -> bool:
         """Whether a comparison can read an attempt's whole transcript, so that it need not be summarized first."""
@@ -390,60 +326,3 @@ def _without(signature: Any, absent: tuple[str, ...], instructions: str) -> Any:
 def _content(rollout: Rollout) -> tuple[Any, ...]:
     """What a summary is made from: equal for attempts that came back the same."""
     return (rollout.transcript, rollout.score, rollout.feedback)
-
-
-def _checked(edits: Any, examples: Sequence[int]) -> tuple[Edit, ...]:
-    """The edits a step returned; those without sources come from all of these examples."""
-    found = tuple(edits) if isinstance(edits, Iterable) else (edits,)
-    if wrong := [edit for edit in found if not isinstance(edit, Edit)]:
-        raise TypeError(f"the reflector must return edits, got a {type(wrong[0]).__name__}; see Edit.parse(...)")
-    return tuple(edit if edit.sources else replace(edit, sources=tuple(sorted(examples))) for edit in found)
-
-
-def _items(reply: Any) -> Sequence[Any]:
-    return getattr(reply, "root", None) or ()
-
-
-def _text(value: Any) -> str:
-    return value.strip() if isinstance(value, str) else ""
-
-
-def _edit(item: Any, sources: Sequence[int]) -> Edit:
-    return Edit.parse(item.operation, item.id, item.text, _names(item.predictors), sources)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = [part.strip().strip("`'\"()") for part in re.split(r"[,;\n]", text)]
-    return tuple(name for name in names if name and name.casefold() not in ("all", "none", "any", "empty"))
-
-
-def _numbers(text: str, before: str = "") -> list[int]:
-    return [int(n) for n in re.findall(rf"(?<![\w.]){before}(\d{{1,6}})(?![\w])", text)]
-
-
-def _examples(text: str, groups: Sequence[RolloutGroup]) -> list[int]:
-    """The examples a proposal names, of those that were compared."""
-    known = {group.example for group in groups}
-    return sorted(known & set(_numbers(text)))
-
-
-def _origins(item: Any, proposals: Sequence[Edit], evidence: Evidence) -> list[int]:
-    """The examples behind a planned edit: those it names and those of its proposals, else of proposals like it."""
-    known = {row.example for row in evidence.rows}
-    examples = known & set(_numbers(item.sources))
-    numbers = set(_numbers(item.sources, "[Pp]") or ([] if known else _numbers(item.sources)))
-    named = [p for i, p in enumerate(proposals, 1) if i in numbers]
-    if not named and not examples:
-        words = set(item.text.casefold().split())
-        shared = [len(words & set(p.text.casefold().split())) for p in proposals]
-        best = max(shared, default=0)
-        named = [p for p, n in zip(proposals, shared, strict=True) if n == best and best > 0]
-    return sorted(examples.union(*(p.sources for p in named)))
-
-
-def _decisions(items: Iterable[Any]) -> tuple[Decision, ...]:
-    found = []
-    for item in items:
-        for example in _numbers(item.example) or _numbers(item.example, "Example "):
-            found += [Decision(example, f"E{n}", _text(item.decision)) for n in re.findall(r"E(\d{1,9})", item.entry)]
-    return tuple(dict.fromkeys(found))

@@ -12,7 +12,7 @@ from trgrpo_dspy.library import ExperienceLibrary
 
 from .attempts import Lessons
 from .draft import Update
-from .reflector import Plan
+from .reflection import Plan
 from .schedule import Step
 from .setup import Setup
 from .verify import Verified

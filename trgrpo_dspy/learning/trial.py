@@ -11,7 +11,7 @@ from trgrpo_dspy.meter import Estimate, Stage
 from .attempts import Attempts
 from .driver import Driver
 from .evidence import Evidence
-from .reflector import Context
+from .reflection import Context
 from .schedule import Step
 from .setup import Setup
 

@@ -1,0 +1,84 @@
+"""What the reflection steps are given and return. Plain records: no dspy, no LM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trgrpo_dspy.library import Edit, ExperienceLibrary
+
+__all__ = ["Comparison", "Context", "Decision", "Lesson", "Plan", "Reflection"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every reflection call is given beside its own subject."""
+
+    program: str = ""
+    """Description of the program (`trgrpo_dspy.program.description`)."""
+    library: ExperienceLibrary = field(default_factory=ExperienceLibrary)
+    """The library the attempts were made with."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson drawn from a group (the paper's form)."""
+
+    text: str
+    """One clean line."""
+    targets: tuple[str, ...] = ()
+    """Predictors it is for, as the comparison named them; empty means all."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The semantic advantage: why some attempts beat the others, and what follows."""
+
+    text: str
+    """The reasons, bounded."""
+    edits: tuple[Edit, ...] = ()
+    """Proposed edits; empty in the paper's form."""
+    lessons: tuple[Lesson, ...] = ()
+    """Lessons, in the paper's form."""
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """What the comparison of one or more groups came to."""
+
+    examples: tuple[int, ...]
+    """The groups that were compared together, by example."""
+    summaries: Mapping[int, tuple[str, ...]]
+    """For each group the summary of each usable attempt; empty text where the attempt was read whole."""
+    comparison: str
+    """What made the difference."""
+    edits: tuple[Edit, ...]
+    """Proposals, each with the examples it comes from."""
+    lost: tuple[str, ...]
+    """Replies that could not be used."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What consolidation came to."""
+
+    edits: tuple[Edit, ...]
+    """Edits of the library, in order."""
+    reasoning: str = ""
+    """Why."""
+    dispositions: Mapping[str, str] = field(default_factory=dict)
+    """Where each proposal went, by its number."""
+    lost: str = ""
+    """Why the reply could not be used; the proposals themselves are then the plan."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one entry decides for one example."""
+
+    example: int
+    """The example's index."""
+    entry: str
+    """The entry's id."""
+    decision: str
+    """The answer it prescribes, or 'supports', 'contradicts', 'silent'."""
