@@ -58,8 +58,8 @@ def random_values(low: float, high: float, count: int = 5) -> list[float]:
     return [round(chance.uniform(low, high), 3) for _ in range(count)]
 
 
-# The whole run takes about 110 calls.
-CALLS = [1, 2, *map(int, random_values(3, 100))]
+# The whole run takes about 88 calls.
+CALLS = [1, 2, *map(int, random_values(3, 80))]
 
 
 class TestCaps:
@@ -70,7 +70,7 @@ class TestCaps:
         assert len(lm.engine.calls) == cap == compiled.detailed_results.total.calls
         assert compiled.detailed_results.stop_reason == "max_lm_calls"
 
-    @pytest.mark.parametrize("cap", [int(v) for v in random_values(A_CALL, 90 * A_CALL)])
+    @pytest.mark.parametrize("cap", [int(v) for v in random_values(A_CALL, 78 * A_CALL)])
     def test_tokens_are_overshot_by_calls_in_flight_at_most(self, cap: int) -> None:
         lm = scripted_lm(slow())
         compiled = compile_with(Budget(max_tokens=cap), lm)
@@ -80,7 +80,7 @@ class TestCaps:
         assert total.prompt_tokens + total.completion_tokens == spent
         assert compiled.detailed_results.stop_reason == "max_tokens"
 
-    @pytest.mark.parametrize("calls", random_values(1, 90))
+    @pytest.mark.parametrize("calls", random_values(1, 78))
     def test_cost_is_overshot_by_calls_in_flight_at_most(self, calls: float) -> None:
         lm = scripted_lm(slow())
         compiled = compile_with(Budget(max_cost=calls * A_PRICE, prices=PRICES), lm)
@@ -257,7 +257,7 @@ class TestPlaces:
 
 
 class TestTheResult:
-    @pytest.mark.parametrize("cap", [1, 6, 30, 60, 90])
+    @pytest.mark.parametrize("cap", [1, 6, 30, 60, 80])
     def test_it_is_consistent(self, cap: int) -> None:
         """Whenever the end comes, what is returned is what was measured best, and all of it is told."""
         lm = scripted_lm(slow(0.002))
@@ -417,12 +417,12 @@ class TestSpend:
             other = dspy.LM("openai/other", engine=engine, api_base=server.url, api_key="offline", cache=False, seed=1)
             results = compile_with(None, lm, reflection_lm=other, num_epochs=1).detailed_results
             seen = server.requests
-        assert {"rollout", "summary", "validation"} <= {row.stage for row in results.spend}
+        assert {"rollout", "comparison", "validation"} <= {row.stage for row in results.spend}
         assert {row.model for row in results.spend} == {"openai/offline", "openai/other"}
         for model in ("offline", "other"):
             told_of = total_spend(row for row in results.spend if row.model == f"openai/{model}")
             there = [r for r in seen if r.model == model]
-            assert told_of.calls == len(there) > 10
+            assert told_of.calls == len(there) > 5
             assert told_of.prompt_tokens == sum(r.prompt_tokens for r in there) > 0
             assert told_of.completion_tokens == sum(r.completion_tokens for r in there) > 0
         assert results.total.calls == len(seen)

@@ -19,6 +19,8 @@ __all__ = ["Caller", "Limit", "Outage"]
 
 _OUTAGE = 3
 """Failed requests in a row, of a backend that has answered, from which it is taken to be down."""
+_TELL_FROM = 1.0
+"""Seconds from which an outage is told: replies to earlier requests may still come in between."""
 MOST_PATIENCE = float("inf")
 """Seconds for which an outage is waited out at most, whatever a run's options say: tests have no time for it."""
 _ALONE = 0.2
@@ -172,7 +174,8 @@ class Outage:
                 self.began, self.error = time.monotonic(), error
             self.count += 1
             self._callers.add(caller)
-            if self.down and not self._told and self._patience > 0:
+            lasting = self.down and time.monotonic() - self.began >= _TELL_FROM
+            if lasting and not self._told and self._patience > 0:
                 self._told = True
                 self._tell(
                     f"LM {self._model!r} fails ({type(error).__name__}): waiting for it up to {self._patience:g} s "
