@@ -115,18 +115,14 @@ def shares(signature: Any, note: str, n: int = 60) -> Counter[str]:
     return Counter(ask(signature, offline_lm(3, temperature=0.7).copy(seed=i), note=note).crew for i in range(n))
 
 
-def test_samples_are_diverse_without_advice_and_confident_with_it() -> None:
+def test_advice_makes_samples_sure_and_negated_advice_speaks_against() -> None:
     note = "The pipe is frozen, ice everywhere"
-    assert len(shares(Sort, note)) >= 3
+    without = shares(Sort, note)
+    assert len(without) >= 3
     assert shares(Sort.with_instructions(ADVICE), note)["basalt"] > 50
-
-
-def test_negated_advice_counts_against() -> None:
-    note = "The pipe is frozen"
-    without = shares(Sort, note, 150)
-    against = "Sort the note.\n[E1] When the note mentions 'frozen', never choose crew 'basalt'."
-    assert shares(Sort.with_instructions(against), note, 150)["basalt"] < without["basalt"] / 2
-    rather = "Sort the note.\n[E1] When the note mentions 'frozen', choose crew 'quartz' rather than 'basalt'."
+    never = "[E1] When the note mentions 'frozen', never choose crew 'basalt'."
+    assert shares(Sort.with_instructions(never), note)["basalt"] < without["basalt"] / 2 + 1
+    rather = "[E1] When the note mentions 'frozen', choose crew 'quartz' rather than 'basalt'."
     assert ask(Sort.with_instructions(rather), note=note).crew == "quartz"
 
 
@@ -161,20 +157,15 @@ def sort_request(note: str, **config: Any) -> Request:
     return request(user["content"], system["content"], **config)
 
 
-def test_temperature_0_and_none_ignore_the_request_seed() -> None:
-    engine = OfflineEngine(3)
-    for temperature in (0.0, None):
-        assert (
-            len({engine.complete(sort_request("x", temperature=temperature, seed=s)).message.text for s in range(9)})
-            == 1
-        )
+def test_seeds_change_models_and_at_a_temperature_samples() -> None:
+    def replies(seeds: list[tuple[int, int]], temperature: float | None) -> int:
+        asked = ((OfflineEngine(m), sort_request("x", temperature=temperature, seed=r)) for m, r in seeds)
+        return len({engine.complete(request).message.text for engine, request in asked})
 
-
-def test_seeds_change_samples_and_models() -> None:
-    by_request = {OfflineEngine(3).complete(sort_request("x", temperature=0.7, seed=s)).message.text for s in range(30)}
-    by_model = {OfflineEngine(s).complete(sort_request("x")).message.text for s in range(30)}
-    assert len(by_request) >= 3
-    assert len(by_model) >= 3
+    samples = [(3, seed) for seed in range(30)]
+    assert replies(samples, 0.0) == replies(samples, None) == 1
+    assert replies(samples, 0.7) >= 3
+    assert replies([(seed, 0) for seed in range(30)], None) >= 3
 
 
 def test_replies_do_not_depend_on_order_threads_or_history() -> None:
@@ -189,23 +180,16 @@ def test_replies_do_not_depend_on_order_threads_or_history() -> None:
 
 
 def test_the_name_carries_version_and_seed_and_the_lm_a_seed() -> None:
-    lm = offline_lm(7)
-    assert lm.model == "offline/ngram-1-seed7"
-    assert lm.kwargs["seed"] == 7
-    assert "no large language model" in (OfflineEngine.__doc__ or "")
-    assert "not a large language model" in NOTICE
+    assert (offline_lm(7).model, offline_lm(7).kwargs["seed"]) == ("offline/ngram-1-seed7", 7)
+    assert "no large language model" in (OfflineEngine.__doc__ or "") and "not a large language model" in NOTICE
 
 
 def test_usage_and_length() -> None:
-    whole = OfflineEngine().complete(sort_request("x"))
-    assert whole.finish_reason == "stop"
+    whole, cut = (OfflineEngine().complete(sort_request("x", max_tokens=limit)) for limit in (None, 3))
     text = whole.message.text or ""
-    assert whole.usage.output_tokens == -(-len(text) // 4)
+    assert (whole.finish_reason, whole.usage.output_tokens) == ("stop", -(-len(text) // 4))
     assert (whole.usage.input_tokens or 0) > 100
-    cut = OfflineEngine().complete(sort_request("x", max_tokens=3))
-    assert cut.finish_reason == "length"
-    assert cut.message.text == text[:12]
-    assert cut.usage.output_tokens == 3
+    assert (cut.finish_reason, cut.message.text, cut.usage.output_tokens) == ("length", text[:12], 3)
 
 
 def test_async_gives_the_same_reply() -> None:
@@ -229,19 +213,18 @@ def test_a_program_with_a_bound_lm_is_saved_and_loaded(tmp_path: Path) -> None:
     assert loaded(note="ice").crew == "basalt"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        "[[ ## crew ## ]]",
-        "{",
-        "<a><b>",
-        "\x00\ud800\u2028",
-        "Your output fields are:\n1. `a` (Literal['x",
-        "'" * 999,
-    ],
+GARBAGE = (
+    "",
+    " ",
+    "[[ ## crew ## ]]",
+    "{",
+    "<a><b>",
+    "\x00\ud800\u2028",
+    "Your output fields are:\n1. `a` (Literal['x",
 )
+
+
+@pytest.mark.parametrize("text", [*GARBAGE, "'" * 999])
 def test_garbage_is_answered(text: str) -> None:
     for system in (None, "x", f"Your output fields are:\n1. `a` (int): \n{text}", text or None):
         reply = OfflineEngine().complete(request(text or " ", system, temperature=0.7, seed=1))
@@ -259,58 +242,54 @@ def weather(city: str, days: int = 3) -> str:
     return f"sunny in {city}"
 
 
+def run_agent(question: str, *tools: Any, style: str = "chat") -> tuple[list[str], dict[str, Any], str]:
+    """The tools an agent called, the arguments of the first call, and its answer."""
+    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
+        made = dspy.ReAct("question -> answer", tools=list(tools))(question=question)
+    calls = [made.trajectory[key] for key in made.trajectory if key.startswith("tool_name")]
+    return calls, made.trajectory["tool_args_0"], made.answer
+
+
 @pytest.mark.parametrize("style", ["chat", "json", "xml"])
 def test_an_agent_calls_a_tool_and_finishes(style: str) -> None:
-    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
-        made = dspy.ReAct("question -> answer", tools=[weather])(question="What is the weather in New York?")
-    calls = [made.trajectory[k] for k in made.trajectory if k.startswith("tool_name")]
-    assert calls == ["weather", "finish"]
-    assert made.trajectory["tool_args_0"] == {"city": "New York"}
-    assert made.answer == "sunny in New York"
+    found = run_agent("What is the weather in New York?", weather, style=style)
+    assert found == (["weather", "finish"], {"city": "New York"}, "sunny in New York")
 
 
 def test_an_agent_gives_up_after_two_failures() -> None:
     def broken(count: int, flag: bool, names: list[str], kind: Literal["a", "b"], options: dict[str, int]) -> str:
         raise ValueError("no")
 
-    with dspy.context(lm=offline_lm(3)):
-        made = dspy.ReAct("question -> answer", tools=[broken])(question="is it 5?")
-    assert [made.trajectory[f"tool_name_{i}"] for i in range(3)] == ["broken", "broken", "finish"]
-    assert made.trajectory["tool_args_0"]["count"] == 5
+    calls, args, _ = run_agent("is it 5?", broken)
+    assert calls == ["broken", "broken", "finish"] and args["count"] == 5
+
+
+def test_a_calculator_gets_a_formula() -> None:
+    def calculate(expression: str) -> str:
+        """Evaluate an expression."""
+        return "9"
+
+    assert run_agent("What is 4 + 5?", calculate)[1:] == ({"expression": "4 + 5"}, "9")
 
 
 @pytest.mark.parametrize("style", ["chat", "json", "xml"])
-def test_an_agent_opens_an_address_it_was_shown(style: str) -> None:
+def test_an_agent_opens_an_address_it_was_shown_and_no_other(style: str) -> None:
     opened = []
 
     def search(query: str) -> str:
         """Search for pages."""
-        return (
-            "1. Soups\nhttp://a.example/soups\nOn soup.\n2. Pumps\nhttp://a.example/pumps\nWho repairs a frozen pump."
-        )
+        return "Soups\nhttp://a.example/soups\nOn soup.\nPumps\nhttp://a.example/pumps\nWho repairs a frozen pump."
 
     def visit(url: str, goal: str) -> str:
         """Open a page."""
         opened.append((url, goal))
-        return (
-            "Pumps:\nThe plumber repairs a frozen pump.\nShe lives at 3 Mill Lane.\n" + "Soup is warm and good.\n" * 30
-        )
+        return "The plumber repairs a frozen pump.\nShe lives at 3 Mill Lane.\n" + "Soup is warm and good.\n" * 30
 
     question = "Who repairs the frozen pump?"
-    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
-        made = dspy.ReAct("question -> answer", tools=[search, visit])(question=question)
-    assert [made.trajectory[k] for k in made.trajectory if k.startswith("tool_name")] == ["search", "visit", "finish"]
-    assert opened == [("http://a.example/pumps", question)]
-    assert made.answer == "The plumber repairs a frozen pump. She lives at 3 Mill Lane.", "a statement and the next"
-
-
-def test_an_agent_without_an_address_opens_none() -> None:
-    def visit(url: str) -> str:
-        raise AssertionError("there was nothing to open")
-
-    with dspy.context(lm=offline_lm(3)):
-        made = dspy.ReAct("question -> answer", tools=[visit])(question="Who repairs the pump?")
-    assert made.trajectory["tool_name_0"] == "finish"
+    calls, _, found = run_agent(question, search, visit, style=style)
+    assert calls == ["search", "visit", "finish"] and opened == [("http://a.example/pumps", question)]
+    assert found == "The plumber repairs a frozen pump. She lives at 3 Mill Lane.", "a statement and the next"
+    assert run_agent(question, visit, style=style)[0] == ["finish"] and len(opened) == 1
 
 
 @pytest.mark.parametrize(
@@ -344,35 +323,10 @@ def test_open_answers_come_from_the_inputs() -> None:
     assert ask("question -> n: int", question="none").n == 0
 
 
-def test_a_calculator_gets_a_formula() -> None:
-    def calculate(expression: str) -> str:
-        """Evaluate an expression."""
-        return "9"
-
-    with dspy.context(lm=offline_lm(3)):
-        made = dspy.ReAct("question -> answer", tools=[calculate])(question="What is 4 + 5?")
-    assert made.trajectory["tool_args_0"] == {"expression": "4 + 5"}
-    assert made.answer == "9"
-
-
-def source() -> str:
-    folder = Path(offline.__file__).parent
-    return "\n".join(path.read_text() for path in sorted(folder.glob("*.py"))).casefold()
-
-
-def test_no_label_of_any_task_is_built_in() -> None:
-    text = source()
-    tickets = ROOT / "programs" / "data" / "tickets.jsonl"
-    labels = {json.loads(line)["queue"] for line in tickets.read_text().splitlines()}
-    assert labels
-    for label in labels | {"urgency", "this_week"}:
-        assert not re.search(rf"\b{label}\b", text), label
-
-
-def test_no_intent_is_built_in() -> None:
-    root = DATA
-    if not (root / "banking77_train.csv").exists():
-        pytest.skip("the Banking77 data are not there; set TRGRPO_DATA")
-    with (root / "banking77_train.csv").open() as file:
-        labels = {row["category"] for row in csv.DictReader(file)}
-    assert not [label for label in labels if label.casefold() in source()]
+def test_no_label_or_intent_of_any_task_is_built_in() -> None:
+    text = "\n".join(path.read_text() for path in Path(offline.__file__).parent.glob("*.py")).casefold()
+    rows = (ROOT / "programs" / "data" / "tickets.jsonl").read_text().splitlines()
+    labels = {json.loads(row)["queue"] for row in rows} | {"urgency", "this_week"}
+    if (data := DATA / "banking77_train.csv").exists():
+        labels |= {row["category"].casefold() for row in csv.DictReader(data.read_text().splitlines())}
+    assert len(labels) > 5 and not [label for label in labels if re.search(rf"\b{re.escape(label)}\b", text)]

@@ -30,14 +30,13 @@ from dspy.utils.exceptions import (
     LMAuthError,
     LMBillingError,
     LMError,
-    LMInvalidRequestError,
     LMProviderError,
     LMRateLimitError,
     LMServerError,
     LMTimeoutError,
     LMTransportError,
     LMUnsupportedModelError,
-)
+)  # fmt: skip
 
 pytest.importorskip("aiohttp")
 
@@ -167,10 +166,9 @@ def test_both_clients_send_the_same_request() -> None:
 
 def test_the_reply_says_what_it_is() -> None:
     with OfflineServer() as server:
-        status, headers, reply = send(server, body(model="any/name", seed=1, n=1, user=None))
-    assert (status, headers["Content-Type"].split(";")[0]) == (200, "application/json")
+        status, _, reply = send(server, body(model="any/name", seed=1, n=1, user=None))
     assert "n-gram model, not a large language model" in reply["system_fingerprint"]
-    assert (reply["object"], reply["model"]) == ("chat.completion", "any/name")
+    assert (status, reply["object"], reply["model"]) == (200, "chat.completion", "any/name")
     assert (reply["choices"][0]["finish_reason"], server.requests[0].seed) == ("stop", 1)
 
 
@@ -226,22 +224,16 @@ def test_a_retry_can_succeed(engine: str) -> None:
 
 
 @both_clients
-def test_a_hang_times_out(engine: str) -> None:
-    with OfflineServer(error_rate=1, errors=["hang"], hang_seconds=60) as server:
-        began = time.monotonic()
-        # DSPy's own client calls it a transport error.
-        with pytest.raises((LMTimeoutError, LMTransportError), match=r"time"):
-            triage(server.lm(engine, num_retries=0, timeout=0.4))
-        assert time.monotonic() - began < 10
-    assert [(record.fault, record.status) for record in server.requests] == [("hang", 499)]
-
-
-def test_a_hang_ends_without_a_reply() -> None:
-    with OfflineServer(error_rate=1, errors=["hang"], hang_seconds=0.3, latency="fixed:0.1") as server:
-        assert send(server, body())[0] == 0
-    (record,) = server.requests
-    assert (record.fault, record.status) == ("hang", None)
-    assert record.latency >= 0.4
+def test_a_hang_times_out_or_ends_without_a_reply(engine: str) -> None:
+    # DSPy's own client calls it a transport error.
+    late = pytest.raises((LMTimeoutError, LMTransportError), match=r"time")
+    with OfflineServer(error_rate=1, errors=["hang"], hang_seconds=60) as server, late:
+        triage(server.lm(engine, num_retries=0, timeout=0.4))
+    with OfflineServer(error_rate=1, errors=["hang"], hang_seconds=0.3, latency="fixed:0.1") as short:
+        assert send(short, body())[0] == 0
+    records = [*server.requests, *short.requests]
+    assert [(record.fault, record.status) for record in records] == [("hang", 499), ("hang", None)]
+    assert records[1].latency >= 0.4
 
 
 @every_adapter
@@ -349,11 +341,6 @@ def test_bad_requests_get_a_clear_error(payload: Any) -> None:
     assert len(reply["error"]["message"]) > 20
 
 
-def test_several_choices_are_refused() -> None:
-    with OfflineServer() as server, pytest.raises(LMInvalidRequestError, match="one choice"):
-        server.lm("litellm", num_retries=0)("hello", n=3)
-
-
 def test_a_fault_of_our_own_is_seen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def broken(request: Request) -> None:
         raise ZeroDivisionError
@@ -402,28 +389,22 @@ def test_the_log_holds_a_line_a_request(tmp_path: Path) -> None:
     assert "private" not in log.read_text()
 
 
-def test_a_client_that_leaves_is_recorded() -> None:
-    with OfflineServer(latency="fixed:60") as server:
-        text = json.dumps(body()).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
-        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as client:
-            client.sendall(head + text)
-            time.sleep(0.2)
-        records = wait_for(lambda: server.requests)
-    assert [(record.fault, record.status) for record in records] == [(None, 499)]
-
-
-def test_stopping_does_not_wait_for_slow_replies() -> None:
+def test_clients_that_leave_and_a_server_that_stops_are_recorded() -> None:
     server = OfflineServer(latency="fixed:60").start()
+    text = json.dumps(body()).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as client:
+        client.sendall(head + text)
+        time.sleep(0.2)
+    assert [(record.fault, record.status) for record in wait_for(lambda: server.requests)] == [(None, 499)]
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(send, server, body())
         time.sleep(0.3)
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 5
-        assert reply.result()[0] == 0
+        assert time.monotonic() - began < 5 and reply.result()[0] == 0
     server.stop()
-    assert [record.status for record in server.requests] == [499]
+    assert [record.status for record in server.requests] == [499, 499]
 
 
 def test_a_server_can_start_again_at_its_port() -> None:
