@@ -1,4 +1,4 @@
-"""What happens in a run, as frozen records, and how listeners are told.
+"""What happens in a run, as frozen records, and how listeners are called.
 
 Everything that shows a run is a listener: progress, log lines, `events.jsonl` in the log directory, a tracker, a
 user's own function (`callbacks=[...]`). Nothing that shows a run reaches into the engine.

@@ -5,8 +5,8 @@ One step, for a batch of examples and the library as it stands:
 1. *Rollout*: run each example `group_size` times at the rollout temperature, shown what `expose` selects; score each.
 2. Choose what *teaches*: groups whose attempts scored differently, and groups that all fell short where a label or
    feedback says of what (`learn_from`).
-3. *Compare*: told program, library, tasks, expected answers and attempts, a few groups side by side, say what made the
-   difference and propose edits (ADD, MODIFY, DELETE, KEEP). Long attempts are summarized first.
+3. *Compare*: shown program, library, tasks, expected answers and attempts, a few groups side by side, say what made
+   the difference and propose edits (ADD, MODIFY, DELETE, KEEP). Long attempts are summarized first.
 4. *Consolidate* all proposals into one plan, once a step, with a table of the step's examples.
 5. *Check* new and changed entries against labelled examples; repair once, refuse what stays wrong.
 6. *Apply* in code.

@@ -1,7 +1,7 @@
 """What a program's tools do in a run: watched call by call, and counted over all attempts.
 
 An agent turns a tool's error into an observation and goes on. So the errors are seen here, in a callback: an outage
-leaves the attempt unscored, a fatal error ends the run, and a tool that fails again and again is told to the user. A
+leaves the attempt unscored, a fatal error ends the run, and the user is warned of a tool that fails again and again. A
 tool of which every call failed ends the run: all that follows would be paid for in vain.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["ToolFailures", "ToolWatch"]
 _WARN_FROM = 10
 """Calls of a tool from which its failures are worth a word."""
 _WARN_SHARE = 0.5
-"""Share of failed calls from which the user is told."""
+"""Share of failed calls from which the user is warned."""
 _END_FROM = 30
 """Calls of a tool, all of them failed, after which the run ends."""
 

@@ -156,7 +156,7 @@ def _run(
     flows = [
         evaluation_flows(
             session.runner, session.copy(program), devset, options.k, Stage.EVALUATION, step,
-            timeout=options.rollout_timeout, temperature=options.temperature, basis=name if len(programs) > 1 else "",
+            timeout=options.rollout_timeout, temperature=options.temperature, library=name if len(programs) > 1 else "",
         )
         for step, (name, program) in enumerate(programs.items())
     ]  # fmt: skip
@@ -206,7 +206,7 @@ def evaluation_flows(
     *,
     timeout: float | None = None,
     temperature: float | None = None,
-    basis: str = "",
+    library: str = "",
 ) -> list[Flow[tuple[Rollout, ...]]]:
     """One flow for each example: its k attempts, at the program's own temperature unless another is asked for.
 
@@ -218,7 +218,7 @@ def evaluation_flows(
         for repeat in range(k):
             unit = Unit(
                 stage, step, (stage.value, index, repeat),
-                resample=repeat > 0 or temperature is not None, temperature=temperature, library=basis,
+                resample=repeat > 0 or temperature is not None, temperature=temperature, library=library,
             )  # fmt: skip
             tasks.append(
                 attempt_task(runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout)

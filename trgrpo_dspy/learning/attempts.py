@@ -136,7 +136,7 @@ class Attempts:
         options = self._setup.options
         return evaluation_flows(
             self._session.runner, self.program_with(library), self._setup.valset, options.val_repeats,
-            Stage.VALIDATION, step, timeout=options.rollout_timeout, basis=library.digest,
+            Stage.VALIDATION, step, timeout=options.rollout_timeout, library=library.digest,
         )  # fmt: skip
 
     def _shown(self, step: Step, index: int, attempt: int, library: ExperienceLibrary) -> ExperienceLibrary:

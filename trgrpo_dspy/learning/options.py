@@ -55,7 +55,7 @@ class LearningOptions(RunOptions):
     """`metric(example, prediction, trace=None)` or GEPA's five arguments; returns a bool, a number of any range (higher
     is better) or `dspy.Prediction(score=, feedback=)`. None is the label-free mode."""
     objective: Annotated[str, instance(str, "'Route tickets as our desk does'"), DECIDES] = ""
-    """What the program is for and what counts, in your words; the reflection is told beside the program itself."""
+    """What the program is for and what counts, in your words; the reflection is shown it beside the program itself."""
     auto: Annotated[Literal["light", "medium", "heavy"] | None, choice(*_AUTO)] = None
     """Sets `group_size` and `num_epochs` where those are not given, and caps LM calls at what the run can take at most:
     "light" 3 attempts and 2 epochs, "medium" 5 and 3 (the paper's), "heavy" 8 and 4."""
@@ -81,7 +81,7 @@ class LearningOptions(RunOptions):
     check_entries: Annotated[bool, instance(bool, "True"), DECIDES] = True
     """Whether new and changed entries are held against labelled examples before they count; not in the paper's form."""
     memory: Annotated[bool, instance(bool, "True"), DECIDES] = True
-    """Whether consolidation is told how examples fared in earlier steps and what was refused."""
+    """Whether consolidation is shown how examples fared in earlier steps and what was refused."""
     build_on: Annotated[Literal["last", "best"], choice("last", "best"), DECIDES] = "last"
     """Where a step starts: "best" goes back to the best library measured so far where a later one measured credibly
     worse; needs a valset."""

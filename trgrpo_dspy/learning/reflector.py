@@ -69,7 +69,7 @@ class Reflector(dspy.Module):
             context_tokens: Tokens of the reflection model's context that a prompt may fill. All bounds on what the
                 reflection reads follow: half for groups or evidence, a sixteenth for one attempt read whole.
             summarize: "auto" summarizes only attempts too long to be read whole; "always" all, as the paper does.
-            limits: Caps of the library; consolidation is told the number of entries.
+            limits: Caps of the library; consolidation is shown the number of entries.
         """
         super().__init__()
         if form not in ("batch", "paper"):

@@ -162,7 +162,7 @@ def _own_reflector(options: LearningOptions, limits: LibraryLimits) -> Reflector
         )
     reflector = own_copy(options.reflector)
     assert isinstance(reflector, Reflector)
-    reflector.limits = limits  # consolidation is told the cap that is enforced
+    reflector.limits = limits  # consolidation is shown the cap that is enforced
     return reflector
 
 

@@ -1,4 +1,4 @@
-"""The events of learning, made from its records: what listeners are told and when is decided in `loop.py`."""
+"""The events of learning, made from its records: when they are emitted is decided in `loop.py`."""
 
 from __future__ import annotations
 

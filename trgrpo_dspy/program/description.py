@@ -1,4 +1,4 @@
-"""The program as a reflection LM is told about it: what its predictors are asked for, and which tools they have.
+"""The program as the reflection is shown it: what its predictors are asked for, and which tools they have.
 
 Guarantees: the text is the same for equal programs (no memory addresses), never exceeds its bound in tokens, and holds
 nothing of our block. What a program says about itself is quoted safely, as everything in a prompt.
@@ -27,7 +27,7 @@ _NO_DESCRIPTION = re.compile(r"\$\{\w+\}")
 """What DSPy writes where the user gave no description."""
 _SAID = frozenset({"type", "enum", "const", "anyOf", "oneOf", "items", "prefixItems", "properties", "required",
     "additionalProperties", "minItems", "maxItems", "$ref", "$defs", "title", "description", "default"})  # fmt: skip
-"""Keys of a JSON schema that `_schema_text` puts into words; other keys are limits, told as they are."""
+"""Keys of a JSON schema that `_schema_text` puts into words; other keys are limits, shown as they are."""
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""The user's metric, adapted: any of the forms DSPy knows, told apart once, unscored never taken for zero.
+"""The user's metric, adapted: any of the forms DSPy knows, recognised once, unscored never taken for zero.
 
 A metric may take two or three arguments (`example, prediction, trace`), as DSPy calls them, or GEPA's five
 (`gold, pred, trace, pred_name, pred_trace`); it may return a bool, a number of any range, or a `dspy.Prediction` (or

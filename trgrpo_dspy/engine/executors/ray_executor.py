@@ -78,7 +78,7 @@ class RayExecutor:
             "resources": dict(resources or {}) or None,
         }
         self._warn_if_none_fits(num_cpus, num_gpus, resources or {})
-        # A distant driver can't be told that a task began: there, time in the cluster's queue counts as the attempt's.
+        # A distant driver does not hear that a task began: there, time in the cluster's queue counts as the attempt's.
         self._tells = not ray.util.client.ray.is_connected()
         # SPREAD: else Ray fills one node first, and gives short attempts to the others late. Tries are ours to count.
         options.update(max_retries=0, scheduling_strategy="SPREAD", num_returns="streaming" if self._tells else 1)

@@ -49,7 +49,7 @@ _SLACK = 10.0
 _KEPT = 4
 """Programs that are kept, packed or unpacked: with validation beside rollouts two are in use."""
 _UNIT = ("stage", "step", "key", "resample", "temperature", "library")
-"""What a worker is told of an attempt's unit."""
+"""The fields of an attempt's unit that a worker gets."""
 _OF_THIS_PROCESS = frozenset(
     {
         "callbacks", "trace", "usage_tracker", "send_stream", "stream_listeners", "caller_predict", "caller_modules",

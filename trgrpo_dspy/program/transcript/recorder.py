@@ -123,7 +123,7 @@ class Recorder(list[Any]):
             branch.add(ToolUse(call, observation, after, branch.strands))
 
     def text(self, *, prediction: object = None, error: BaseException | None = None, max_tokens: int = 2000) -> str:
-        """The transcript: numbered steps, the final outputs that the last step has not told, the failure.
+        """The transcript: numbered steps, the final outputs that the last step has not shown, the failure.
 
         Args:
             prediction: What the program returned; None if it raised.

@@ -11,7 +11,7 @@ from .rendering import field_lines, one_line
 
 __all__ = ["Block", "tell"]
 
-_LONG = 120  # characters from which a value told before is referred to instead of repeated
+_LONG = 120  # characters from which a value shown before is referred to instead of repeated
 Block = tuple[str, list[tuple[str, str]]]
 """A header and named texts."""
 
@@ -134,7 +134,7 @@ class _Telling:
             named = {call.call for call in calls}
             turns = [turn for turn in turns if not (turn.calls and named.issuperset(turn.calls))]
         elif calls and not waiting:
-            return ""  # a tool loop's log, and all its observations have been told
+            return ""  # a tool loop's log, and all its observations were shown
         texts = [turn.text for turn in turns]
         scope = (strand, None)
         states = [state for (s, k), state in self._logs.items() if k == log.kind and (strand is None or s in scope)]
