@@ -137,10 +137,10 @@ class Meter:
         return replace(call, cost=self.budget.price(call.model, call.prompt_tokens, call.completion_tokens))
 
     def reserve(self) -> tuple[bool, str]:
-        """Reserve a place for one call.
+        """Reserve one call.
 
         Returns:
-            Whether there was one, and the cap that is reached. Neither: those in flight may yet give a place back.
+            Whether it was reserved, and the cap that is reached. Neither: calls in flight may yet give theirs back.
         """
         cap = self.budget.max_lm_calls
         with self._lock:
@@ -150,7 +150,7 @@ class Meter:
             return free, reached
 
     def give_back(self) -> None:
-        """Return a reserved place that was not used."""
+        """Give back a reserved call that was not made."""
         with self._lock:
             self._in_flight -= 1
 
@@ -173,7 +173,7 @@ class Meter:
             call: The call.
             stage: What it was for.
             step: The step it belongs to.
-            reserved: Whether a place was reserved for it, which is now taken.
+            reserved: Whether the call was reserved.
         """
         cost = 0.0 if call.cached or call.failed else call.cost
         spend = Spend(

@@ -20,7 +20,7 @@ __all__ = ["Caller", "Limit", "Outage"]
 _OUTAGE = 3
 """Failed requests in a row, of a backend that has answered, from which it is taken to be down."""
 _TELL_FROM = 1.0
-"""Seconds from which an outage is told: replies to earlier requests may still come in between."""
+"""Seconds from which the user hears of an outage: replies to earlier requests may still come in between."""
 MOST_PATIENCE = float("inf")
 """Seconds for which an outage is waited out at most, whatever a run's options say: tests have no time for it."""
 _ALONE = 0.2
@@ -134,11 +134,11 @@ class Limit:
             return among > 1
 
     def _shrink(self, limit: float, now: float, *, ceiling: bool = True) -> None:
-        told = self._ceiling < self._most
+        fell_before = self._ceiling < self._most
         self.limit, self._changed_at = max(1.0, limit), now
         if ceiling:
             self._ceiling = self.limit
-            if not told and self.limit < self._most:
+            if not fell_before and self.limit < self._most:
                 self._tell(
                     f"LM {self._model!r} does not serve {self._most} requests at a time: {self.limit:.0f} are sent for "
                     "now, and more while replies come in time"
@@ -159,7 +159,7 @@ class Outage:
         """What the first of them met."""
         self._callers: set[Caller] = set()
         self._in_vain = 0.0
-        self._told = False
+        self._said = False
         self._lock = threading.Lock()
 
     @property
@@ -175,8 +175,8 @@ class Outage:
             self.count += 1
             self._callers.add(caller)
             lasting = self.down and time.monotonic() - self.began >= _TELL_FROM
-            if lasting and not self._told and self._patience > 0:
-                self._told = True
+            if lasting and not self._said and self._patience > 0:
+                self._said = True
                 self._tell(
                     f"LM {self._model!r} fails ({type(error).__name__}): waiting for it up to {self._patience:g} s "
                     "(outage_patience)"
@@ -186,9 +186,9 @@ class Outage:
     def over(self) -> None:
         """A reply came."""
         with self._lock:
-            if self._told:
+            if self._said:
                 self._tell(f"LM {self._model!r} answers again, after {time.monotonic() - self.began:.0f} s")
-            self.count, self.error, self._told = 0, None, False
+            self.count, self.error, self._said = 0, None, False
             self._callers.clear()
 
     def patient(self, since: float) -> bool:

@@ -160,7 +160,7 @@ class RemoteRunner(Runner):
             return known[1:]
 
     def _reserve(self, unit: Unit) -> None:
-        """Wait for a place in the budget; the attempts in flight may give theirs back."""
+        """Reserve a call in the budget; attempts in flight may give theirs back."""
         while True:
             self._end_if_stopped(unit)
             reserved, reached = self.gate.state.meter.reserve()
