@@ -52,18 +52,22 @@ class ReplayEngine:
         )  # fmt: skip
 
 
-class Watching(Reflector):
-    """Keeps what each attempt was summarized as."""
-
-    def __init__(self, seen):
-        super().__init__()
-        self.seen = seen
+class Seen(list):
+    """A list that copies of its owner share."""
 
     def __deepcopy__(self, memo):
         return self
 
-    def summarize(self, group, rollout):
-        summary = super().summarize(group, rollout)
+
+class Watching(Reflector):
+    """The paper's form; keeps what each attempt was summarized as."""
+
+    def __init__(self, seen):
+        super().__init__(form="paper", summarize="always")
+        self.seen = seen
+
+    def summarize(self, group, rollout, context):
+        summary = super().summarize(group, rollout, context)
         self.seen.append((group, rollout, summary))
         return summary
 
@@ -87,7 +91,7 @@ def run(rows):
     trainset = [
         dspy.Example(question=row["question"].strip(), answer=row["answer"]).with_inputs("question") for row in rows
     ]
-    seen = []
+    seen = Seen()
     lm = dspy.LM("replay/gsm8k", engine=ReplayEngine(attempts), cache=False)
     optimizer = TrainingFreeGRPO(
         metric=metric,
@@ -121,7 +125,7 @@ def test_attempts_are_told_whole(run):
 def test_every_summary_quotes_its_own_attempt_and_is_bounded(run):
     _, seen = run
     for _, rollout, summary in seen:
-        assert count_tokens(summary) <= 400
+        assert count_tokens(summary) <= 2000
         quoted = re.search(r"answered solution '(.*?)'\. It scored", summary, re.DOTALL)
         assert quoted, f"nothing quoted: {summary!r}"
         own = " ".join(rollout.transcript.split())
@@ -133,16 +137,14 @@ def test_every_summary_quotes_its_own_attempt_and_is_bounded(run):
 def test_every_summary_names_right_and_wrong_as_recorded(run):
     _, seen = run
     for _, rollout, summary in seen:
-        verdict = summary.rpartition("Feedback: ")[2]
-        says_right, says_wrong = "right" in verdict, "wrong" in verdict
-        assert (says_right, says_wrong) == (rollout.score == 1.0, rollout.score == 0.0), summary
+        assert summary.endswith(f"It scored {rollout.score:g}."), summary
 
 
 def test_edits_are_applied_within_the_caps(run):
     compiled, _ = run
-    assert 0 < len(compiled.experiences) <= 30
-    assert compiled.experiences.tokens <= 1500
-    assert all(len(e.text.split()) <= 32 and e.sources for e in compiled.experiences)
+    assert 0 < len(compiled.experiences) <= 45
+    assert compiled.experiences.tokens <= 3000
+    assert all(len(e.text.split()) <= 64 and e.sources for e in compiled.experiences)
 
 
 class TestAgentOverHttp:
