@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import inspect
@@ -157,6 +158,71 @@ class TestLearning:
             word = re.search(r"says '(\w+)'", entry.text).group(1)  # type: ignore[union-attr]
             assert entry.sources and all(word in trainset[i].ticket for i in entry.sources)
             assert entry.created_step == entry.updated_step == 1
+
+
+class TestAsync:
+    def test_the_same_as_compile_with_the_callers_context_while_the_loop_goes_on(self, lm: dspy.LM) -> None:
+        given = {"trainset": examples(8), "valset": examples(6, start=1000)}
+        optimizer, ticks, done = TrainingFreeGRPO(metric=told, num_epochs=1), [], []
+
+        async def tick() -> None:
+            while not done:
+                ticks.append(len(done))
+                await asyncio.sleep(0.01)
+
+        async def both() -> dspy.Module:
+            ticking = asyncio.create_task(tick())
+            with dspy.context(lm=scripted_lm()):
+                done.append(await optimizer.acompile(dspy.Predict(Triage), **given))
+            await ticking
+            return done[0]
+
+        compiled = asyncio.run(both())
+        assert not lm.engine.calls  # it was the context's LM that was asked
+        assert len(ticks) > 3
+        other = optimizer.compile(dspy.Predict(Triage), **given)
+        assert (compiled.experiences, compiled.detailed_results.verdict) == (
+            other.experiences,
+            other.detailed_results.verdict,
+        )
+
+    def test_the_arguments_are_those_of_compile_and_errors_come_out(self, lm: dspy.LM) -> None:
+        synchronous, other = (inspect.signature(getattr(TrainingFreeGRPO, n)) for n in ("compile", "acompile"))
+        assert synchronous == other
+        with pytest.raises(ValueError, match="trainset is empty"):
+            asyncio.run(TrainingFreeGRPO(metric=told).acompile(dspy.Predict(Triage), trainset=[]))
+
+    @pytest.mark.parametrize("at", [0, 20])
+    def test_a_cancelled_task_stops_the_run_which_goes_on_later(self, at: int, tmp_path: Path) -> None:
+        asked = threading.Event()
+
+        def script(call: Call) -> Any:
+            if call.number >= at:
+                asked.set()
+                time.sleep(0.02)
+            return learner(call)
+
+        lm, rest = scripted_lm(script), scripted_lm()
+        optimizer = TrainingFreeGRPO(metric=told, num_epochs=2, num_threads=4, log_dir=tmp_path)
+        given = {"trainset": examples(8), "valset": examples(6, start=1000)}
+
+        async def cancel() -> None:
+            with dspy.context(lm=lm):
+                task = asyncio.create_task(optimizer.acompile(dspy.Predict(Triage), **given))
+                await asyncio.to_thread(asked.wait, 20)
+                task.cancel()
+                await task
+
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(cancel())
+        made = len(lm.engine.calls)
+        assert made <= at + 12
+        time.sleep(0.1)
+        assert len(lm.engine.calls) == made  # no call goes out for a task that is gone
+        with dspy.context(lm=rest):
+            resumed = optimizer.compile(dspy.Predict(Triage), **given)
+        assert resumed.detailed_results.stop_reason == "completed"
+        assert resumed.detailed_results.total.calls == made + len(rest.engine.calls)
 
 
 class TestTheGate:

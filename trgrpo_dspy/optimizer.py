@@ -41,11 +41,13 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from .engine.interrupts import in_thread
 from .engine.journal.fingerprint import fingerprint
 from .engine.session import Session
 from .evaluation.examples import check_examples
@@ -118,6 +120,23 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
                     library = run.update(step, lessons, checked)
                 run.settle()
             return run.result()
+
+    async def acompile(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+        teacher: dspy.Module | None = None,
+        library: ExperienceLibrary | None = None,
+    ) -> dspy.Module:
+        """Do what `compile` does, in a thread, with the caller's context: the caller's event loop goes on.
+
+        Cancelling the task stops the run; with a `log_dir`, another run goes on from there. Arguments, result and
+        errors as in `compile`.
+        """
+        given: dict[str, Any] = {"trainset": trainset, "valset": valset, "teacher": teacher, "library": library}
+        return await in_thread(partial(self.compile, student, **given))
 
     def estimate(
         self,
