@@ -64,6 +64,25 @@ LEAKS = [
     f"curl -u user:{SECRET} https://x",
     f"https://hooks.slack.com/services/T00/B00/{SECRET}",
     f"the key '{SECRET}' is not known",
+    f"password='correct {SECRET} battery'",
+    f'{{"passphrase": "correct {SECRET} battery"}}',
+    f"api_key=SecretStr('{SECRET}')",
+    f"'authorization': b'Token {SECRET}'",
+    f"[('cookie', 'sid={SECRET}')]",
+    f"('x-api-key', '{SECRET}')",
+    f"{{'Cookie': '{SECRET}'}}",
+    f"auth=('me', '{SECRET}')",
+    f"{{'auth': ('me', '{SECRET}')}}",
+    f"auth=HTTPBasicAuth('me', '{SECRET}')",
+    f"curl --user me:{SECRET} https://x",
+    f"login --password {SECRET}",
+    f"serve --api-key {SECRET}",
+    f"refresh_token: '1//0g{SECRET}'",
+    f"JSESSIONID={SECRET}",
+    f"auth_token {SECRET}",
+    f"https://api.telegram.org/bot123456789:{SECRET}/send",
+    f"https://discord.com/api/webhooks/123/{SECRET}",
+    f"AGE-SECRET-KEY-1{SECRET}",
 ]
 
 
@@ -90,6 +109,8 @@ def test_secrets_are_blanked(text: str) -> None:
         "a cookie: chocolate; cookies = 3; the pass rate: 0.8; bypass=True; compass: north; session: closed; auth: no",
         "key takeaways: revenue rose 12%; keyword: gpt-4o-mini-2024; author: Smith1990 et al; monkey=banana1234",
         "pwd: /home/me/2024; password must be longer; expected ':' at line 4, column 7; -----BEGIN CERTIFICATE-----",
+        "unknown option --token in 'serve'; use --api-key; (auth) failed; ('key', 'value'); d = {'secret', 'open'}",
+        "author=('Ada', 'Lovelace'); /bottom/3; see /webhooks/ for more; sessions: 12; obsession: chess2024pieces",
         "",
     ],
 )
@@ -100,7 +121,8 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["a", "token ", "secret ", "://", "bearer ", "sk-", "?key=", "-", "api key ", "authorization ", "eyJ", "1",
-     "cookie: ", "cookie:a=", "-----BEGIN PRIVATE KEY-----", "session_"],
+     "cookie: ", "cookie:a=", "--", "--key ", "-u ", "auth=('", "password='a ",
+     "key','", "-----BEGIN PRIVATE KEY-----", "session_"],
 )  # fmt: skip
 def test_long_messages_take_no_time(piece: str) -> None:
     start = time.perf_counter()
@@ -112,6 +134,7 @@ PIECES = [
     "sk-", "ghp_", "AKIA", "eyJ", "Authorization", "Bearer", "BASIC", "api_key", "Secret", "passwd", "token", "://",
     "=", "credential", "?sig=", "user:pw@", ":", " ", "\n", "a1b2c3d4e5f6", "x" * 20, "\u017fecret", "\u212aey", "'",
     "-", "cookie", "pwd", "hvs.", "session", "PRIVATE KEY-----", "-----BEGIN ",
+    "--token ", "-u ", "/bot1:", "('", "','", "auth=",
 ]  # fmt: skip
 
 

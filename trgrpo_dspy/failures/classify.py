@@ -80,6 +80,7 @@ _LOADING = re.compile(
 _FLAGGED = re.compile(r"(?i)\bflagged\b|\bmoderation\b|\bcontent[ _-](?:policy|filter|management)|\bsafety\b")
 _REFUSES = re.compile(
     r"(?i)support|not allowed|not permitted|deprecat|unknown|unrecogni|unexpected|extra|only the default|invalid"
+    r"|may only be|must be|must not|cannot be|can't be|should be|out of range|not available|not accept|fixed"
 )
 _ANSWERED = "trgrpo_answered_before"
 

@@ -17,7 +17,10 @@ __all__ = ["PATTERNS", "redact"]
 _VALUE = r"""[^\s'",;&]"""
 _RANDOM = rf"(?:(?={_VALUE}*[0-9]){_VALUE}{{8,}}|{_VALUE}{{20,}})"  # a long word, or one with digits in it
 _MIXED = rf"(?={_VALUE}*[0-9])(?={_VALUE}*[A-Za-z]){_VALUE}{{12,}}"
-_IS = r"""\\?["']?\s*(?:[:=]|%3[ad])\s*\\?["']?"""  # quotes may be escaped, signs too
+_QUOTED = r"""(?:(?<=")[^"\\\n]{4,}(?=\\?")|(?<=')[^'\\\n]{4,}(?=\\?'))"""  # may hold spaces
+# Quotes and signs may be escaped; a pair may be a tuple, and the value wrapped: b'...', SecretStr('...').
+_WRAP = r"""\w{1,20}\((?=b?["'])"""
+_IS = rf"""\\?["']?\s*(?:[:=]|%3[ad]|(?<=["']),(?=\s*b?["']{_RANDOM}))\s*(?:{_WRAP})?(?:\\?["']|b["'])?(?!{_WRAP})"""
 _KEYS = ("api", "access", "private", "secret", "account", "shared", "signing", "encryption", "subscription", "master")
 _NAMED_KEY = "key(?:" + "|".join(f"(?<={name}[-_ ]key)|(?<={name}key)" for name in _KEYS) + ")"
 _PASSWORD = r"(?:secret|pass[-_ ]?(?:word|wd|phrase|code))"
@@ -25,7 +28,7 @@ _MAKES = [
     "sk-", "sk_", "pk-", "pk_", "rk_", "gsk_", "hf_", "xai-", "nvapi-", "glpat-", "glsa_", "r8_", "xoxa-", "xoxb-",
     "xoxe-", "xoxo-", "xoxp-", "xoxr-", "xoxs-", "xapp-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "npm_",
     "pypi-", "dop_v1_", "shpat_", "shpca_", "shppa_", "shpss_", "hvs.", "hvb.", "lin_api_", "ntn_", "figd_", "tvly-",
-    "pplx-", "pcsk_", "sbp_", "dckr_pat_", "whsec_", "tskey-", "gocspx-",
+    "pplx-", "pcsk_", "sbp_", "dckr_pat_", "whsec_", "tskey-", "gocspx-", "age-secret-key-",
 ]  # fmt: skip
 # Group 1 is what stays. Before each pattern what it needs, in lower case: a first text, and one of the others. To look
 # for these takes a thirtieth of the time of a pattern.
@@ -52,32 +55,42 @@ _SECRETS: tuple[tuple[str, Sequence[str], str], ...] = (
     ),
     ("", ("bearer",), rf"(?i:(\bbearer\s+){_RANDOM})"),
     ("", ("basic",), r"(?i:(\bbasic\s+)(?=[a-z0-9+/]*[0-9+/=])[a-z0-9+/]{8,}=*)"),
-    ("", ("cookie",), r"""(?i:(cookies?["']?\s*[:=]\s*["']?)[^\s=;,"'{]+=[^\n"']+)"""),
+    ("", ("cookie",), rf"""(?i:(cookies?{_IS})(?:[^\s=;,"'{{]+=[^\n"']+|{_RANDOM}))"""),
     # Names with a value after ':' or '='. 'max_tokens: 4096' and 'unexpected token: foo' tell nothing.
     ("key", _KEYS, rf"(?i:({_NAMED_KEY}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})"),
-    ("", ("secret", "pass"), rf"(?i:({_PASSWORD}[\w -]{{0,20}}?{_IS}){_VALUE}{{4,}})"),
+    ("", ("secret", "pass"), rf"(?i:({_PASSWORD}[\w -]{{0,20}}?{_IS})(?:{_QUOTED}|{_VALUE}{{4,}}))"),
     ("", ("pwd",), rf"(?i:((?:\b|_)pwd{_IS})(?!/){_VALUE}{{4,}})"),
     ("", ("pass", "pw"), rf"(?i:((?:\b|_)(?:pass|pw){_IS}){_RANDOM})"),
     (
         "",
         ("token", "credential"),
-        rf"(?i:((?:token(?!s)|credential)[\w -]{{0,20}}?{_IS})(?!\d+(?:\.\d+)?\b){_RANDOM})",
+        rf"(?i:((?:token(?!s)|credential)[\w -]{{0,20}}?{_IS})(?!\d+(?:\.\d+)?(?![\w/])){_RANDOM})",
     ),
     (
         "",
-        ("key", "session", "sig", "auth"),
-        rf"(?i:(\b(?:key|auth|sig(?:nature)?|session(?:[-_]?(?:id|key))?){_IS})(?!\d+\b){_RANDOM})",
+        ("key", "sess", "sig", "auth", "connect.sid"),
+        rf"(?i:((?:\b(?:key|auth|sig(?:nature)?|session)|sess(?:ion)?[-_]?(?:id|key)|connect\.sid){_IS})"
+        rf"(?!\d+\b){_RANDOM})",
     ),
     ("", ("=",), rf"(?i:([?&](?:key|sig|signature|auth)=|(?:\b|_)token=)(?!\d+\b){_VALUE}+)"),
     # A value beside its noun: 'token Zx81Qp47Lm22 expired'.
     (
         "",
         ("token", "key", "secret", "credential", "passw", "jwt"),
-        rf"""(?i:(\b(?:token|(?:api)?key|secret|credential|passw(?:or)?d|jwt)\s+(?:is\s+)?["'`(]?){_MIXED})""",
+        rf"""(?i:((?:\b|_)(?:token|(?:api)?key|secret|credential|passw(?:or)?d|jwt)\s+(?:is\s+)?["'`(]?){_MIXED})""",
     ),
-    # What curl is given, and the path of a Slack hook.
-    ("-u ", (":",), rf"((?<=-u )[^\s:]+:){_VALUE}+"),
+    # Options of commands, what curl is given, and user and password as a pair.
+    (
+        "--",
+        ("key", "token", "secret", "passw"),
+        rf"(?i:(--(?:[\w-]{{0,20}}-)?(?:key|token|secret|passw(?:or)?d)\s+[\"']?){_VALUE}{{4,}})",
+    ),
+    ("-u", (":",), rf"((?<!\w)-(?:u|-user) [^\s:]+:){_VALUE}+"),
+    ("auth", ("(",), rf"""(?i:(auth["']?\s*[:=]\s*\w*\(\s*["'][^"'\n]*["'],\s*["']){_VALUE}+)"""),
+    # Paths of addresses that are keys: hooks of Slack and Discord, Telegram's bots.
     ("", ("hooks.slack.com/",), rf"(hooks\.slack\.com/\w+/){_VALUE}+"),
+    ("", ("/webhooks/",), rf"(/webhooks/\d+/){_VALUE}+"),
+    ("", ("/bot",), r"(/bot\d+:)[\w-]+"),
     # User and password in an address.
     ("", ("://",), r"((?<=://))[^/\s?#'\"]+(?=@)"),
 )
