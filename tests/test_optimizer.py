@@ -41,6 +41,7 @@ from trgrpo_dspy import (
     DetailedResults,
     Experience,
     ExperienceLibrary,
+    FatalError,
     Reflector,
     SchemaVersionError,
     TrainingFreeGRPO,
@@ -1115,3 +1116,59 @@ def test_labels_of_a_predictor_block_are_its_own(lm: dspy.LM) -> None:
     assert "FOR FIRST" in compiled.first.signature.instructions
     assert "FOR FIRST" not in compiled.second.predict.signature.instructions
     assert all("FOR ALL" in p.signature.instructions for p in compiled.predictors())
+
+
+class TestLabels:
+    """What is no label, and what is one of several."""
+
+    def test_another_field_beside_the_label_changes_nothing(self, lm: dspy.LM) -> None:
+        for noted in (range(0), range(0, 16, 2), range(16)):
+            train = [
+                dspy.Example(**e, **({"note": "imported"} if i in noted else {})) for i, e in enumerate(examples(16))
+            ]
+            lm.engine.calls.clear()
+            compiled = compile(trainset=[e.with_inputs("ticket") for e in train], num_epochs=1)
+            assert len(compiled.experiences) >= 6 and not compiled.detailed_results.steps[0].rejected
+            assert all("Expected" not in call.input("examples") for call in lm.engine.of("check"))
+
+    @pytest.mark.parametrize("missing", [None, float("nan")])
+    def test_a_missing_label_teaches_nothing(self, lm: dspy.LM, missing: Any) -> None:
+        train = [dspy.Example(ticket=e.ticket, queue=missing).with_inputs("ticket") for e in examples(8)]
+        compiled = compile(metric=lambda e, p, trace=None: 0.0, trainset=train, num_epochs=1)
+        assert len(compiled.experiences) == 0 and set(lm.engine.kinds()) == {"program"}
+
+    def test_a_program_that_is_always_wrong_learns_also_with_a_valset(self, lm: dspy.LM) -> None:
+        lm.engine.script = replacing(program=lambda call: advice_or(call, "hardware"))
+        words = ["refund", "login", "contract", "invoice"]
+        results = compile(
+            trainset=examples(8, words=words), valset=examples(40, start=100, words=words), num_epochs=1
+        ).detailed_results
+        assert results.baseline.mean.value == 0.0 and results.verdict.improved is True
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"expose": lambda library, example, rng: None}, "expose= must return an ExperienceLibrary, got NoneType"),
+        ({"expose": lambda library, example, rng: 1 / 0}, "expose= raised ZeroDivisionError"),
+        ({"learn_from": lambda group, ceiling: 1 / 0}, "learn_from= raised ZeroDivisionError"),
+    ],
+)
+def test_a_function_of_the_users_that_fails_is_named_and_loses_nothing(lm: dspy.LM, options: Any, text: str) -> None:
+    with pytest.raises(FatalError, match=text) as caught:
+        compile(val=4, **options)
+    assert isinstance(caught.value.program, dspy.Module)
+
+
+def test_options_that_can_not_act_are_refused(lm: dspy.LM) -> None:
+    with pytest.raises(ValueError, match="build_on='best' needs a valset"):
+        compile(build_on="best")
+    with pytest.raises(ValueError, match="label_free=True"):
+        TrainingFreeGRPO(metric=exact, reflector=Reflector(label_free=True))
+
+
+def test_attempts_at_the_valset_say_what_they_were_shown(lm: dspy.LM) -> None:
+    heard: list[Event] = []
+    compile(library=ADVICE, val=3, num_epochs=1, callbacks=[heard.append])
+    shown = {e.rollout.shown for e in heard if isinstance(e, AttemptFinished) and e.stage == "validation"}
+    assert shown == {tuple(entry.id for entry in ADVICE)}

@@ -289,24 +289,25 @@ class Emitter:
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         """Take the listeners in the order they are to be called."""
         self._listeners = list(listeners)
+        self._all = list(self._listeners)
 
     def __call__(self, event: Event) -> None:
         """Call every listener with the event."""
         for listener in list(self._listeners):
             try:
                 listener(event)
-            except Exception as error:  # a display or a tracker never ends a run
+            except (Exception, SystemExit) as error:  # a display or a tracker never ends a run
                 self._listeners.remove(listener)
                 name = getattr(listener, "__qualname__", type(listener).__qualname__)
                 logger.warning("the listener %s raised %s: %s; it is called no more", name, type(error).__name__, error)
 
     def close(self) -> None:
-        """Close the listeners that have a `close`."""
-        for listener in self._listeners:
+        """Close the listeners that have a `close`, those that were dropped too."""
+        for listener in self._all:
             if callable(close := getattr(listener, "close", None)):
                 try:
                     close()
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     logger.warning("a listener could not be closed: %s: %s", type(error).__name__, error)
 
 

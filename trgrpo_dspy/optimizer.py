@@ -194,6 +194,8 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
             check_examples("valset", valset)
             if self.metric is None:
                 raise ValueError("valset= needs a metric; with metric=None (label-free) leave valset out")
+        elif self.build_on == "best":
+            raise ValueError("build_on='best' needs a valset: without one no library is measured")
         if library is not None and not isinstance(library, ExperienceLibrary):
             raise TypeError(
                 f"library must be an ExperienceLibrary, got {type(library).__name__}; see ExperienceLibrary.of(...)"

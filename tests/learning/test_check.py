@@ -54,6 +54,16 @@ class TestCount:
         found = count([Decision(9, "E1", "billing"), Decision(0, "E7", "billing")], CASES, LIBRARY, LABELS)
         assert not found.supported and not found.contradicted and found.uncovered == (0, 1, 2)
 
+    def test_a_value_that_no_label_has_is_wrong_where_the_program_may_answer_it(self) -> None:
+        labels = closed_labels(["billing", "access"] * 4, ["billing", "access", "hardware"])
+        found = count([Decision(0, "E1", "hardware")], CASES, LIBRARY, labels)
+        assert found.contradicted == {"E1": (0,)}
+
+    def test_an_entry_that_decides_both_decides_neither(self) -> None:
+        both = [Decision(0, "E1", "billing"), Decision(0, "E1", "choose access")]
+        found = count(both, CASES, LIBRARY, LABELS)
+        assert not found.supported and not found.contradicted and 0 in found.uncovered
+
     def test_entries_that_disagree(self) -> None:
         found = count([Decision(0, "E2", "access"), Decision(0, "E1", "billing")], CASES, LIBRARY, LABELS)
         assert found.disagreeing == (("E1", "E2"),)
@@ -76,9 +86,12 @@ def test_problems_name_the_entry_its_figures_and_its_counter_examples() -> None:
     )
 
 
-def run(replies: list[Any], changed: list[str], library: ExperienceLibrary = LIBRARY, cases: Any = CASES) -> Any:
+def run(
+    replies: list[Any], changed: list[str], library: ExperienceLibrary = LIBRARY, cases: Any = CASES,
+    objection: Any = lambda edit: "",
+) -> Any:  # fmt: skip
     """Drive the check with these replies; returns what it came to and the stages that were asked for."""
-    steps = verify(Reflector(), library, changed, cases, ["billing", "access", "legal"] * 3, "", LibraryLimits(), 4)
+    steps = verify(Reflector(), library, changed, cases, LABELS, "", LibraryLimits(), 4, objection)
     asked, send = [], None
     try:
         while True:
@@ -108,6 +121,20 @@ class TestVerify:
         repair = (Edit("MODIFY", "E1", "When refund today, answer legal"),)
         found, _ = run([WRONG, repair, WRONG], ["E1"])
         assert found.refused == (("E1", "decides 2 of 2 labelled examples wrongly"),)
+
+    def test_a_second_look_that_is_lost_accepts_nothing(self) -> None:
+        """What was not repaired is judged by the first look, what was repaired is refused."""
+        wrong = (*WRONG, Decision(0, "E2", "legal"))
+        repair = (Edit("MODIFY", "E1", "When refund today, answer billing"),)
+        found, _ = run([wrong, repair, Reply(lost="check: cut by length")], ["E1", "E2"])
+        assert dict(found.refused) == {
+            "E1": "its repair could not be checked", "E2": "decides 1 of 1 labelled examples wrongly",
+        }  # fmt: skip
+
+    def test_a_repair_that_must_not_count_is_dropped(self) -> None:
+        repair = (Edit("MODIFY", "E1", "When order ABC-1000, answer billing"),)
+        found, _ = run([WRONG, repair], ["E1"], objection=lambda edit: "an answer key")
+        assert found.draft == LIBRARY and found.refused == (("E1", "decides 2 of 2 labelled examples wrongly"),)
 
     def test_entries_that_were_not_changed_are_neither_repaired_nor_refused(self) -> None:
         found, asked = run([WRONG], ["E2"])

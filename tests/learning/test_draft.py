@@ -63,6 +63,26 @@ class TestTakenBack:
         update = finish(made, verified(made.library.without("E3")), LibraryLimits())
         assert "taken back by its own repair" in update.refused[0].reason
 
+    def test_a_repair_that_deletes_a_changed_entry_restores_it(self) -> None:
+        made = draft(Edit("MODIFY", "E1", "When lost, cry"))
+        update = finish(made, verified(made.library.without("E1")), LibraryLimits())
+        assert update.library["E1"] == START["E1"] and [e.id for e in update.library] == ["E1", "E2"]
+        assert [r.reason for r in update.refused] == ["taken back by its own repair"]
+
+    def test_a_restored_entry_has_no_double(self) -> None:
+        made = draft(Edit("MODIFY", "E1", "When lost, cry"), Edit("ADD", text=START["E1"].text))
+        update = finish(made, verified(made.library, [("E1", "wrong")]), LibraryLimits())
+        assert [e.id for e in update.library] == ["E1", "E2"]
+        assert "says the same as E1" in [r.reason for r in update.refused]
+
+    def test_support_of_an_older_text_goes(self) -> None:
+        known = START.with_evidence({"E1": ((0, 1), (2,))})
+        made = draft_of(
+            known, [Edit("MODIFY", "E1", "When lost, cry")], step=3, limits=LibraryLimits(), names=[], tasks={}
+        )
+        entry = finish(made, None, LibraryLimits()).library["E1"]
+        assert (entry.support, entry.against) == ((), ())
+
     def test_support_is_kept(self) -> None:
         made = draft(Edit("ADD", text="When new, do x"))
         update = finish(made, verified(made.library, right={"E3": (0, 4)}, wrong={"E3": (1,)}), LibraryLimits())
@@ -84,8 +104,9 @@ class TestAnswerKeys:
         "text",
         ["When the parcel is AB-12345, answer lost", "When it came on a rainy Tuesday and nobody was there, say lost"],
     )
-    def test_wording_or_identifiers_of_one_example_are_refused(self, text: str) -> None:
-        made = draft(Edit("ADD", text=text, sources=(0,)))
+    @pytest.mark.parametrize("sources", [(0,), (1,), ()])
+    def test_wording_or_identifiers_of_one_example_are_refused(self, text: str, sources: Any) -> None:
+        made = draft(Edit("ADD", text=text, sources=sources))
         assert made.changed == () and "answer key" in made.refused[0].reason
 
     @pytest.mark.parametrize("text", ["When a parcel came and nobody was there, answer lost", "Above 240, escalate"])

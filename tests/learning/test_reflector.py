@@ -16,7 +16,7 @@ from trgrpo_dspy import Experience, ExperienceLibrary, Reflector, TrainingFreeGR
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.learning.evidence import Evidence, Row
 from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.learning.reflection import Comparison, Context, Lesson
+from trgrpo_dspy.learning.reflection import Comparison, Context, Lesson, Plan
 from trgrpo_dspy.learning.rendering import library_text
 from trgrpo_dspy.learning.steps import in_place
 from trgrpo_dspy.library import Edit, LibraryLimits
@@ -181,10 +181,21 @@ class TestConsolidation:
         assert len(sizes) == 11 and max(sizes[:-1]) == 10 and sizes[-1] == 64
         assert sorted(e.sources for e in plan.edits) == [(i,) for i in range(100)], "no proposal is lost on the way"
 
+    def test_lost_parts_of_a_tree_are_counted_and_keep_their_proposals(self) -> None:
+        class Forgets(Reflector):
+            def merge(self, proposals: Any, evidence: Evidence, context: Context) -> Plan:
+                return Plan(tuple(proposals) if len(proposals) == 80 else ())
+
+        rows = tuple(Row(i, "", True, f"Example {i}\nTask: t") for i in range(80))
+        proposals = [Edit("ADD", text=f"When the case is {i}, answer x", sources=(i,)) for i in range(80)]
+        plan = in_place(Forgets().consolidate(proposals, Evidence(rows), NOTHING))
+        assert len(plan.edits) == len(plan.proposals) == 80
+        assert len(plan.lost) == 9 and set(plan.lost) == {"consolidation: empty plan"}
+
     def test_an_empty_plan_without_a_word_applies_the_proposals(self, lm: dspy.LM) -> None:
         lm.engine.script = lambda call: {"reasoning": "", "edits": [], "dispositions": []}
         plan = in_place(Reflector().consolidate(self.PROPOSALS, Evidence(), NOTHING))
-        assert plan.edits == self.PROPOSALS and plan.lost == "consolidation: empty plan"
+        assert plan.edits == self.PROPOSALS and plan.lost == ("consolidation: empty plan",)
 
 
 class TestThePapersForm:
@@ -284,11 +295,12 @@ class TestReplies:
         said = [
             {"example": "3", "entry": "E1", "decision": "billing"}, {"example": "Example 4", "entries": "E1, E2"},
             {"example": "none", "entry": "E1"}, {"example": 5, "entry": "[E3]", "decision": "legal"}, "prose",
+            {"example": 6, "entry": "Entry 4", "decision": "x"}, {"example": 7, "entry": "e5", "decision": "x"},
         ]  # fmt: skip
         lm.engine.script = lambda call: {"decisions": said}
         found = Reflector().check(ExperienceLibrary.of("x"), "Example 3", "p", blind=True)
         assert [(d.example, d.entry, d.decision) for d in found] == [
-            (3, "E1", "billing"), (4, "E1", ""), (4, "E2", ""), (5, "E3", "legal"),
+            (3, "E1", "billing"), (4, "E1", ""), (4, "E2", ""), (5, "E3", "legal"), (6, "E4", "x"), (7, "E5", "x"),
         ]  # fmt: skip
 
 
@@ -410,9 +422,27 @@ class TestSubclasses:
         assert reflector.history == [] and reflector.steps["compare"].history == []
         assert lm.engine.of("consolidation")[0].input("max_experiences") == "3", "it is told the cap that is enforced"
 
-    def test_a_form_that_is_none(self) -> None:
-        with pytest.raises(ValueError, match="form='papers' must be"):
-            Reflector(form="papers")  # type: ignore[arg-type]
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("form", "papers"),
+            ("summarize", "never"),
+            ("groups_per_comparison", 0),
+            ("max_lessons", -1),
+            ("context_tokens", 0),
+        ],
+    )
+    def test_bad_arguments_are_named(self, name: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"{name}={value!r} must be"):
+            Reflector(**{name: value})
+
+    def test_what_is_no_plan_is_refused_by_name(self, lm: dspy.LM) -> None:
+        class Wrong(Reflector):
+            def merge(self, *args: Any) -> Any:
+                return []
+
+        with pytest.raises(TypeError, match=r"Reflector\.merge must return a Plan"):
+            compile(Wrong())
 
 
 def test_the_library_as_reflection_sees_it() -> None:

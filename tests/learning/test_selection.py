@@ -68,6 +68,13 @@ class TestCeiling:
         ceiling.note([0.3])
         assert ceiling.value == 0.4
 
+    def test_attempts_that_all_scored_alike_say_nothing_of_what_the_metric_can_give(self) -> None:
+        ceiling = Ceiling()
+        ceiling.note([0.0] * 100)
+        assert ceiling.value == 1.0 and mistakes(group(0.0, 0.0), ceiling.value) == "mistakes"
+        ceiling.note([0.25])
+        assert ceiling.value == 0.25
+
     def test_metrics_above_one(self) -> None:
         ceiling = Ceiling()
         ceiling.note([55.0])

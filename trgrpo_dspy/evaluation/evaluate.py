@@ -207,6 +207,7 @@ def evaluation_flows(
     timeout: float | None = None,
     temperature: float | None = None,
     library: str = "",
+    shown: tuple[str, ...] = (),
 ) -> list[Flow[tuple[Rollout, ...]]]:
     """One flow for each example: its k attempts, at the program's own temperature unless another is asked for.
 
@@ -221,7 +222,9 @@ def evaluation_flows(
                 resample=repeat > 0 or temperature is not None, temperature=temperature, library=library,
             )  # fmt: skip
             tasks.append(
-                attempt_task(runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout)
+                attempt_task(
+                    runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout, shown=shown
+                )
             )
         rollouts = yield tasks
         return tuple(replace(r, transcript="") for r in rollouts)

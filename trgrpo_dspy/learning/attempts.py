@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import dspy
 
@@ -14,8 +15,10 @@ from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.engine.runner import attempt_task, expected_text, task_text
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.engine.session import Session
+from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.evaluation.evaluate import evaluation_flows
 from trgrpo_dspy.events import GroupCompared
+from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.library import Edit, ExperienceLibrary
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.carrying import write_library
@@ -29,8 +32,10 @@ from .setup import Setup
 
 __all__ = ["Attempts", "Lessons"]
 
+T = TypeVar("T")
+
 _OBSERVED = 100_000
-"""Characters of tool results of a step that entries are compared with."""
+"""Characters of one transcript with tool results that entries are compared with."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Attempts:
         for n, index in enumerate(examples):
             own = rollouts[n * size : (n + 1) * size]
             groups.append(self.group(index, own))
-        teaches = tuple((g.example, by) for g in groups if (by := options.teaches(g, ceiling)))
+        teaches = tuple((g.example, by) for g in groups if (by := _ask_user("learn_from", options.teaches, g, ceiling)))
         teaching = [g for g in groups if g.example in dict(teaches)]
         found: tuple[Reflection, ...] = ()
         if teaching:
@@ -137,12 +142,18 @@ class Attempts:
         return evaluation_flows(
             self._session.runner, self.program_with(library), self._setup.valset, options.val_repeats,
             Stage.VALIDATION, step, timeout=options.rollout_timeout, library=library.digest,
+            shown=tuple(entry.id for entry in library),
         )  # fmt: skip
 
     def _shown(self, step: Step, index: int, attempt: int, library: ExperienceLibrary) -> ExperienceLibrary:
         options = self._setup.options
         rng = random.Random(derive_seed(options.seed, "exposure", step.index, index, attempt))
-        return options.expose(library, self._setup.trainset[index], rng)
+        shown = _ask_user("expose", options.expose, library, self._setup.trainset[index], rng)
+        if not isinstance(shown, ExperienceLibrary):
+            raise FatalError(
+                f"expose= must return an ExperienceLibrary, got {type(shown).__name__}; see library.only(ids)"
+            )
+        return shown
 
     def _emit_compared(
         self, step: Step, groups: Sequence[RolloutGroup], teaches: dict[int, str], found: Sequence[Reflection]
@@ -161,3 +172,11 @@ class Attempts:
                     lost=reflection.lost if reflection else (),
                 )
             )
+
+
+def _ask_user(option: str, function: Callable[..., T], *args: Any) -> T:
+    """Call a function of the user's; what it raises ends the run, with the best program so far."""
+    try:
+        return function(*args)
+    except Exception as error:
+        raise FatalError(f"{option}= raised {describe(error)}") from error

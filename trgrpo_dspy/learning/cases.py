@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args, get_origin
 
 import dspy
 
-from trgrpo_dspy.engine.runner import expected_text, task_text
+from trgrpo_dspy.engine.runner import expected_text, is_missing, task_text
 from trgrpo_dspy.program.transcript.rendering import cut_middle, text_of
 
 from .check import Case
 from .draft import Draft
 from .schedule import Step
 
-__all__ = ["cases_for", "label_of"]
+__all__ = ["allowed_values", "answer_fields", "cases_for", "label_of"]
 
 _TASK_TOKENS = 200
 """Of an example's inputs where examples stand side by side."""
 
 
-def cases_for(step: Step, draft: Draft, trainset: Sequence[dspy.Example]) -> list[Case]:
+def cases_for(
+    step: Step, draft: Draft, trainset: Sequence[dspy.Example], answers: Mapping[str, tuple[str, ...]]
+) -> list[Case]:
     """The labelled examples, those that the changed entries come from first, then the step's, then the others."""
     sources = sorted({source for edit in draft.edits.values() for source in edit.sources if source < len(trainset)})
     order = dict.fromkeys([*sources, *step.examples, *range(len(trainset))])
-    return [_case(index, trainset[index]) for index in order if expected_text(trainset[index])]
+    return [_case(index, trainset[index], answers) for index in order if expected_text(trainset[index])]
 
 
-def label_of(example: dspy.Example) -> str:
-    """The value of an example's only label; empty if it has none or several."""
-    labels = [value for _, value in example.labels().items()]
-    return text_of(labels[0]) if len(labels) == 1 else ""
+def answer_fields(program: dspy.Module) -> dict[str, tuple[str, ...]]:
+    """The output fields of a program's predictors, each with the values its type allows; empty for free text."""
+    found: dict[str, tuple[str, ...]] = {}
+    for _, predictor in program.named_predictors():
+        for name, field in predictor.signature.output_fields.items():
+            kind = field.annotation
+            values = get_args(kind) if get_origin(kind) is Literal else (True, False) if kind is bool else ()
+            found[name] = tuple(map(text_of, values))
+    return found
 
 
-def _case(index: int, example: dspy.Example) -> Case:
-    return Case(index, cut_middle(task_text(example), _TASK_TOKENS), expected_text(example), label_of(example))
+def label_of(example: dspy.Example, answers: Mapping[str, tuple[str, ...]]) -> str:
+    """The value of the only label that is an output field of the program; empty if there is none or several.
+
+    Where no label is an output field (the program makes its prediction itself), the value of the only label.
+    """
+    labels = {name: value for name, value in example.labels().items() if not is_missing(value)}
+    named = {name: value for name, value in labels.items() if name in answers} or labels
+    return text_of(next(iter(named.values()))) if len(named) == 1 else ""
+
+
+def allowed_values(trainset: Sequence[dspy.Example], answers: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The values that the labelled output fields allow by their type."""
+    labelled = {name for example in trainset for name, _ in example.labels().items()}
+    return tuple(value for name, values in answers.items() if name in labelled for value in values)
+
+
+def _case(index: int, example: dspy.Example, answers: Mapping[str, tuple[str, ...]]) -> Case:
+    task = cut_middle(task_text(example), _TASK_TOKENS)
+    return Case(index, task, expected_text(example), label_of(example, answers))

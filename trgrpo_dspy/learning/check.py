@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trgrpo_dspy.library import ExperienceLibrary
@@ -41,6 +41,9 @@ class Case:
     """The one label's value where there is one; empty otherwise."""
 
 
+_ByEntry = Mapping[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a check found."""
@@ -56,17 +59,41 @@ class Findings:
     decisions: Mapping[tuple[str, int], str]
     """What each entry decided for each example."""
 
+    def has_seen(self, entry: str) -> bool:
+        """Whether an entry decided any example."""
+        return entry in self.supported or entry in self.contradicted
+
+    def updated(self, later: Findings, entries: Collection[str]) -> Findings:
+        """These findings, with those of a later look at some entries in place of their own."""
+
+        def mixed(mine: _ByEntry, other: _ByEntry) -> dict[str, tuple[int, ...]]:
+            kept = {id: found for id, found in mine.items() if id not in entries}
+            return kept | {id: found for id, found in other.items() if id in entries}
+
+        decisions = {key: d for key, d in self.decisions.items() if key[0] not in entries}
+        decisions |= {key: d for key, d in later.decisions.items() if key[0] in entries}
+        return Findings(
+            mixed(self.supported, later.supported),
+            mixed(self.contradicted, later.contradicted),
+            self.uncovered,
+            self.disagreeing,
+            decisions,
+        )
+
     def is_wrong(self, entry: str) -> bool:
         """Whether an entry decided more examples wrongly than rightly."""
         return len(self.contradicted.get(entry, ())) > len(self.supported.get(entry, ()))
 
 
-def closed_labels(labels: Sequence[str]) -> frozenset[str]:
-    """The labels as a closed set of answers: few short values that recur; empty if they are no such set."""
+def closed_labels(labels: Sequence[str], allowed: Sequence[str] = ()) -> frozenset[str]:
+    """The labels as a closed set of answers: few short values that recur; empty if they are no such set.
+
+    Values that the program may answer (`allowed`) belong to the set, whether a label has them or not.
+    """
     known = {_normal(label) for label in labels if label}
     if not known or len(known) > max(2, min(30, len(labels) // 2)) or any(len(label) > 60 for label in known):
         return frozenset()
-    return frozenset(known)
+    return frozenset(known.union(map(_normal, allowed)))
 
 
 def batches(cases: Sequence[Case], max_tokens: int, blind: bool) -> list[tuple[tuple[Case, ...], str]]:
@@ -103,10 +130,16 @@ def count(
     for d in decisions:
         if d.example not in of or d.entry not in ids:
             continue
-        verdict = _verdict(d.decision, of[d.example].label, labels)
-        if verdict is not None:
-            (right if verdict else wrong)[d.entry].add(d.example)
-            said[d.example][d.entry] = d.decision
+        if answer := _answer(d.decision, labels):
+            known = said[d.example].setdefault(d.entry, answer)
+            if known != answer:
+                said[d.example][d.entry] = ""  # it was read to decide both: it decides neither
+    for example, by in said.items():
+        for entry, answer in by.items():
+            if answer:
+                fits = answer == _normal(of[example].label) if labels else answer == "supports"
+                (right if fits else wrong)[entry].add(example)
+    said = {example: clear for example, by in said.items() if (clear := {e: a for e, a in by.items() if a})}
     return Findings(
         {id: tuple(sorted(found)) for id, found in sorted(right.items())},
         {id: tuple(sorted(found)) for id, found in sorted(wrong.items())},
@@ -116,16 +149,16 @@ def count(
     )
 
 
-def _verdict(decision: str, label: str, labels: frozenset[str]) -> bool | None:
-    """Whether a decision is right; None if it decides nothing."""
+def _answer(decision: str, labels: frozenset[str]) -> str:
+    """The one answer that a decision names, or 'supports' or 'contradicts'; empty if it decides nothing."""
     text = _normal(decision)
     if not labels:
         word = re.match(r"\w*", text)
-        return {"supports": True, "contradicts": False}.get(word.group() if word else "")
+        return word.group() if word and word.group() in ("supports", "contradicts") else ""
     if text in labels:
-        return text == _normal(label)
+        return text
     named = {known for known in labels if re.search(rf"(?<!\w){re.escape(known)}(?!\w)", text)}
-    return named == {_normal(label)} if len(named) == 1 else None
+    return named.pop() if len(named) == 1 else ""
 
 
 def _normal(text: str) -> str:
@@ -133,13 +166,7 @@ def _normal(text: str) -> str:
 
 
 def _disagreements(said: Mapping[int, Mapping[str, str]]) -> tuple[tuple[str, str], ...]:
-    pairs = {
-        (a, b)
-        for by in said.values()
-        for a in by
-        for b in by
-        if int(a[1:]) < int(b[1:]) and _normal(by[a]) != _normal(by[b])
-    }
+    pairs = {(a, b) for by in said.values() for a in by for b in by if int(a[1:]) < int(b[1:]) and by[a] != by[b]}
     return tuple(sorted(pairs, key=lambda pair: (int(pair[0][1:]), int(pair[1][1:]))))
 
 

@@ -6,18 +6,20 @@ Pure functions of library and edits; the calls of the check are made by `learnin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from trgrpo_dspy.errors import FatalError
+from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, LibraryLimits, apply_edits
-from trgrpo_dspy.library.entries import count_tokens, count_words
+from trgrpo_dspy.library.entries import count_tokens, count_words, near_duplicate
 from trgrpo_dspy.library.screening import screen
 
 from .check import Findings
 from .options import Allow
 from .verify import Verified
 
-__all__ = ["Draft", "Refusal", "Update", "draft_of", "finish"]
+__all__ = ["Draft", "Refusal", "Update", "answer_key", "draft_of", "finish"]
 
 _RUN_OF_WORDS = 8
 """Words in a row that an entry may share with one example's task."""
@@ -97,11 +99,11 @@ def draft_of(
     """
     fine, refused = [], []
     for number, edit in enumerate(edits, 1):
-        if edit.text and (reason := _answer_key(edit.text, edit.sources, tasks)):
+        if edit.text and (reason := answer_key(edit.text, tasks)):
             refused.append(Refusal(edit, reason))
         elif edit.text and (why := screen(edit.text, observations)):
             reason, id = "; ".join(why), f"H{step}.{number}"
-            if allow(edit, reason) if callable(allow) else id in allow:
+            if _allowed(allow, edit, reason, id):
                 fine.append(edit)
             else:
                 refused.append(Refusal(edit, f"held back as {id}: {reason}", held=id))
@@ -132,31 +134,45 @@ def finish(draft: Draft, verified: Verified | None, limits: LibraryLimits) -> Up
         entry = library.get(id)
         if entry is not None and (words := count_words(entry.text)) > limits.max_words:
             failed.setdefault(id, f"{words} words; at most {limits.max_words} are allowed")
-    library = _without(library, failed, draft.before)
+    for id in draft.changed:
+        if library.get(id) is None:
+            failed.setdefault(id, "taken back by its own repair")
+    library = _settled(draft, library, failed)
+    for id in draft.changed:  # an entry that is as it was before may say what another edit of the plan says
+        entry = library.get(id)
+        old = next((f for f in failed if entry and (e := library.get(f)) and near_duplicate(e.text, entry.text)), None)
+        if old is not None and id not in failed:
+            failed[id] = f"says the same as {old}"
+            library = _settled(draft, library, failed)
     while count_tokens(str(library)) > limits.max_tokens:
         last = next((id for id in reversed(draft.changed) if id not in failed and library.get(id)), None)
         if last is None:
             break
         failed[last] = f"the library would exceed {limits.max_tokens} tokens"
-        library = _without(library, {last: ""}, draft.before)
+        library = _settled(draft, library, failed)
     library = _with_support(library, verified.findings if verified is not None else None)
     refused = [*draft.refused, *(Refusal(draft.edits[id], reason) for id, reason in failed.items())]
     changes: list[tuple[Edit, Experience | None, Experience | None]] = []
     for id, edit in draft.edits.items():
-        if id in failed:
-            continue
-        if (after := library.get(id)) is None:
-            refused.append(Refusal(edit, "taken back by its own repair"))
-        else:
+        if id not in failed:
+            after = library[id]
             changes.append((replace(edit, text=after.text), draft.before.get(id), after))
     changes += [(e, draft.before.get(e.id), library.get(e.id)) for e in draft.others]
     return Update(library, tuple(edit for edit, _, _ in changes), tuple(refused), tuple(changes))
 
 
-def _without(library: ExperienceLibrary, failed: Iterable[str], before: ExperienceLibrary) -> ExperienceLibrary:
+def _allowed(allow: Allow, edit: Edit, reason: str, id: str) -> bool:
+    if not callable(allow):
+        return id in allow
+    try:
+        return bool(allow(edit, reason))
+    except Exception as error:  # the user's own function
+        raise FatalError(f"allow= raised {describe(error)}") from error
+
+
+def _settled(draft: Draft, library: ExperienceLibrary, failed: Collection[str]) -> ExperienceLibrary:
     """The library with failed entries as they were before, or gone if they are new. Ids are not used again."""
-    gone = set(failed)
-    kept = (before.get(e.id) if e.id in gone else e for e in library)
+    kept = (draft.before.get(e.id) if e.id in failed else library.get(e.id) for e in draft.library)
     return replace(library, entries=tuple(e for e in kept if e is not None))
 
 
@@ -176,17 +192,16 @@ def _with_support(library: ExperienceLibrary, findings: Findings | None) -> Expe
     return replace(library, entries=entries)
 
 
-def _answer_key(text: str, sources: Sequence[int], tasks: Mapping[int, str]) -> str:
+def answer_key(text: str, tasks: Mapping[int, str]) -> str:
     """Why a text is an answer key: it repeats wording or an identifier that only one example has; else empty."""
     words = text.casefold().split()
-    runs = [" ".join(words[i : i + _RUN_OF_WORDS]) for i in range(len(words) - _RUN_OF_WORDS + 1)]
-    identifiers = [word.casefold() for word in _IDENTIFIER.findall(text)]
-    if not runs and not identifiers:
+    pieces = {" ".join(words[i : i + _RUN_OF_WORDS]) for i in range(len(words) - _RUN_OF_WORDS + 1)}
+    pieces |= {word.casefold() for word in _IDENTIFIER.findall(text)}
+    if not pieces:
         return ""
-    for number in sources:
-        own = " ".join(tasks.get(number, "").casefold().split())
-        others = [" ".join(task.casefold().split()) for index, task in tasks.items() if index != number]
-        for piece in (*(run for run in runs if run in own), *(i for i in identifiers if i in own)):
-            if not any(piece in other for other in others):
-                return f"an answer key: {piece!r} stands in example {number} alone"
+    plain = {number: " ".join(task.casefold().split()) for number, task in tasks.items()}
+    for piece in sorted(pieces):
+        holders = [number for number, task in plain.items() if piece in task]
+        if len(holders) == 1:
+            return f"an answer key: {piece!r} stands in example {holders[0]} alone"
     return ""

@@ -117,7 +117,7 @@ def evidence_of(
     )
 
 
-def _fallscut_middle(group: RolloutGroup, ceiling: float) -> bool:
+def _falls_short(group: RolloutGroup, ceiling: float) -> bool:
     if group.label_free:
         return group.informative
     return any(r.score is not None and r.score < ceiling - 1e-6 * max(1.0, abs(ceiling)) for r in group.usable)
@@ -125,7 +125,7 @@ def _fallscut_middle(group: RolloutGroup, ceiling: float) -> bool:
 
 def _importance(group: RolloutGroup, ceiling: float, memory: Memory | None) -> int:
     changed = memory is not None and memory.changed(group.example, mean([r.score for r in group.usable]))
-    return 0 if _fallscut_middle(group, ceiling) or changed else 1
+    return 0 if _falls_short(group, ceiling) or changed else 1
 
 
 def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
@@ -139,6 +139,4 @@ def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
         ("Shown", ", ".join(shown) if 0 < len(shown) <= 12 else ""),
         ("Earlier", memory.earlier(group.example) if memory is not None else ""),
     ]
-    return Row(
-        group.example, group.expected, _fallscut_middle(group, ceiling), block(f"Example {group.example}", fields)
-    )
+    return Row(group.example, group.expected, _falls_short(group, ceiling), block(f"Example {group.example}", fields))

@@ -22,15 +22,17 @@ from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, step_line
 from trgrpo_dspy.evaluation.verdict import with_ending
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library import Edit, ExperienceLibrary
+from trgrpo_dspy.library.screening import screen
 from trgrpo_dspy.program.carrying import carried, write_library
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.rollout import Rollout
 
 from . import story
 from .attempts import Attempts, Lessons
-from .cases import cases_for, label_of
-from .draft import Draft, draft_of, finish
+from .cases import allowed_values, answer_fields, cases_for, label_of
+from .check import closed_labels
+from .draft import Draft, answer_key, draft_of, finish
 from .driver import Driver
 from .evidence import Evidence, evidence_of
 from .memory import Memory
@@ -203,24 +205,32 @@ class Run:
 
     def check(self, step: Step, lessons: Lessons, plan: Plan, library: ExperienceLibrary) -> Checked:
         """Apply the plan to a draft, and hold its new and changed entries against labelled examples."""
-        setup, lost = self.setup, tuple(filter(None, [plan.lost]))
+        setup, lost = self.setup, plan.lost
+        tasks = {i: task_text(example) for i, example in enumerate(setup.trainset)}
         draft = draft_of(
             library,
             (*plan.edits, *lessons.kept),
             step=step.index,
             limits=setup.limits,
             names=setup.names,
-            tasks={i: task_text(example) for i, example in enumerate(setup.trainset)},
+            tasks=tasks,
             observations=lessons.observations,
             allow=setup.options.allow,
         )
         if not draft.changed or setup.reflector.form == "paper" or setup.options.metric is None:
             return Checked(draft, None, lost)
-        cases = cases_for(step, draft, setup.trainset) if setup.options.check_entries else []
-        labels = [label_of(example) for example in setup.trainset]
+        answers = answer_fields(setup.student)
+        cases = cases_for(step, draft, setup.trainset, answers) if setup.options.check_entries else []
+        labels = [label_of(example, answers) for example in setup.trainset]
+        closed = closed_labels(labels, allowed_values(setup.trainset, answers))
+
+        def objection(edit: Edit) -> str:
+            return answer_key(edit.text, tasks) or "; ".join(screen(edit.text, lessons.observations))
+
         steps = verify(
-            setup.reflector, draft.library, draft.changed, cases, labels, setup.program, setup.limits, step.index
-        )
+            setup.reflector, draft.library, draft.changed, cases, closed, setup.program, setup.limits, step.index,
+            objection,
+        )  # fmt: skip
         (verified,) = self.session.run([self._driver.drive(steps, step.index)])
         self.session.emit(story.checked(step, verified))
         return Checked(draft, verified, (*lost, *verified.lost))

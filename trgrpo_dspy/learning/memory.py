@@ -47,7 +47,7 @@ class Memory:
         """Remember how a step's library did on examples that nobody learns from."""
         if (score := measured.mean.value) is not None:
             was = baseline.mean.value if baseline is not None else None
-            against = "" if was is None else f" (without any experience {was:.3f})"
+            against = "" if was is None else f" (the input: {was:.3f})"
             self._measured[step] = f"held-out score after this step {score:.3f}{against}"
 
     def earlier(self, example: int) -> str:

@@ -37,7 +37,7 @@ def _function(name: str, value: Any) -> None:
 
 
 def _selection(name: str, value: Any) -> None:
-    if not callable(value) and value not in SELECTIONS:
+    if not callable(value) and (not isinstance(value, str) or value not in SELECTIONS):
         known = " or ".join(map(repr, SELECTIONS))
         raise ValueError(f"{name}={value!r} must be {known}, or a function teaches(group, ceiling) -> str")
 
@@ -88,7 +88,8 @@ class LearningOptions(RunOptions):
     reflection_lm: Annotated[dspy.BaseLM | None, instance(dspy.BaseLM, "dspy.LM('...')")] = None
     """LM of the reflection steps; None is DSPy's configured LM, else the program's only one."""
     reflector: Annotated[Reflector | None, instance(Reflector, "Reflector(...)")] = None
-    """The reflection steps; None is `Reflector()`, and `Reflector(form="paper")` is the paper's form."""
+    """The reflection steps; None is `Reflector()`, and `Reflector(form="paper", summarize="always")` is the paper's
+    form. One of yours has its own `summarize` and `max_lessons`."""
     experiences_per_group: Annotated[int, whole(1), DECIDES] = 2
     """Proposals at most from one group; a `reflector` of yours has its own `max_lessons`."""
     max_experiences: Annotated[int, whole(1), DECIDES] = 45
@@ -110,24 +111,24 @@ class LearningOptions(RunOptions):
     """Held-back entries that may count: entries that look like an instruction smuggled in by a tool's result are
     refused unless their id (`H1.2`, as shown in the result) is listed here or a function of edit and reason agrees."""
 
-    def __post_init__(self) -> None:
-        """Fill in what `auto` says, then check every option."""
+    def check(self) -> None:
+        """Fill in what `auto` says, check every option, and that no two contradict each other."""
+        super().check()
         size, epochs = _AUTO.get(self.auto or "", _PAPER)
         self.group_size = size if self.group_size is None else self.group_size
         self.num_epochs = epochs if self.num_epochs is None else self.num_epochs
-        super().__post_init__()
-
-    def check(self) -> None:
-        """Check every option, and that no two contradict each other."""
-        super().check()
         if self.group_size == 1 and (self.learn_from == "contrast" or self.metric is None):
             raise ValueError("group_size=1 must be at least 2; one attempt can't be compared with anything")
         if self.metric is not None and self.compare_fields is not None:
             raise ValueError(
                 f"compare_fields={self.compare_fields!r} is for metric=None: with a metric, scores are compared"
             )
-        if self.metric is None and self.reflector is not None and not self.reflector.label_free:
-            raise ValueError("metric=None is the label-free mode: pass reflector=Reflector(label_free=True), or none")
+        if self.reflector is not None and self.reflector.label_free != (self.metric is None):
+            if self.metric is None:
+                raise ValueError(
+                    "metric=None is the label-free mode: pass reflector=Reflector(label_free=True), or none"
+                )
+            raise ValueError("reflector=Reflector(label_free=True) shows no label: it is for metric=None")
 
     @property
     def teaches(self) -> Selection:

@@ -83,5 +83,7 @@ def decisions_of(items: Iterable[Any]) -> tuple[Decision, ...]:
     found = []
     for item in items:
         for example in _numbers(item.example) or _numbers(item.example, "Example "):
-            found += [Decision(example, f"E{n}", text_of(item.decision)) for n in re.findall(r"E(\d{1,9})", item.entry)]
+            found += [
+                Decision(example, f"E{n}", text_of(item.decision)) for n in re.findall(r"[1-9]\d{0,8}", item.entry)
+            ]
     return tuple(dict.fromkeys(found))

@@ -68,8 +68,10 @@ class Plan:
     """Why."""
     dispositions: Mapping[str, str] = field(default_factory=dict)
     """Where each proposal went, by its number."""
-    lost: str = ""
-    """Why the reply could not be used; the proposals themselves are then the plan."""
+    lost: tuple[str, ...] = ()
+    """Why replies could not be used; their proposals themselves are then their plan."""
+    proposals: tuple[Edit, ...] = ()
+    """The proposals that were merged, in order: P1, P2, ... In a tree those of its parts."""
 
 
 @dataclass(frozen=True)

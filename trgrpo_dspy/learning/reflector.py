@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import dspy
@@ -35,7 +36,7 @@ from .reading import (
 )
 from .reflection import Comparison, Context, Decision, Lesson, Plan, Reflection
 from .rendering import attempt_text, group_text, library_text, number_text, proposals_text
-from .steps import Ask, Steps, in_place, losses
+from .steps import Ask, Reply, Steps, in_place, losses
 
 __all__ = ["Reflector"]
 
@@ -74,6 +75,12 @@ class Reflector(dspy.Module):
         super().__init__()
         if form not in ("batch", "paper"):
             raise ValueError(f"form={form!r} must be 'batch' or 'paper'")
+        if summarize not in ("auto", "always"):
+            raise ValueError(f"summarize={summarize!r} must be 'auto' or 'always'")
+        least = {"max_lessons": (max_lessons, 1), "groups_per_comparison": (groups_per_comparison, 1)}
+        for name, (value, low) in {**least, "context_tokens": (context_tokens, 256)}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name}={value!r} must be a whole number, at least {low}")
         self.form, self.label_free, self.summarize_when = form, label_free, summarize
         self.max_lessons, self.context_tokens = max_lessons, context_tokens
         self.groups_per_comparison = 1 if form == "paper" else groups_per_comparison
@@ -140,16 +147,13 @@ class Reflector(dspy.Module):
                 Ask(Stage.CONSOLIDATION, (i,), functools.partial(self.merge, node.proposals, node, context))
                 for i, node in enumerate(nodes, 1)
             ]
-            plans = [reply.value or Plan(node.proposals) for node, reply in zip(nodes, replies, strict=True)]
-            proposals, lost = [edit for plan in plans for edit in plan.edits], losses(replies)
+            plans = [_usable(reply, node.proposals) for node, reply in zip(nodes, replies, strict=True)]
+            proposals = [edit for plan in plans for edit in plan.edits]
+            lost = tuple(reason for plan in plans for reason in plan.lost)
         fitting = evidence.within(self.context_tokens // 2)
         (reply,) = yield [Ask(Stage.CONSOLIDATION, (0,), functools.partial(self.merge, proposals, fitting, context))]
-        plan = reply.value
-        if plan is None or (proposals and not plan.edits and not plan.dispositions):
-            why = "; ".join([*lost, reply.lost or "consolidation: empty plan"])
-            return Plan(tuple(proposals), lost=why)  # the proposals themselves are paid for
-        assert isinstance(plan, Plan)
-        return plan
+        plan = _usable(reply, proposals)
+        return replace(plan, lost=(*lost, *plan.lost), proposals=tuple(proposals))
 
     # -- single steps ------------------------------------------------------------------------------------------------
 
@@ -277,6 +281,16 @@ class Reflector(dspy.Module):
             packs[-1].append(group)
             size += tokens
         return packs
+
+
+def _usable(reply: Reply, proposals: Sequence[Edit]) -> Plan:
+    """The plan of a reply; the proposals themselves, which are paid for, where there is none."""
+    plan = reply.value
+    if plan is not None and not isinstance(plan, Plan):
+        raise TypeError(f"Reflector.merge must return a Plan, got {type(plan).__name__}")
+    if plan is None or (proposals and not plan.edits and not plan.dispositions):
+        return Plan(tuple(proposals), lost=(reply.lost or "consolidation: empty plan",))
+    return plan
 
 
 def _predictors(form: str, label_free: bool) -> dict[str, dspy.Predict]:

@@ -57,16 +57,20 @@ class Ceiling:
     def __init__(self) -> None:
         """Nothing is known: metrics are taken to reach 1."""
         self._scored = 0
-        self._best = float("-inf")
+        self._best, self._least = float("-inf"), float("inf")
 
     def note(self, scores: Iterable[float | None]) -> None:
         """Take scores of finished work into account."""
         for score in scores:
             if score is not None:
                 self._scored += 1
-                self._best = max(self._best, score)
+                self._best, self._least = max(self._best, score), min(self._least, score)
 
     @property
     def value(self) -> float:
-        """The highest score seen; at least 1 while few attempts were scored."""
-        return self._best if self._scored >= self._ENOUGH else max(1.0, self._best)
+        """The highest score seen; at least 1 while few attempts were scored, or all alike.
+
+        Attempts that all scored alike say nothing of what the metric can give: a program at 0 has most to learn.
+        """
+        known = self._scored >= self._ENOUGH and self._best > self._least
+        return self._best if known else max(1.0, self._best)

@@ -71,7 +71,7 @@ class Setup:
         """Put together what a run needs; `library` None is what the student carries."""
         taught = list(teachable_predictors(student, options.predictors))
         limits = options.reflector.limits if options.reflector is not None else LibraryLimits()
-        limits = replace(limits, max_entries=options.max_experiences)
+        limits = replace(limits, max_entries=min(options.max_experiences, limits.max_entries))
         reflector = _own_reflector(options, limits)
         assert options.num_epochs is not None
         return cls(

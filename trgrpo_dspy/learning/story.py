@@ -50,11 +50,11 @@ def consolidated(step: Step, lessons: Lessons, plan: Plan) -> events.Consolidate
     """Proposals became a plan."""
     return events.Consolidated(
         step=step.index,
-        proposals=lessons.proposals,
+        proposals=plan.proposals or lessons.proposals,
         plan=plan.edits,
         reasoning=plan.reasoning,
         dispositions=plan.dispositions,
-        lost=plan.lost,
+        lost="; ".join(plan.lost),
     )
 
 

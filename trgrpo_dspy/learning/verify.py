@@ -7,14 +7,15 @@ counter-examples. What is then still wrong more often than right is refused with
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits, screen
+from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.meter import Stage
 
-from .check import Case, Findings, batches, closed_labels, count, problems_text
+from .check import Case, Findings, batches, count, problems_text
+from .reading import checked_edits
 from .reflector import Reflector
 from .steps import Ask, Steps, losses
 
@@ -45,10 +46,11 @@ def verify(
     draft: ExperienceLibrary,
     changed: Sequence[str],
     cases: Sequence[Case],
-    labels: Sequence[str],
+    closed: frozenset[str],
     program: str,
     limits: LibraryLimits,
     step: int,
+    objection: Callable[[Edit], str] = lambda edit: "",
 ) -> Steps[Verified]:
     """Check a draft, have what fails repaired once, and check again what was repaired.
 
@@ -57,12 +59,13 @@ def verify(
         draft: The library with a step's edits applied.
         changed: Ids of its new and changed entries: only these are repaired or refused.
         cases: Labelled examples, in order of importance; empty checks lengths only.
-        labels: The single label of every training example; empty where there is none.
+        closed: The answers as a closed set (`check.closed_labels`): then the labels are not shown; empty otherwise.
         program: Description of the program.
         limits: Caps.
         step: Recorded with repairs.
+        objection: Says why an edit must not count, whatever the check says; a repair with one is dropped.
     """
-    closed = closed_labels(labels)
+    cases = [case for case in cases if case.label] if closed else cases
     calls = batches(cases, reflector.context_tokens // 4, blind=bool(closed))[:_CALLS]
     shown = [case for group, _ in calls for case in group]
 
@@ -89,21 +92,33 @@ def verify(
     text = problems_text(draft, failed, findings, shown, over)
     (reply,) = yield [Ask(Stage.REPAIR, (0,), functools.partial(reflector.repair, draft, text, program))]
     edits = [
-        e for e in reply.value or () if e.id in failed and e.operation in ("MODIFY", "DELETE") and not screen(e.text)
+        e
+        for e in checked_edits(reply.value or (), ())
+        if e.id in failed and e.operation in ("MODIFY", "DELETE") and not (e.text and objection(e))
     ]
     report = apply_edits(draft, edits, step=step, limits=replace(limits, max_words=10**6, max_tokens=10**9))
     lost = (*lost, *losses([reply]))
+    unchecked: list[tuple[str, str]] = []
     if report.applied and calls:
-        findings, more = yield from look(report.library, 1)
+        again, more = yield from look(report.library, 1)
         lost = (*lost, *more)
+        repaired = {edit.id for edit in report.applied}
+        if more:  # what the second look did not see is as the first one left it
+            unchecked = [
+                (id, "its repair could not be checked")
+                for id in changed
+                if id in repaired and findings.is_wrong(id) and not again.has_seen(id) and report.library.get(id)
+            ]
+            again = findings.updated(again, repaired)
+        findings = again
     refused = [(id, _reason(findings, id)) for id in changed if report.library.get(id) and findings.is_wrong(id)]
-    return Verified(report.library, findings, report.applied, tuple(refused), lost)
+    return Verified(report.library, findings, report.applied, (*refused, *unchecked), lost)
 
 
 def _too_long(library: ExperienceLibrary, ids: Sequence[str], limits: LibraryLimits) -> dict[str, str]:
     """What is said of entries above the cap on words."""
     words = {id: count_words(entry.text) for id in ids if (entry := library.get(id)) is not None}
-    return {id: f"has {n} words; write at most 32" for id, n in words.items() if n > limits.max_words}
+    return {id: f"has {n} words; write at most {limits.soft_words}" for id, n in words.items() if n > limits.max_words}
 
 
 def _reason(findings: Findings, id: str) -> str:

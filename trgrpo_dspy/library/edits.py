@@ -178,6 +178,8 @@ class _Draft:
             text=text,
             targets=targets or old.targets,
             updated_step=self.step,
+            support=old.support if text == old.text else (),
+            against=old.against if text == old.text else (),
             sources=tuple(sorted({*old.sources, *edit.sources})),
         )
         if reason := self._unfitting(entry):
