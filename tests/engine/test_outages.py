@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import AuthError, InvalidRequestError, RateLimitError, ServerError, TransportError, UnsupportedModelError
+from support.loopback import response, serve
 from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
 
 from trgrpo_dspy import FatalError, InfrastructureError, evaluate
@@ -162,6 +164,29 @@ class TestRefusals:
         found = measured(script, 20, num_threads=1)
         assert found.stop_reason == "completed" and found.outcomes["completed"] == 19
 
+    def test_a_flagged_request_ends_nothing_before_the_first_reply(self) -> None:
+        def script(call: Call) -> Any:
+            return AuthError("input was flagged", status=403) if call.number == 0 else learner(call)
+
+        found = measured(script, 20, num_threads=1)
+        assert found.stop_reason == "completed" and found.outcomes["completed"] == 19
+
+    @pytest.mark.parametrize(
+        ("words", "outcome"),
+        [("maximum context length is 9 tokens", "context_window"), ("out of memory", "infrastructure")],
+    )
+    def test_an_error_under_the_status_of_a_success_is_told(self, words: str, outcome: str) -> None:
+        body = json.dumps({"object": "error", "message": words, "code": 400})
+        with serve(response(body, kind="application/json")) as server:
+            address = f"http://127.0.0.1:{server.port}/v1"
+            lm = dspy.LM("openai/m", api_base=address, api_key="no", cache=False, num_retries=0)
+            with dspy.context(lm=lm):
+                if outcome == "context_window":
+                    assert evaluate(dspy.Predict(Triage), examples(4), exact).outcomes == {outcome: 4}
+                else:
+                    with pytest.raises(FatalError, match=words):
+                        evaluate(dspy.Predict(Triage), examples(20), exact)
+
     def test_a_key_that_is_refused_again_and_again_is_believed(self) -> None:
         def script(call: Call) -> Any:
             return learner(call) if call.number < 5 else AuthError("revoked", status=403)
@@ -201,6 +226,8 @@ class TestTools:
         messages = "\n".join(caplog.messages)
         assert "tool 'look_up' failed in 10 of 10 calls; the last error was KeyError: 'no such rule'" in messages
         assert found.stop_reason == "unscored" and len(lm.engine.calls) <= tools._END_FROM + 4
+        assert "ended early: tool 'look_up' failed in 30 of 30 calls" in messages and found.mean.n > 20
+        assert "no attempt could be scored" not in messages + str(found)
 
     def test_one_that_fails_now_and_then_is_no_matter(self, caplog: pytest.LogCaptureFixture) -> None:
         def look_up(query: str) -> str:

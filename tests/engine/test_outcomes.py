@@ -143,7 +143,7 @@ class TestAnEvaluation:
         assert found.partial and found.stop_reason == "unscored" and len(lm.engine.calls) < 30
         assert "no attempt could be scored (metric_error: the metric raised" in "".join(caplog.messages)
         assert sum("quueue" in message for message in caplog.messages) == 1
-        assert "partial, no attempt could be scored: " in str(found)
+        assert "partial, ended because going on was in vain: " in str(found)
         assert "attempts have no score" in str(found) and "quueue" in str(found)
 
     def test_one_example_without_a_label_ends_nothing(self) -> None:
@@ -178,7 +178,8 @@ class TestKeeping:
         for number in range(20):
             error = "the tool is down" if number == 0 else "no score"
             outcomes.keep(Unit(Stage.ROLLOUT), Rollout(number, 0, Outcome.INFRASTRUCTURE, None, error=error))
-        assert state.ending.reason == "unscored" and state.ending.problem == "infrastructure: the tool is down"
+        assert state.ending.reason == "unscored"
+        assert state.ending.problem == "no attempt could be scored (infrastructure: the tool is down)"
 
     def test_what_has_a_verdict_is_kept_once_there_is_a_score(self) -> None:
         kept: list[int] = []

@@ -9,7 +9,7 @@ import dspy
 import pytest
 from support.loopback import response, serve
 
-from trgrpo_dspy.failures.replies import ReplyFault, reply_fault
+from trgrpo_dspy.failures.replies import ReplyFault, reply_fault, words_in
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
@@ -49,7 +49,9 @@ def test_an_error_under_the_status_of_a_success_is_no_reply() -> None:
             "openai/m", api_base=f"http://127.0.0.1:{server.port}/v1", api_key="no", cache=False, num_retries=0
         )
         lm("hello")
-    assert reply_fault(lm.history[-1]["response"]) is ReplyFault.NO_CHOICE
+    assert reply_fault(found := lm.history[-1]["response"]) is ReplyFault.NO_CHOICE
+    assert words_in(found) == "no"
+    assert words_in(None) == words_in({"provider_data": {"choices": [], "message": "no"}}) == ""
 
 
 def test_nothing_is_raised_for_what_is_no_response() -> None:

@@ -83,4 +83,5 @@ class Outcomes:
         self._problem = self._problem or f"{rollout.outcome.value}: {rollout.error}"
         hopeless = self._useless >= _HOPELESS and len(self._examples) >= _EXAMPLES
         if hopeless and not self._run.backends.any_unanswered:
-            self._run.ending.stop("unscored", problem=self._problem)
+            vain = "no attempt got a usable reply" if self._scored else "no attempt could be scored"
+            self._run.ending.stop("unscored", problem=f"{vain} ({self._problem})")

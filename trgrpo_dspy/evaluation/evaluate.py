@@ -180,7 +180,7 @@ def _warn(found: Mapping[str, Evaluation], problem: str, *, journaled: bool) -> 
     """Say what kept attempts from being scored and why it ended early."""
     ended = next(iter(found.values())).stop_reason
     if ended == "unscored":
-        logger.warning("the evaluation ended early: no attempt could be scored (%s)", problem)
+        logger.warning("the evaluation ended early: %s", problem)
         return
     for name, evaluation in found.items():
         for warning in evaluation.warnings:

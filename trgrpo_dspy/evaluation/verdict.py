@@ -120,11 +120,13 @@ def with_ending(
         verdict: The verdict on what was measured.
         stop_reason: Why the run ended.
         spend: What it spent, by stage and model.
-        problem: What an attempt met, where none could be scored.
+        problem: What went wrong, where that ended the run.
         journaled: Whether there is a journal to go on from.
     """
     notes = [] if stop_reason == "completed" else [_ENDINGS.get(stop_reason, f"The run ended early: {stop_reason}.")]
-    if problem:
+    if problem and stop_reason == "unscored":
+        notes = [f"The run ended early: {problem}."]
+    elif problem:
         notes[-1] = notes[-1].rstrip(".") + f" ({problem})."
     if journaled and stop_reason in _CAPS:
         more = "" if stop_reason == "max_seconds" else f" and a larger {stop_reason}"

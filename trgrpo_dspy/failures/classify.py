@@ -18,7 +18,7 @@ from .errors import LM, error_text, is_a, links, names
 
 __all__ = [
     "Failure", "classify", "is_backend_failure", "is_context_window", "is_interpreter_fault", "is_tool_outage",
-    "note_answered", "outcome_of", "refused_parameter", "worth_retrying",
+    "note_answered", "outcome_of", "refused_parameter", "says_context_window", "worth_retrying",
 ]  # fmt: skip
 
 
@@ -145,7 +145,12 @@ def is_context_window(error: BaseException) -> bool:
     if is_a(error, LM + "ContextWindowExceededError"):
         return True
     refused = is_a(error, LM + "LMInvalidRequestError", LM + "LMServerError")
-    return refused and _CONTEXT_WINDOW.search(error_text(error)) is not None
+    return refused and says_context_window(error_text(error))
+
+
+def says_context_window(words: str) -> bool:
+    """Whether these words of a provider say that the prompt does not fit."""
+    return _CONTEXT_WINDOW.search(words) is not None
 
 
 def refused_parameter(error: BaseException, parameters: tuple[str, ...] = ("temperature", "seed")) -> str:

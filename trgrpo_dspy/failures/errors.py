@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["LM", "error_text", "is_a", "links", "names", "provider_words"]
+__all__ = ["LM", "error_text", "is_a", "links", "message_in", "names", "provider_words"]
 
 LM = "dspy.utils.exceptions."
 """Where DSPy keeps the errors of LMs and adapters."""
@@ -69,7 +69,7 @@ def provider_words(error: BaseException) -> str:
         seen.add(id(link))
         if link is not error and is_a(link, LM + "LMError"):
             break  # an earlier call's
-        if words := _message_in(_body(link)):
+        if words := message_in(_body(link)):
             return " ".join(words.split())[:_WORDS]
         link = link.__cause__ or link.__context__
     return ""
@@ -91,16 +91,17 @@ def _body(error: BaseException) -> Any:
     return None
 
 
-def _message_in(body: Any) -> str:
+def message_in(body: Any) -> str:
+    """What an error's body says for people, whatever its shape; empty if it says nothing."""
     if isinstance(body, str):
         text = body.strip()[:_LONGEST_BODY]
         try:
-            return _message_in(json.loads(text)) if text[:1] in "{[" else "" if text[:1] == "<" else text
+            return message_in(json.loads(text)) if text[:1] in "{[" else "" if text[:1] == "<" else text
         except (ValueError, RecursionError):
             return text
     if isinstance(body, list):
-        return "; ".join(filter(None, map(_message_in, body[:3])))
+        return "; ".join(filter(None, map(message_in, body[:3])))
     if isinstance(body, dict):
         where = ".".join(map(str, body["loc"])) + ": " if isinstance(body.get("loc"), list) else ""
-        return next((where + words for key in _MESSAGE_KEYS if (words := _message_in(body.get(key)))), "")
+        return next((where + words for key in _MESSAGE_KEYS if (words := message_in(body.get(key)))), "")
     return ""

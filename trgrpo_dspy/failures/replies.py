@@ -6,7 +6,9 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["ReplyFault", "reply_fault"]
+from .errors import message_in
+
+__all__ = ["ReplyFault", "reply_fault", "words_in"]
 
 
 class ReplyFault(enum.Enum):
@@ -22,6 +24,7 @@ class ReplyFault(enum.Enum):
     EMPTY = "the reply was empty"
 
 
+_WORDS = 500
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "MAX_TOKENS"})
 _FILTERS = frozenset({"content_filter", "safety", "SAFETY", "blocklist", "prohibited_content", "recitation"})
 
@@ -52,6 +55,12 @@ def reply_fault(response: Any) -> ReplyFault | None:
     if reasons & _CUT:
         return ReplyFault.CUT
     return ReplyFault.REASONING if kinds & {"thinking", "reasoning"} else ReplyFault.EMPTY
+
+
+def words_in(response: Any) -> str:
+    """What a backend says in an error that it sent under the status of a success; empty for other replies."""
+    raw = _get(response, "provider_data")
+    return " ".join(message_in(raw).split())[:_WORDS] if isinstance(raw, Mapping) and "choices" not in raw else ""
 
 
 def _parts(response: Any) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ def trial(setup: Setup, sample: int) -> Estimate:
             return _try(setup, session, sample)
         except RunStopped as stopped:
             if (reason := session.stop_reason) == "unscored":
-                raise ValueError(f"sample={sample}: no attempt could be scored ({session.problem})") from stopped
+                raise ValueError(f"sample={sample}: {session.problem}") from stopped
             if reason != "error_rate":
                 raise ValueError(
                     f"sample={sample}: its calls were ended by {reason}; take a smaller sample or a larger budget"

@@ -349,6 +349,16 @@ def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
     assert noticed > 50
 
 
+@pytest.mark.parametrize("beside", ["config.json", "events.jsonl", "results.json"])
+def test_an_emptied_file_beside_those_of_a_run_is_noticed(tmp_path: Path, beside: str) -> None:
+    (tmp_path / "journal.sqlite").touch()
+    Journal(tmp_path).close()  # a run that was killed as it began
+    (tmp_path / "journal.sqlite").write_bytes(b"")
+    (tmp_path / beside).touch()
+    with pytest.raises(JournalError, match="is damaged: it is empty, but other files of a run are here"):
+        Journal(tmp_path)
+
+
 def test_a_copy_without_its_log_is_noticed(tmp_path: Path) -> None:
     """While a run goes on, and after it was killed, what was written last stands in the log."""
     for entries in (1, 3000):  # the log was never moved into the file, or several times

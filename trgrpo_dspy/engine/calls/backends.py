@@ -29,7 +29,7 @@ _WINDOW = 40
 _ERROR_RATE = 0.5
 """Share of lost calls in the window from which the run ends."""
 _REFUSED = 8
-"""Calls refused in a row, as for a wrong key, of a backend that has answered, from which the refusal is believed."""
+"""Calls refused in a row, of a backend that has answered or says that the request was flagged, that are believed."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Backend:
         """A call was refused as for a wrong key or model; returns whether that is to be believed."""
         with self._changed:
             self.refused += 1
-            return not self.answered or self.refused >= _REFUSED
+            return self.refused >= _REFUSED
 
 
 class Backends:

@@ -18,7 +18,8 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.errors import InfrastructureError
-from trgrpo_dspy.failures.replies import ReplyFault, reply_fault
+from trgrpo_dspy.failures.classify import says_context_window
+from trgrpo_dspy.failures.replies import ReplyFault, reply_fault, words_in
 
 __all__ = [
     "CallHandler", "OutsideAdapters", "Report", "close_pools", "is_observed", "is_watched", "observe_adapter",
@@ -182,9 +183,16 @@ class Report:
         return None if response is None or None in faults or not faults else faults[0]
 
     def check(self) -> None:
-        """Raise `InfrastructureError` if the reply holds no choice at all: that is no verdict on the program."""
+        """Raise `InfrastructureError` if the reply holds no choice at all: that is no verdict on the program.
+
+        Some backends send errors under the status of a success: what they say is told, and a prompt that does not fit
+        is what it is.
+        """
         if self.fault is ReplyFault.NO_CHOICE:
-            raise InfrastructureError(ReplyFault.NO_CHOICE.value)
+            words = words_in(self.entry["response"])
+            if says_context_window(words):
+                raise dspy.ContextWindowExceededError(message=words)
+            raise InfrastructureError(": ".join(filter(None, [ReplyFault.NO_CHOICE.value, words])))
 
 
 _NO_HISTORY = "trgrpo_dspy_no_history"

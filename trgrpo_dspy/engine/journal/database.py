@@ -233,6 +233,10 @@ def _statement(table: str, columns: int, rows: int) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([one] * rows)}"
 
 
+_LATER = ("config.json", "events.jsonl", "results.json")
+"""Files that a run writes once its journal is open: a journal that is empty beside them was not left so."""
+
+
 def _check(path: Path, tables: Iterable[str], schema: int) -> None:
     """Look whether the file can be used, without writing to it."""
     log = path.with_name(f"{path.name}-wal")
@@ -240,6 +244,8 @@ def _check(path: Path, tables: Iterable[str], schema: int) -> None:
     if not path.exists() or path.stat().st_size == 0:
         if has_log:
             raise _Damage(f"{log.name} is here, but the file that it belongs to is not")
+        if path.exists() and any(path.with_name(name).exists() for name in _LATER):
+            raise _Damage("it is empty, but other files of a run are here")
         return
     how = "mode=ro" if has_log else "mode=ro&immutable=1"  # else SQLite leaves an empty log behind
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as db:

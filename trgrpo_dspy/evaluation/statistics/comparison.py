@@ -101,7 +101,7 @@ class PairedComparison:
 
 def ending(stop_reason: str) -> str:
     """How measuring ended, in words, where it ended early."""
-    return "no attempt could be scored" if stop_reason == "unscored" else f"ended by {stop_reason}"
+    return "ended because going on was in vain" if stop_reason == "unscored" else f"ended by {stop_reason}"
 
 
 def paired_comparison(
