@@ -140,6 +140,9 @@ def test_a_block_is_recognised_wherever_it_stands(text: str, original: str) -> N
         BLOCK.replace("ask", "ask\nand wait"),
         f"{HEADER}\n{FOOTER}",
         BLOCK.replace("--- End", "x --- End"),
+        "Be brief. " + BLOCK.replace("\n", " "),
+        "Be brief.\u2028" + BLOCK.replace("\n", "\u2028"),
+        "Be brief.\\n" + BLOCK.replace("\n", "\\n"),
     ],
 )
 def test_a_block_that_somebody_rewrote_is_the_users_text_and_is_warned_about(

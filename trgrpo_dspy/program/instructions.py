@@ -35,7 +35,11 @@ _BLOCK = re.compile(
 )
 _TAG = re.compile(rf"<{MARK}/?\s{{0,9}}(\w+)")
 _LINE = re.compile(rf"[ \t]*\[({ID_PATTERN})\][ \t]+(.*\S)[ \t]*")
-_TRACE = re.compile(r"(?i)^\W*(?:experiences from earlier attempts|end of experiences)\b", re.MULTILINE)
+_TRACE = re.compile(
+    r"(?i)^\W*(?:experiences from earlier attempts|end of experiences)\b"
+    r"|\bexperiences from earlier attempts\. apply those whose condition fits\b.*\bend of experiences\b",
+    re.MULTILINE | re.DOTALL,  # a block folded into one line has no line of its own
+)
 
 
 def write_block(instructions: str, entries: Sequence[Experience], fields: Iterable[str] = ()) -> str:
