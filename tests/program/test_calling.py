@@ -37,6 +37,24 @@ class AsyncForward(dspy.Module):
         return await self.answer.acall(ticket=ticket)
 
 
+class OnTheInstance(dspy.Module):
+    """A program whose `aforward` is set on the instance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = answer = dspy.Predict(Triage)
+
+        async def aforward(ticket: str) -> Any:
+            return await answer.acall(ticket=ticket)
+
+        self.aforward = aforward
+
+
+def test_an_aforward_of_the_instance_runs() -> None:
+    with dspy.context(lm=scripted_lm()):
+        assert call_program(OnTheInstance(), {"ticket": "refund"}).queue
+
+
 async def slow(example: dspy.Example, prediction: Any, trace: Any = None) -> Any:
     await asyncio.sleep(0)
     return told(example, prediction)

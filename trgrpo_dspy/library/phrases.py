@@ -7,12 +7,16 @@ Vietnamese, Russian, Arabic and Hindi. A phrase is a request; its words alone, i
 # ruff: noqa: RUF001 (letters of other scripts are what this is about)
 from __future__ import annotations
 
-__all__ = ["ADDRESSES", "COMMANDS", "DESCRIBED", "ENCODED", "IGNORE", "NEGATIONS", "PERSONAS", "REVEAL", "SECRETS"]
+__all__ = [
+    "ADDRESSES", "COMMANDS", "CREDENTIALS", "DESCRIBED", "ENCODED", "IGNORE", "NEGATIONS", "PERSONAS", "REVEAL",
+    "SECRETS",
+]  # fmt: skip
 
 ADDRESSES = (
     r"\b[a-z][a-z0-9+.-]{1,20}://\S{1,60}",
     r"\bhxxps?\b\S{0,60}",
     r"\b(?:javascript|vbscript|mailto):\S{1,60}|\bdata:[\w.+-]{1,40}/[\w.+-]{1,40}[;,]\S{1,60}",
+    r"(?<![\w:/])//[\w-]+(?:\.[\w-]+)+/\S{0,60}|\b[\w-]{2,63}\.[a-z]{2,10}:\d{2,5}/\S{0,60}",
     r"\bwww\d?\.[\w-]{1,60}",
     r"[\w.+-]{1,60}@[\w-]{1,60}\.[\w.-]{2,60}",
     # Few names without a path: `logger.info`, `page.click` and `np.int` are code.
@@ -42,7 +46,9 @@ COMMANDS = (
     r"\bcmd(?:\.exe)?\s+/c\b",
     r"\binvoke-(?:webrequest|expression)\b",
     r"\biex\s*\(",
-    r"\bos\.(?:system|popen)\s*\(",
+    r"\bos\.(?:system|popen)\s*\(|\bos\.environ\b",
+    r"\$\((?:curl|wget|cat|bash|sh|nc)\b",
+    r"\|\s*(?:nc|netcat|ncat|telnet)\b|\btelnet\s+[\w-]+\.\S+|\bdocker\s+run\s+-",
     r"\bsubprocess\.\w+\s*\(",
     r"\b__import__\s*\(",
     r"\bchild_process\b",
@@ -59,6 +65,14 @@ ENCODED = (
     r"\b[0-9a-f]{40,}\b",
 )
 """Long runs of base64 or hexadecimal digits."""
+
+CREDENTIALS = (
+    r"(?-i:\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\bgh[pousr]_\w{20,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b)",
+    r"\beyj[\w-]{8,}\.[\w-]{2,}",
+    r"\bbearer\s+(?=\S*\d)[\w.+/=-]{8,}",
+    r"\b(?:api[_-]?key|secret|token|passw(?:or)?d|pwd)\s*[=:]\s*(?=\S*\d)[\w+/-]{6,}",
+)
+"""Keys, tokens and passwords themselves."""
 
 SECRETS = (
     r"\b(?:ask|request|demand|requir|collect|obtain|enter|typ|send|shar|includ|reveal|print|output|provid|giv|"
@@ -89,6 +103,7 @@ IGNORE = (
     r"\s+){0,3}(?:instructions|prompts?|guidelines|safeguards)\b",
     r"\b(?:ignore|disregard|forget)\s+(?:everything|all|anything)\s+(?:\w+\s+){0,3}(?:above|before|said|told|"
     r"written)\b",
+    r"\b(?:ignore|disregard|forget)\s+(?:all\s+)?(?:the\s+|your\s+)?(?:instructions|prompt|rules|guidelines)\s+(?:above|before)\b",
     r"\b(?:previous|prior|above|earlier|system|original)\s+(?:instructions?|prompts?)\s+(?:\w+\s+){0,2}(?:no "
     r"longer|void|obsolete|outdated|superseded|cancell?ed|(?:not|n['\u2019]t)\s+apply)",
     r"(?:忽略|忽视|忽視|无视|無視|忘记|忘記|不要理会|不用管|绕过|繞過).{0,10}(?:指令|指示|提示|规则|規則|要求|设定|說明|说明)",

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from .entries import as_written
-from .phrases import ADDRESSES, COMMANDS, DESCRIBED, ENCODED, IGNORE, NEGATIONS, PERSONAS, REVEAL, SECRETS
+from .phrases import ADDRESSES, COMMANDS, CREDENTIALS, DESCRIBED, ENCODED, IGNORE, NEGATIONS, PERSONAS, REVEAL, SECRETS
 
 __all__ = ["LONG_RUN", "screen"]
 
@@ -30,6 +30,7 @@ _KINDS = tuple(
     for reason, exempt, phrases in (
         ("it names an address", False, ADDRESSES),
         ("it holds a command", False, COMMANDS),
+        ("it holds a credential", False, CREDENTIALS),
         ("it holds an encoded text", False, ENCODED),
         ("it asks for secrets", True, SECRETS),
         ("it tells to ignore instructions", True, IGNORE),
