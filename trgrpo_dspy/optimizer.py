@@ -58,6 +58,7 @@ from .learning.setup import Setup
 from .learning.trial import trial
 from .library import ExperienceLibrary
 from .meter import Budget, Estimate
+from .program.calling import check_program
 from .program.instructions import teachable_predictors
 
 __all__ = ["TrainingFreeGRPO"]
@@ -187,8 +188,7 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
 
     def _check_compile(self, student: Any, trainset: Any, valset: Any, library: ExperienceLibrary | None) -> None:
         self.check()  # options may have been set since
-        if not isinstance(student, dspy.Module):
-            raise TypeError(f"student must be a dspy.Module, got {type(student).__name__}")
+        check_program("student", student)
         check_examples("trainset", trainset)
         if valset is not None:
             check_examples("valset", valset)

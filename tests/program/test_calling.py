@@ -9,7 +9,7 @@ import dspy
 import pytest
 from support.scripted import Triage, exact, examples, scripted_lm, told
 
-from trgrpo_dspy import evaluate
+from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy.program.calling import call_program, finished
 from trgrpo_dspy.program.scoring import adapt_metric
 
@@ -53,6 +53,15 @@ class OnTheInstance(dspy.Module):
 def test_an_aforward_of_the_instance_runs() -> None:
     with dspy.context(lm=scripted_lm()):
         assert call_program(OnTheInstance(), {"ticket": "refund"}).queue
+
+
+def test_a_class_in_place_of_a_program_is_told_to_be_one() -> None:
+    for call in (
+        lambda: TrainingFreeGRPO(metric=exact).compile(Asynchronous, trainset=examples(1)),  # type: ignore[arg-type]
+        lambda: evaluate(Asynchronous, examples(1), exact),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"is the class Asynchronous; pass an instance: Asynchronous\(\.\.\.\)"):
+            call()
 
 
 async def slow(example: dspy.Example, prediction: Any, trace: Any = None) -> Any:

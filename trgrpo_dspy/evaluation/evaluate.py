@@ -29,6 +29,7 @@ from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.events import RunEnded, RunStarted
 from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.program.calling import check_program
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric
 
@@ -98,8 +99,7 @@ def _measure(
     """Measure programs side by side; each is a step of the meter, so that each has its own spend."""
     check_examples("devset", devset)
     for name, program in programs.items():
-        if not isinstance(program, dspy.Module):
-            raise TypeError(f"{name} must be a dspy.Module, got {type(program).__name__}")
+        check_program(name, program)
     if metric is None:
         raise TypeError("metric=None: to measure a program takes a metric(example, prediction, trace=None)")
     alone, started = len(programs) == 1, time.monotonic()

@@ -9,7 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-__all__ = ["call_program", "finished"]
+import dspy
+
+__all__ = ["call_program", "check_program", "finished"]
+
+
+def check_program(name: str, program: Any) -> None:
+    """Refuse what is no program; of a class, say that an instance is wanted."""
+    if isinstance(program, type) and issubclass(program, dspy.Module):
+        raise TypeError(f"{name} is the class {program.__name__}; pass an instance: {program.__name__}(...)")
+    if not isinstance(program, dspy.Module):
+        raise TypeError(f"{name} must be a dspy.Module, got {type(program).__name__}")
 
 
 def call_program(program: Any, inputs: Mapping[str, Any]) -> Any:
