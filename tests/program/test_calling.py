@@ -9,7 +9,7 @@ import dspy
 import pytest
 from support.scripted import Triage, exact, examples, scripted_lm, told
 
-from trgrpo_dspy import TrainingFreeGRPO, evaluate
+from trgrpo_dspy import ExperienceLibrary, TrainingFreeGRPO, attach, evaluate, read_library
 from trgrpo_dspy.program.calling import call_program, finished
 from trgrpo_dspy.program.scoring import adapt_metric
 
@@ -59,6 +59,8 @@ def test_a_class_in_place_of_a_program_is_told_to_be_one() -> None:
     for call in (
         lambda: TrainingFreeGRPO(metric=exact).compile(Asynchronous, trainset=examples(1)),  # type: ignore[arg-type]
         lambda: evaluate(Asynchronous, examples(1), exact),  # type: ignore[arg-type]
+        lambda: attach(Asynchronous, ExperienceLibrary.of("Ask.")),  # type: ignore[arg-type]
+        lambda: read_library(Asynchronous),  # type: ignore[arg-type]
     ):
         with pytest.raises(TypeError, match=r"is the class Asynchronous; pass an instance: Asynchronous\(\.\.\.\)"):
             call()

@@ -19,6 +19,7 @@ from trgrpo_dspy.errors import SchemaVersionError
 from trgrpo_dspy.library.experience import Experience
 from trgrpo_dspy.library.library import ExperienceLibrary
 
+from .calling import check_program
 from .copies import own_copy
 from .instructions import has_unreadable_block, read_block, teachable_predictors, write_block
 
@@ -50,6 +51,7 @@ def read_library(program: dspy.Module, names: Iterable[str] | None = None) -> Ex
     An entry that only some predictors carry gets those as its targets. Where predictors carry different texts under one
     id (edited by hand), the later one gets a new id. A text that looks like a block but can't be read is warned about.
     """
+    check_program("program", program)
     predictors = teachable_predictors(program, names)
     for name, predictor in predictors.items():
         if has_unreadable_block(predictor.signature.instructions):
@@ -116,6 +118,7 @@ def attach(
         library: What was learned elsewhere, or texts. Targets that this program does not have count as all predictors.
         names: The predictors to write to; None means all.
     """
+    check_program("program", program)
     if isinstance(library, (str, bytes)) or not isinstance(library, Iterable):
         raise TypeError(f"library must be an ExperienceLibrary or a list of texts, got {type(library).__name__}")
     found = library if isinstance(library, ExperienceLibrary) else ExperienceLibrary.of(*library)
