@@ -283,10 +283,14 @@ def test_parsing_sorts_sources_and_drops_repetitions() -> None:
     assert edit == Edit("ADD", "", "a  text", ("b", "a"), (1, 3))
 
 
-def test_evidence_and_pins_outlive_edits_and_files() -> None:
-    library = ExperienceLibrary.of("one", "two").pin("E2").with_evidence({"E1": ([5, 3, 5], [4])})
-    library = apply_edits(library, [modify("E1", "better", sources=(2,)), Edit("KEEP", "E2")], step=3).library
-    assert library["E1"] == Experience("E1", "better", (), 0, 3, (2,), (3, 5), (4,))
+def test_evidence_is_of_the_text_it_was_found_for_and_pins_outlive_edits_and_files() -> None:
+    library = (
+        ExperienceLibrary.of("one", "two", "three").pin("E2").with_evidence({"E1": ([5, 3, 5], [4]), "E3": ([1], [])})
+    )
+    edits = [modify("E1", "better", sources=(2,)), Edit("KEEP", "E2"), modify("E3", "three", sources=(7,))]
+    library = apply_edits(library, edits, step=3).library
+    assert library["E1"] == Experience("E1", "better", (), 0, 3, (2,))
+    assert (library["E3"].support, library["E3"].sources) == ((1,), (7,))
     assert library["E2"].pinned
     assert ExperienceLibrary.from_json(library.ban("E1").to_json()) == library.ban("E1")
 
