@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import dspy
 from dspy.primitives.repl_types import REPLHistory
@@ -109,6 +110,7 @@ class Branch:
         self._strands: tuple[object, ...] = (() if same else (self,)) + (parent._strands if parent else ())
         self._started, self._ended = 0, False
         self._items: list[tuple[int, bool, Branch | Prediction | ToolUse]] = []
+        self._begun: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         if parent is not None:
             parent.add(self)
 
@@ -125,12 +127,18 @@ class Branch:
         """Take in what this has caused."""
         elsewhere = threading.get_ident() != self._thread
         is_task = isinstance(item, Branch) and item._task is not self._task
-        if not elsewhere and (self._ended or not is_task):  # tasks are started together until something has ended
-            self._started, self._ended = self._started + 1, False
-        self._items.append((self._started, elsewhere or is_task, item))
+        started = self._begun.get(item._task) if isinstance(item, Branch) and is_task else None
+        if started is None:
+            if not elsewhere and (self._ended or not is_task):  # tasks are started together until something has ended
+                self._started, self._ended = self._started + 1, False
+            started = self._started
+        self._items.append((started, elsewhere or is_task, item))
         if not isinstance(item, Branch):
+            living = _living_tasks()
             for branch in (self, *self._above):
                 branch._ended = True
+                for task in living:  # begun before this ended, though they may show what they do only later
+                    branch._begun.setdefault(task, branch._started)
 
     @property
     def strands(self) -> tuple[object, ...]:
@@ -155,6 +163,13 @@ _latest_task: ContextVar[Branch | None] = ContextVar("trgrpo_dspy_task", default
 
 def _key(item: Branch | Prediction | ToolUse) -> str:
     return "\n".join(event.key() for event in item.events()) if isinstance(item, Branch) else item.key()
+
+
+def _living_tasks() -> Collection[object]:
+    try:
+        return asyncio.all_tasks()
+    except RuntimeError:
+        return ()
 
 
 def _current_task() -> object:
