@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import dspy
 import httpx
@@ -119,6 +120,12 @@ def test_whatever_a_program_holds_it_is_copied_and_stays_as_it_is(make: Callable
     elif isinstance(held, Owner):
         assert not held.loop.is_closed()
         held.loop.close()
+
+
+def test_a_mock_in_the_program_is_looked_at_without_growing() -> None:
+    """`hasattr` on the class of a mock makes a child mock each time, and the search would never end."""
+    program = Holder(MagicMock())
+    assert own_copy(program).answer is not program.answer
 
 
 def test_inputs_are_copied_as_far_as_they_can_be() -> None:

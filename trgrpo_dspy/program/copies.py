@@ -114,8 +114,9 @@ def _share(value: Any, shared: dict[int, Any]) -> list[Any]:
 def _must_be_closed(kind: type) -> bool:
     if issubclass(kind, dspy.Module):
         return False
-    enters = hasattr(kind, "__exit__") or hasattr(kind, "__aexit__")
-    return hasattr(kind, "__del__") or (enters and any(hasattr(kind, n) for n in ("close", "aclose", "shutdown")))
+    names = {name for base in kind.__mro__ for name in vars(base)}  # a look by `hasattr` makes mocks grow without end
+    enters = bool(names & {"__exit__", "__aexit__"})
+    return "__del__" in names or (enters and bool(names & {"close", "aclose", "shutdown"}))
 
 
 def _parts(value: Any) -> Iterable[Any]:
