@@ -23,6 +23,7 @@ HOUSE = """
 __init__
 optimizer
 learning
+report
 evaluation
 engine
 events

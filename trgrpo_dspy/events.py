@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
-from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter import Estimate, Spend
 from trgrpo_dspy.program.rollout import Rollout
 
 __all__ = [
@@ -79,6 +79,12 @@ class RunStarted(Event):
     """LM calls expected."""
     library: ExperienceLibrary = field(default_factory=ExperienceLibrary)
     """The library the run starts from."""
+    instructions: Mapping[str, str] = field(default_factory=dict)
+    """The own instructions of each predictor that is taught, by its name, without our block."""
+    models: tuple[str, ...] = ()
+    """Names of the models that are known to be called."""
+    estimate: Estimate | None = None
+    """LM calls expected, by stage."""
 
 
 @dataclass(frozen=True, kw_only=True)

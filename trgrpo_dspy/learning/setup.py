@@ -16,7 +16,7 @@ from trgrpo_dspy.meter.estimate import Estimate, estimate_calls
 from trgrpo_dspy.program.carrying import read_library, retarget
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.description import describe
-from trgrpo_dspy.program.instructions import teachable_predictors
+from trgrpo_dspy.program.instructions import original_instructions, teachable_predictors
 
 from .options import LearningOptions
 from .reflector import Reflector
@@ -95,6 +95,19 @@ class Setup:
     def is_due(self, step: Step) -> bool:
         """Whether the library is to be measured after this step."""
         return step.index % self.options.evaluate_every == 0 or step.index == len(self.schedule)
+
+    @property
+    def instructions(self) -> dict[str, str]:
+        """The own instructions of each predictor that is taught, by its name."""
+        predictors = teachable_predictors(self.student, self.names)
+        return {name: original_instructions(predictor) for name, predictor in predictors.items()}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that are known before the run: the configured one, the predictors', the reflection's."""
+        own = (predictor.lm for _, predictor in self.student.named_sub_modules(dspy.Predict))
+        lms = (dspy.settings.lm, *own, self.reflection_lm)
+        return tuple(dict.fromkeys(str(lm.model) for lm in lms if isinstance(lm, dspy.BaseLM)))
 
     def estimate(self, calls_per_attempt: float | None = None) -> Estimate:
         """LM calls by stage, from the options alone; without a trial, one call of each predictor to an attempt."""

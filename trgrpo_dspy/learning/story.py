@@ -38,6 +38,9 @@ def started(setup: Setup) -> events.RunStarted:
         attempts=attempts,
         expected_calls=setup.estimate().calls,
         library=setup.start,
+        instructions=setup.instructions,
+        models=setup.models,
+        estimate=setup.estimate(),
     )
 
 

@@ -1,0 +1,136 @@
+"""Everything that happened to one entry of the library, from a run's history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from trgrpo_dspy.events import EditRefused
+from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
+
+from .records import Group, Step, mean_score
+
+__all__ = ["Effect", "EntryHistory", "Moment", "entry_history"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One thing that happened to an entry."""
+
+    step: int
+    """The step; 0 is before the run."""
+    kind: str
+    """'handed in', 'added', 'changed', 'deleted', 'kept', 'refused', 'proposed' or 'checked'."""
+    edit: Edit | None = None
+    """The edit that did it, or that was refused or proposed."""
+    before: Experience | None = None
+    """The entry before."""
+    after: Experience | None = None
+    """The entry after."""
+    reason: str = ""
+    """Why an edit was refused."""
+    examples: tuple[int, ...] = ()
+    """The training examples it comes from: those of the edit, or of the group that proposed it."""
+    support: tuple[int, ...] = ()
+    """For 'checked': the examples that the entry decided rightly."""
+    against: tuple[int, ...] = ()
+    """For 'checked': the examples that the entry decided wrongly."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How attempts at an entry's own examples scored before and after they were shown the entry.
+
+    Other entries came in the same steps, so this is no measure of the one entry alone.
+    """
+
+    before: float | None
+    """Mean score of the attempts that were not shown it."""
+    after: float | None
+    """Mean score of the attempts that were shown it."""
+    attempts_before: int
+    """Scored attempts in `before`."""
+    attempts_after: int
+    """Scored attempts in `after`."""
+
+
+@dataclass(frozen=True)
+class EntryHistory:
+    """What is known of an entry, and everything that happened to it."""
+
+    entry: Experience
+    """The entry as the returned (or newest) library has it, else as it last was."""
+    returned: bool
+    """Whether the returned (or newest) library has it."""
+    moments: tuple[Moment, ...]
+    """What happened, in order."""
+    groups: tuple[Group, ...]
+    """The groups behind the edits that took effect: their attempts and comparisons, in order of steps."""
+    effect: Effect
+    """Scores at its examples, before and after."""
+
+    @property
+    def id(self) -> str:
+        """The entry's id."""
+        return self.entry.id
+
+
+def entry_history(
+    entry_id: str, steps: Sequence[Step], start: ExperienceLibrary, newest: ExperienceLibrary
+) -> EntryHistory:
+    """Everything that happened to an entry.
+
+    Args:
+        entry_id: The entry's id.
+        steps: The run's steps.
+        start: The library that the run started from.
+        newest: The library that was returned; while the run goes on, the newest one.
+
+    Raises:
+        KeyError: No library of the run has an entry with this id; the message names the ids that are known.
+    """
+    after = [step.ended.library for step in steps if step.ended is not None]
+    forms = {entry.id: entry for library in (start, *after, newest) for entry in library}
+    if (entry := forms.get(entry_id)) is None:
+        known = ", ".join(forms) or "none: no library of this run has an entry"
+        raise KeyError(f"no library of this run has an entry {entry_id!r:.60}; ids: {known}")
+    moments = [Moment(0, "handed in", after=old)] if (old := start.get(entry_id)) else []
+    for step in steps:
+        moments += _moments(step, entry_id)
+    made = {(m.step, i) for m in moments if m.kind in ("added", "changed", "deleted") for i in m.examples}
+    groups = tuple(g for step in steps for g in step.groups if (g.step, g.example) in made)
+    return EntryHistory(entry, entry_id in newest, tuple(moments), groups, _effect(steps, entry))
+
+
+def _moments(step: Step, id: str) -> Iterator[Moment]:
+    """What happened to the entry in a step: proposals, refusals, what took effect, the check."""
+    number = step.step
+    for group in step.groups:
+        for edit in group.compared.edits if group.compared is not None else ():
+            if edit.id == id:
+                yield Moment(number, "proposed", edit, examples=(group.example,))
+    for refused in step.refused:
+        if _is_about(refused, id):
+            yield Moment(number, "refused", refused.edit, reason=refused.reason, examples=refused.edit.sources)
+    for applied in step.applied:
+        before, after = applied.before, applied.after
+        if id in (before.id if before else "", after.id if after else ""):
+            kind = "deleted" if after is None else "added" if before is None else "changed"
+            kind = "kept" if applied.edit.operation == "KEEP" else kind
+            yield Moment(number, kind, applied.edit, before, after, examples=applied.edit.sources)
+    if (check := step.check) is not None and (id in check.supported or id in check.contradicted):
+        support, against = check.supported.get(id, ()), check.contradicted.get(id, ())
+        yield Moment(number, "checked", support=tuple(support), against=tuple(against))
+
+
+def _is_about(refused: EditRefused, id: str) -> bool:
+    """Whether the refused edit is of this entry, or was refused because this entry says the same."""
+    return refused.edit.id == id or re.search(rf"\b{id}\b", refused.reason) is not None
+
+
+def _effect(steps: Sequence[Step], entry: Experience) -> Effect:
+    attempts = [r for step in steps for group in step.groups if group.example in entry.sources for r in group.attempts]
+    before = [r for r in attempts if entry.id not in r.shown and r.score is not None]
+    after = [r for r in attempts if entry.id in r.shown and r.score is not None]
+    return Effect(mean_score(before), mean_score(after), len(before), len(after))
