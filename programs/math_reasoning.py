@@ -71,12 +71,12 @@ def agent(interpreter: Any = "monty", *, max_iters: int = 10) -> dspy.Module:
     return MathAgent(MathProblem, tools=[python_tool(interpreter)], max_iters=max_iters)
 
 
-def program(mode: str | None = None) -> dspy.Module:
+def program(mode: str | None = None, *, max_iters: int = 10) -> dspy.Module:
     """Return a fresh program: `direct()`, or `agent()` by `mode` or the environment's `TRGRPO_MATH_MODE`."""
     mode = mode or os.environ.get("TRGRPO_MATH_MODE") or "direct"
     if mode not in ("direct", "agent"):
         raise ValueError(f"mode (or TRGRPO_MATH_MODE) is {mode!r}; it must be 'direct' or 'agent'")
-    return agent() if mode == "agent" else direct()
+    return agent(max_iters=max_iters) if mode == "agent" else direct()
 
 
 def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> dspy.Prediction:

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trgrpo_dspy import TrainingFreeGRPOError
 
@@ -29,12 +30,14 @@ from .tables import scores
 __all__ = ["main"]
 
 _DEFAULTS = {
-    ("math", False): {"k": 32, "train": 100, "group_size": 5},
-    ("math", True): {"k": 4, "train": 14, "group_size": 5},
-    ("web", False): {"k": 3, "train": 100, "group_size": 3},
-    ("web", True): {"k": 3, "train": 8, "group_size": 3},
+    ("math", False): {"k": 32, "train": 100, "group_size": 5, "max_iters": 50},
+    ("math", True): {"k": 4, "train": 14, "group_size": 5, "max_iters": 50},
+    ("web", False): {"k": 3, "train": 100, "group_size": 3, "max_iters": 20, "size": 51},
+    ("web", True): {"k": 3, "train": 8, "group_size": 3, "max_iters": 20},
 }
-"""Where an argument is left out, by task and whether it runs offline: the paper's, or small ones."""
+"""Where an argument is left out, by task and whether it runs offline: the paper's and its code's, or small ones."""
+_ALL = 0
+"""`--size all`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     math = commands.add_parser("math", help="competition mathematics: DAPO to learn from, AIME 2024 and 2025")
-    web = commands.add_parser("web", help="web search: AFM to learn from, 51 questions of WebWalkerQA")
+    web = commands.add_parser("web", help="web search: AFM to learn from, WebWalkerQA")
     ablations = commands.add_parser("ablations", help="what each part of the method is worth")
     ablations.add_argument("--task", choices=["math", "web"], default="math", help="default math")
     for command in (math, ablations):
@@ -89,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (web, ablations):
         command.add_argument("--judge", help="LiteLLM string of the judge's LM; default --model")
         command.add_argument("--search", help="ddgs (needs no key), serper (SERPER_API_KEY) or a folder of pages")
+        command.add_argument(
+            "--size", type=_size, help="questions of WebWalkerQA (51, as the paper's subset), or 'all'"
+        )
     for command in (math, web, ablations):
         _common(command)
     return parser
@@ -104,7 +110,9 @@ def _common(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=3, help="passes over them (3)")
     add("--group-size", type=int, help="attempts at each problem to learn from (math 5, web 3)")
     add("--seed", type=int, default=0, help="decides which problems are drawn, and all chance (0)")
-    add("--max-tokens", type=int, help="tokens of a reply at most; default the provider's, which may be too few")
+    add("--max-tokens", type=int, default=16384, help="tokens of a reply at most (16384, or the model's limit)")
+    add("--top-p", type=float, default=0.95, help="left out for models that don't take it (0.95)")
+    add("--max-iters", type=int, help="steps of an agent at most (math 50, web 20)")
     add("--curve", action="store_true", help="measure the library after every step, not only after the last")
     add("--out", type=_directory, help="directory of journals and report; default runs/experiments/...")
     add("--threads", type=int, default=32, help="attempts at a time (32)")
@@ -117,31 +125,41 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _plan(args: argparse.Namespace) -> Plan:
     task = args.task if args.command == "ablations" else args.command
-    judge, search, mode = (getattr(args, name, None) for name in ("judge", "search", "mode"))
+    judge, search, mode, size = (getattr(args, name, None) for name in ("judge", "search", "mode", "size"))
     if args.offline and (args.model or args.reflection_model or judge):
         raise ValueError("--offline runs on the built-in text model: leave --model, --reflection-model and --judge out")
     if not args.offline and not args.model:
         raise ValueError("--model is missing: a LiteLLM string such as deepseek/deepseek-chat, or --offline")
-    if task == "math" and (judge or search):
-        raise ValueError("--judge and --search are for the web task; math-verify scores mathematics")
+    if task == "math" and (judge or search or size is not None):
+        raise ValueError("--judge, --search and --size are for the web task; math-verify scores mathematics")
     if task == "web" and mode:
         raise ValueError("--mode is for the math task; the web task has an agent only")
-    if args.offline and search:
-        raise ValueError("--offline searches the shipped site: leave --search out")
+    if args.offline and (search or size is not None):
+        raise ValueError("--offline searches the shipped site, whose questions are few: leave --search and --size out")
     if task == "web" and not args.offline:
         search = search or os.environ.get("TRGRPO_WEB_SEARCH") or "ddgs"
-    usual = _DEFAULTS[task, args.offline]
-    chosen = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in usual.items()}
+    usual = {"size": None, **_DEFAULTS[task, args.offline]}
+    given = {name: getattr(args, name, None) for name in usual}
+    chosen: dict[str, Any] = {name: usual[name] if value is None else value for name, value in given.items()}
+    chosen["size"] = chosen["size"] or None
     return Plan(
         command=args.command, task=task, mode=mode or "agent",
         model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
-        epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens,
+        epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens, top_p=args.top_p,
         curve=args.curve, offline=args.offline, **chosen,
     )  # fmt: skip
 
 
 def _limits(args: argparse.Namespace) -> Limits:
     return Limits(args.threads, args.max_cost, args.yes, dict(map(_price, args.price)), args.timeout)
+
+
+def _size(text: str) -> int:
+    if text == "all":
+        return _ALL
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of questions from 1 on, or 'all'")
+    return int(text)
 
 
 def _directory(text: str) -> Path:

@@ -14,6 +14,8 @@ LEARNING = (
     "tokens, about $18"
 )
 """What learning took there."""
+REFERENCE = "replies of at most 16,384 tokens, top_p 0.95, agents of at most 50 (math) and 20 (web) steps"
+"""Settings that the paper does not name and its code has."""
 FINE_TUNED = "fine-tuned 32B, about $10,000"
 
 

@@ -65,8 +65,14 @@ class Plan:
     epochs: int
     group_size: int
     seed: int
-    max_tokens: int | None
-    """Tokens of a reply at most; None is what the provider takes for granted."""
+    max_tokens: int
+    """Tokens of a reply at most, or the model's own limit where that is known and lower."""
+    top_p: float
+    """Share of the probability that replies are drawn from, for models that take it."""
+    max_iters: int
+    """Steps of an agent at most."""
+    size: int | None
+    """Questions of WebWalkerQA; None is all of them, and of the tasks that have no such choice."""
     curve: bool
     """Whether the library of every step is measured, not only the last."""
     offline: bool
@@ -74,12 +80,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        least = {"k": 1, "train": 1, "epochs": 1, "group_size": 2, "max_tokens": 1}
+        least = {"k": 1, "train": 1, "epochs": 1, "group_size": 2, "max_tokens": 1, "max_iters": 1, "size": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 why = "; for group size 1 run the ablations" if name == "group_size" else ""
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {low}{why}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"--top-p {self.top_p} must be above 0 and at most 1")
 
     @property
     def arms(self) -> tuple[str, ...]:

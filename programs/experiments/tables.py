@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from . import paper
+from .models import sampling_text
 from .plan import ARMS, EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan
 from .records import OFFLINE, Cell, CurvePoint, Report
 
@@ -52,7 +53,8 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     if plan.task == "web":
         whole = [paper.published("web", "agent", arm, "WebWalkerQA", "pass@1") for arm in ("input", "full")]
         notes.append("Tokens and dollars include the judge's.")
-        notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
+        if name != "WebWalkerQA":
+            notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
     for cell in cells.values():
         if cell.partial:
             notes.append(f"{ARMS[cell.arm]}: ended after {cell.problems} problems.")
@@ -139,8 +141,10 @@ def _settings(report: Report) -> str:
         f"learning: {plan.train} problems, {plan.epochs} epochs, group size {plan.group_size}, temperature "
         f"{ROLLOUT_TEMPERATURE}; the library after the last step is measured, as in the paper",
         f"evaluation: {plan.k} attempts at each problem, temperature {EVALUATION_TEMPERATURE}",
-        f"seed {plan.seed}; replies of at most {plan.max_tokens or 'as many tokens as the provider allows by default'}"
-        + (" tokens" if plan.max_tokens else ""),
+        f"seed {plan.seed}",
+        *(f"{model}: {sampling_text(plan, model)}" for model in plan.models),
+        *([f"agent: at most {plan.max_iters} steps"] if plan.mode == "agent" else []),
+        f"the reference code: {paper.REFERENCE}",
         report.differs,
     ]
     text = "## Settings\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -54,9 +54,9 @@ _PYTHON = (
 )
 _WEB = (
     "Search engine: {search}. A visited page gives the agent the passages found for its goal, neither the whole page "
-    "nor a language model's summary. The judge, its prompt and the draw of 51 questions are this project's own"
+    "nor a language model's summary. The judge, its prompt and the draw of questions are this project's own"
 )
-_SUBSET, _SUBSET_SIZE = "WebWalkerQA (51)", 51
+_SUBSET = "WebWalkerQA (51)"
 _NO_TOOL = "The program has no tool, as in the paper's direct setting."
 
 
@@ -79,12 +79,17 @@ def open_task(plan: Plan, judge: dspy.BaseLM | None = None) -> Iterator[Task]:
     elif plan.offline:
         with web_site.site() as site:
             asked = _stand_in(_SUBSET, web_site.questions("test"), "questions on a made-up site")
-            yield _web(plan, judge, web_search.offline_agent(site), web_site.questions("train"), asked)
+            yield _web(
+                plan,
+                judge,
+                web_search.offline_agent(site, max_iters=plan.max_iters),
+                web_site.questions("train"),
+                asked,
+            )
     else:
-        program = web_search.agent(plan.search)  # without a key or a folder there is no need to load the data
-        train, drawn = web_data.afm(plan.train, plan.seed), web_data.webwalkerqa(_SUBSET_SIZE, plan.seed)
-        asked = DataSet(_SUBSET, f"WebWalkerQA, {len(drawn)} questions drawn by difficulty and kind", drawn)
-        yield _web(plan, judge, program, train, asked)
+        # Made first: without a key or a folder there is no need to load the data.
+        program = web_search.agent(plan.search, max_iters=plan.max_iters)
+        yield _web(plan, judge, program, web_data.afm(plan.train, plan.seed), _webwalkerqa(plan))
 
 
 def _math(plan: Plan) -> Task:
@@ -99,8 +104,19 @@ def _math(plan: Plan) -> Task:
         train = math_data.dapo(plan.train, seed=plan.seed)
         sets = tuple(DataSet(f"AIME{year % 100}", f"AIME {year}", math_data.aime(year)) for year in (2024, 2025))
     _check_size(plan, train)
-    program, differs = math_reasoning.program(plan.mode), _PYTHON if plan.mode == "agent" else _NO_TOOL
+    program = math_reasoning.program(plan.mode, max_iters=plan.max_iters)
+    differs = _PYTHON if plan.mode == "agent" else _NO_TOOL
     return Task(program, math_reasoning.metric, train, sets, ("Mean@32",), differs)
+
+
+def _webwalkerqa(plan: Plan) -> DataSet:
+    drawn = web_data.webwalkerqa(plan.size, plan.seed)
+    if plan.size is None:
+        return DataSet("WebWalkerQA", f"WebWalkerQA, all {len(drawn)} questions", drawn)
+    if len(drawn) < plan.size:
+        raise ValueError(f"--size {plan.size}: WebWalkerQA has {len(drawn)} questions; 'all' is the whole")
+    title = f"WebWalkerQA, {len(drawn)} questions drawn by difficulty and kind"
+    return DataSet(f"WebWalkerQA ({plan.size})", title, drawn)
 
 
 def _web(

@@ -64,8 +64,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[OfflineServer]:
 def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
-        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "max_tokens": None,
-        "curve": False, "offline": False,
+        "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "max_tokens": 16384,
+        "top_p": 0.95, "max_iters": 50, "size": None, "curve": False, "offline": False,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -352,14 +352,19 @@ class TestMath:
             (["--offline", "--epochs", "0"], "--epochs 0"),
             (["--offline", "--max-tokens", "0"], "--max-tokens 0 must be at least 1"),
             (["--offline", "--threads", "0"], "--threads 0"),
+            (["--offline", "--max-iters", "0"], "--max-iters 0 must be at least 1"),
+            (["--offline", "--top-p", "1.5"], "--top-p 1.5 must be above 0 and at most 1"),
+            (["--task", "web", "--model", "m", "--size", "0"], "'0' must be a number of questions from 1 on, or 'all'"),
+            (["--model", "m", "--size", "51"], "--search and --size are for the web task"),
+            (["--task", "web", "--offline", "--size", "all"], "leave --search and --size out"),
             (["--offline", "--max-cost", "-1"], "--max-cost -1.0 must be above 0"),
             (["--offline", "--timeout", "0"], "--timeout 0.0"),
             (["--offline", "--price", "3,4"], "--price '3,4'"),
             (["--offline", "--price", "m=1,nan"], "--price 'm=1,nan'"),
             (["--offline", "--price", "m=3"], "--price 'm=3'"),
             (["--offline", "--model", "m"], "leave --model"),
-            (["--model", "m", "--judge", "j"], "--judge and --search are for the web task"),
-            (["--task", "web", "--offline", "--search", "ddgs"], "leave --search out"),
+            (["--model", "m", "--judge", "j"], "--judge, --search and --size are for the web task"),
+            (["--task", "web", "--offline", "--search", "ddgs"], "leave --search and --size out"),
             (["--task", "web", "--offline", "--mode", "direct"], "--mode is for the math task"),
             (["--offline", "--out", ""], "argument --out: '' names no directory"),
             ([], "--model is missing"),
@@ -400,6 +405,66 @@ class TestMath:
             assert [s.title for s in task.sets] == ["AIME 2024", "AIME 2025"]
 
 
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("model", "settings", "said"),
+        [
+            ("deepseek/deepseek-chat", {"max_tokens": 8192, "top_p": 0.95}, "(the model's limit; 16,384 were asked"),
+            ("openai/gpt-5", {"max_tokens": 16384}, "16,384 tokens, no top_p: the model does not take it"),
+            ("openai/my-model", {"max_tokens": 16384, "top_p": 0.95}, "at most 16,384 tokens, top_p 0.95"),
+            ("no provider at all", {"max_tokens": 16384, "top_p": 0.95}, "top_p 0.95"),
+        ],
+    )
+    def test_what_a_model_takes(self, model: str, settings: dict[str, Any], said: str) -> None:
+        assert models.sampling(plan_of(), model) == settings
+        assert said in models.sampling_text(plan_of(), model)
+
+    def test_an_unusual_top_p_reaches_the_lm_and_the_report(self) -> None:
+        plan = plan_of(model="openai/my-model", top_p=0.5, max_tokens=99, max_iters=7)
+        with models.models(plan) as lms:
+            assert (lms.program.kwargs["top_p"], lms.program.kwargs["max_tokens"]) == (0.5, 99)
+        text = tables.markdown(report_of(plan))
+        assert "openai/my-model: replies of at most 99 tokens, top_p 0.5" in text and "agent: at most 7 steps" in text
+        assert "the reference code: replies of at most 16,384 tokens, top_p 0.95" in text
+
+    def test_steps_of_the_agents(self) -> None:
+        with open_task(plan_of(offline=True, train=2, max_iters=6)) as task:
+            assert task.program.max_iters == 6
+        with open_task(plan_of(task="web", offline=True, train=2, max_iters=4)) as task:
+            assert task.program.max_iters == 4
+
+    @pytest.mark.parametrize(
+        ("size", "name", "title"),
+        [(None, "WebWalkerQA", "all 6 questions"), (4, "WebWalkerQA (4)", "4 questions drawn"), (7, "", "has 6")],
+    )
+    def test_size(self, size: int | None, name: str, title: str, tmp_path: Path,
+                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+        info = {"difficulty_level": "easy", "hop": "single_source"}
+        asked = [{"question": f"q{n}", "answer": "a", "root_url": "u", "info": info} for n in range(6)]
+        train = [{"extra_info": {"question": f"t{n}", "answer": ["a"]}} for n in range(3)]
+        for file, rows in (("webwalkerqa", asked), ("afm_web_rl", train)):
+            (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        monkeypatch.setenv("TRGRPO_DATA", str(tmp_path))
+        plan = plan_of(command="web", task="web", search="ddgs", train=2, size=size)
+        if not name:
+            with pytest.raises(ValueError, match="--size 7: WebWalkerQA has 6"), open_task(plan):
+                pass
+            return
+        with open_task(plan) as task:
+            (found,) = task.sets
+            assert found.name == name and title in found.title and len(found.examples) == (size or 6)
+        report = records.Report(plan, {name: title}, task.measures, "-")
+        assert ("| 63.2" in tables.scores(report)) == (size is None), "the paper's figure of the whole data set"
+
+    def test_size_all(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        kept: list[Plan] = []
+        monkeypatch.setattr("programs.experiments.__main__.run", lambda plan, *_: kept.append(plan) or report_of(plan))
+        for size in (["--size", "all"], [], ["--size", "9"]):
+            assert main(["web", "--model", "m", *size]) == 0
+        assert [plan.size for plan in kept] == [None, 51, 9]
+        assert [plan.max_iters for plan in kept] == [20] * 3
+
+
 class TestWeb:
     def test_offline(self, tmp_path: Path, served: list[Any]) -> None:
         for package in ("bm25s", "resiliparse"):
@@ -419,7 +484,9 @@ class TestWeb:
     ) -> None:
         monkeypatch.delenv("TRGRPO_WEB_SEARCH", raising=False)
         (tmp_path / "plan.json").write_text(
-            json.dumps(vars(plan_of(command="web", task="web", k=3, group_size=3, search="serper")))
+            json.dumps(
+                vars(plan_of(command="web", task="web", k=3, group_size=3, search="serper", max_iters=20, size=51))
+            )
         )
         assert main(["web", "--model", "m", "--out", str(tmp_path)]) == 1
         said = capsys.readouterr().err
