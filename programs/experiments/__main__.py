@@ -16,16 +16,19 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trgrpo_dspy import TrainingFreeGRPOError
 
+from .article import rows_of, to_markdown
 from .models import OFFLINE_MODEL
 from .plan import Limits, Plan
 from .records import OFFLINE
 from .run import Refused, run
 from .tables import scores
+from .together import run_together
 
 __all__ = ["main"]
 
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).propagate = False
     try:
         plan, limits = _plan(args), _limits(args)
+        plans = _plans(args, plan)
     except ValueError as error:
         parser.error(str(error))
     out = args.out or Path("runs", "experiments", _name(plan))
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else prices are fetched from the network
         print(f"{OFFLINE}\n")
     try:
-        report = run(plan, limits, out)
+        reports = [run(plan, limits, out)] if len(plans) == 1 else run_together(plans, limits, out)
     except Refused as error:
         return _fail(f"Not begun: {error}.", 2)
     except FileNotFoundError as error:
@@ -66,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error}", 1)
     except KeyboardInterrupt:
         return _fail("Interrupted before anything was measured. The same command goes on.", 130)
-    if report.cells:
-        print(f"\n{scores(report)}\n\nThe whole report: {out / 'report.md'} and report.json beside it.")
-    if report.partial:
-        return _fail(f"PARTIAL: {report.partial}. The same command goes on.", 130)
+    if any(report.cells for report in reports):
+        shown = scores(reports[0]) if len(plans) == 1 else to_markdown(row for r in reports for row in rows_of(r))
+        print(f"\n{shown}\n\nThe whole report: {out / 'report.md'}, its table as table.csv and table.tex beside it.")
+    if partial := reports[-1].partial:
+        return _fail(f"PARTIAL: {partial}. The same command goes on.", 130)
     return 0
 
 
@@ -88,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     ablations = commands.add_parser("ablations", help="what each part of the method is worth")
     ablations.add_argument("--task", choices=["math", "web"], default="math", help="default math")
     for command in (math, ablations):
-        command.add_argument("--mode", choices=["agent", "direct"], help="with a Python tool (the default) or not")
+        command.add_argument("--mode", choices=["agent", "direct", "both"],
+                             help="with a Python tool (the default), without, or both in one table")  # fmt: skip
     for command in (web, ablations):
         command.add_argument("--judge", help="LiteLLM string of the judge's LM; default --model")
         command.add_argument("--search", help="ddgs (needs no key), serper (SERPER_API_KEY) or a folder of pages")
@@ -113,6 +119,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=int, default=16384, help="tokens of a reply at most (16384, or the model's limit)")
     add("--top-p", type=float, default=0.95, help="left out for models that don't take it (0.95)")
     add("--max-iters", type=int, help="steps of an agent at most (math 50, web 20)")
+    add("--learnings", type=int, default=1, help="learn so often, each time with another seed; may grow (1)")
     add("--curve", action="store_true", help="measure the library after every step, not only after the last")
     add("--out", type=_directory, help="directory of journals and report; default runs/experiments/...")
     add("--threads", type=int, default=32, help="attempts at a time (32)")
@@ -146,8 +153,15 @@ def _plan(args: argparse.Namespace) -> Plan:
         command=args.command, task=task, mode=mode or "agent",
         model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
         epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens, top_p=args.top_p,
-        curve=args.curve, offline=args.offline, **chosen,
+        learnings=args.learnings, curve=args.curve, offline=args.offline, **chosen,
     )  # fmt: skip
+
+
+def _plans(args: argparse.Namespace, plan: Plan) -> dict[str, Plan]:
+    """The experiments of the command, by the name of their directories."""
+    if getattr(args, "mode", None) == "both":
+        return {mode: replace(plan, mode=mode) for mode in ("direct", "agent")}
+    return {plan.setting: plan}
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -29,7 +29,7 @@ from trgrpo_dspy.learning.steps import Ask, Reply
 from trgrpo_dspy.library import Edit, apply_edits
 from trgrpo_dspy.meter import Spend, Stage
 
-from .plan import ROLLOUT_TEMPERATURE, Limits, Plan
+from .plan import ROLLOUT_TEMPERATURE, Limits, Plan, base
 from .tasks import Task
 
 __all__ = ["Taught", "optimizer_of", "teach"]
@@ -119,8 +119,8 @@ def teach(arm: str, task: Task, plan: Plan, limits: Limits, *, count: int, budge
         log_dir: Where the arm's journal is.
         reflection_lm: LM of the reflection steps.
     """
-    own = {"budget": budget, "log_dir": log_dir, "reflection_lm": reflection_lm}
-    if arm == "full":
+    own = {"budget": budget, "log_dir": log_dir, "reflection_lm": reflection_lm, "seed": plan.seed_of(arm)}
+    if base(arm) == "full":
         return _told(optimizer_of(task, plan, limits, **own).compile(task.program, trainset=task.trainset))
     if arm == "label-free":
         optimizer = optimizer_of(task, plan, limits, metric=None, reflector=_paper(label_free=True), **own)

@@ -9,7 +9,7 @@ from trgrpo_dspy import Estimate, FatalError
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.meter.estimate import INFORMATIVE
 
-from .plan import ARMS, Plan
+from .plan import Plan, arm_name, base
 from .tasks import Task
 
 __all__ = ["TRIALS", "Expected", "expect", "told", "total"]
@@ -72,9 +72,9 @@ def expect(plan: Plan, task: Task, trial: Estimate) -> list[Expected]:
     }
     found = []
     for arm in plan.arms:
-        if arm in learning:
-            found.append(part(f"{ARMS[arm]}: learning", learning[arm]))
-        found.append(part(f"{ARMS[arm]}: evaluation", {Stage.ROLLOUT.value: problems * plan.k * attempt}))
+        if arm != "input":
+            found.append(part(f"{arm_name(arm)}: learning", learning[base(arm)]))
+        found.append(part(f"{arm_name(arm)}: evaluation", {Stage.ROLLOUT.value: problems * plan.k * attempt}))
     if plan.curve:
         between = rows[Stage.CONSOLIDATION.value].calls - 1  # one a step
         found.append(part("learning curve: evaluation", {Stage.ROLLOUT.value: between * problems * plan.k * attempt}))

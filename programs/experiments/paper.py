@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FIGURES", "LEARNING", "MODEL", "SOURCE", "Figure", "others", "published"]
+__all__ = [
+    "FIGURES",
+    "LEARNING",
+    "LEARNING_COST",
+    "MODEL",
+    "REFERENCE",
+    "SOURCE",
+    "Figure",
+    "gain",
+    "others",
+    "published",
+]
 
 SOURCE = "arXiv 2510.08191"
 MODEL = "DeepSeek-V3.1-Terminus"
@@ -16,6 +27,8 @@ LEARNING = (
 """What learning took there."""
 REFERENCE = "replies of at most 16,384 tokens, top_p 0.95, agents of at most 50 (math) and 20 (web) steps"
 """Settings that the paper does not name and its code has."""
+LEARNING_COST = {"full": 18.0, "tuned": 10_000.0}
+"""US dollars, of learning and of the fine-tunes."""
 FINE_TUNED = "fine-tuned 32B, about $10,000"
 
 
@@ -74,6 +87,12 @@ def published(task: str, mode: str, arm: str, data_set: str, measure: str) -> fl
     key = (task, mode, arm, data_set, measure, MODEL)
     found = [f.percent for f in FIGURES if (f.task, f.mode, f.arm, f.data_set, f.measure, f.model) == key]
     return found[0] if found else None
+
+
+def gain(task: str, mode: str, arm: str, data_set: str, measure: str) -> float | None:
+    """The published figure of an arm minus the input program's, in points; None for the input program itself."""
+    after, before = (published(task, mode, name, data_set, measure) for name in (arm, "input"))
+    return None if arm == "input" or after is None or before is None else round(after - before, 1)
 
 
 def others(task: str, data_set: str) -> dict[str, dict[str, float]]:

@@ -20,6 +20,8 @@ __all__ = [
     "ROLLOUT_TEMPERATURE",
     "Limits",
     "Plan",
+    "arm_name",
+    "base",
     "claimed",
     "keep_plan",
 ]
@@ -36,8 +38,20 @@ ARMS = {
 """What each program of an experiment is called in tables, in their order."""
 ABLATIONS = ("input", "full", "written", "label-free", "single")
 """In the order they run: as many experiences are written directly as the full method learned."""
+_AGAIN = "#"
+"""Stands between "full" and the number of a further learning: "full#2"."""
 _BEFORE_IT_BEGINS = ("experiment.lock", "estimate.json", ".estimate.json.tmp", ".plan.json.tmp")
 """What may be in the directory of an experiment that was ended before it began."""
+
+
+def base(arm: str) -> str:
+    """The arm that a further learning repeats; any other arm is its own."""
+    return arm.partition(_AGAIN)[0]
+
+
+def arm_name(arm: str) -> str:
+    """What an arm is called in tables."""
+    return ARMS[base(arm)] + (f", learning {number}" if (number := arm.partition(_AGAIN)[2]) else "")
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,8 @@ class Plan:
     """Share of the probability that replies are drawn from, for models that take it."""
     max_iters: int
     """Steps of an agent at most."""
+    learnings: int
+    """How often the full method learns, each time with a seed of its own."""
     size: int | None
     """Questions of WebWalkerQA; None is all of them, and of the tasks that have no such choice."""
     curve: bool
@@ -80,7 +96,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        least = {"k": 1, "train": 1, "epochs": 1, "group_size": 2, "max_tokens": 1, "max_iters": 1, "size": 1}
+        least = {"k": 1, "train": 1, "epochs": 1, "group_size": 2, "max_tokens": 1, "max_iters": 1, "size": 1,
+                 "learnings": 1}  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -92,7 +109,27 @@ class Plan:
     @property
     def arms(self) -> tuple[str, ...]:
         """The programs to measure, in the order they run."""
-        return ABLATIONS if self.command == "ablations" else ("input", "full")
+        arms = ABLATIONS if self.command == "ablations" else ("input", "full")
+        return (*arms, *(f"full{_AGAIN}{number}" for number in range(2, self.learnings + 1)))
+
+    @property
+    def setting(self) -> str:
+        """What tells this experiment from those that share a table with it."""
+        return self.mode
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the program has tools."""
+        return self.mode == "agent"
+
+    def seed_of(self, arm: str) -> int:
+        """The seed an arm learns with: each further learning has the next one, the problems stay the same."""
+        return self.seed + int(arm.partition(_AGAIN)[2] or 1) - 1
+
+    @property
+    def in_tables(self) -> tuple[str, ...]:
+        """The programs in the order of the tables."""
+        return tuple(sorted(self.arms, key=lambda arm: list(ARMS).index(base(arm))))
 
     def label(self, data_set: str) -> str:
         """What a column on one of the paper's data sets is called: offline, other problems take its place."""
@@ -168,6 +205,7 @@ def _check_plan(out: Path, plan: Plan) -> None:
         raise JournalError(f"{path} can't be read; give another --out") from None
     grown = {
         "k": isinstance(known.get("k"), int) and plan.k > known["k"],
+        "learnings": isinstance(known.get("learnings"), int) and plan.learnings > known["learnings"],
         "curve": known.get("curve") is False,  # what was measured stands, there is only more of it
     }
     differences = [

@@ -20,10 +20,11 @@ from trgrpo_dspy import Budget, Evaluation, attach, evaluate
 from trgrpo_dspy.engine.journal.files import write_atomically
 from trgrpo_dspy.meter import Spend, total_spend
 
+from . import article
 from .arms import Taught, optimizer_of, teach
 from .costs import TRIALS, Expected, expect, told, total
 from .models import OFFLINE_MODEL, Models, models
-from .plan import ARMS, EVALUATION_TEMPERATURE, Limits, Plan, claimed, keep_plan
+from .plan import EVALUATION_TEMPERATURE, Limits, Plan, arm_name, claimed, keep_plan
 from .records import Report, cell_of, curve_of, entries_of, spend_of
 from .tables import markdown
 from .tasks import DataSet, Task, open_task
@@ -172,19 +173,22 @@ class _Experiment:
 
     def _teach(self, arm: str) -> Taught:
         how = "" if arm == "written" else " (no valset, as in the paper: what is learned is measured next)"
-        self.say(f"{ARMS[arm]}: learning ...{how}")
+        self.say(f"{arm_name(arm)}: learning ...{how}")
         taught = teach(
             arm, self.task, self.plan, self.limits,
-            count=max(1, self.entries), budget=self._budget(), log_dir=self.out / arm / "learning",
+            count=max(1, self.entries), budget=self._budget(), log_dir=self._folder(arm) / "learning",
             reflection_lm=self.lms.reflection,
         )  # fmt: skip
-        self.report.curve += curve_of(arm, taught.steps)
+        self.report.curve += curve_of(arm, taught.steps, self._folder(arm) / "learning" / "events.jsonl")
         self.report.libraries[arm] = entries_of(taught.library)
         self._note_spend(arm, taught.spend)
-        self._go_on(taught.stop_reason, f"{ARMS[arm]}: learning")
+        self._go_on(taught.stop_reason, f"{arm_name(arm)}: learning")
         if arm == "full":
             self.entries = len(taught.library)
         return taught
+
+    def _folder(self, arm: str) -> Path:
+        return self.out / arm.replace("#", "-")
 
     def _follow(self, arm: str, taught: Taught) -> None:
         """Measure the libraries before the last one: the learning curve on problems that were not learned from."""
@@ -195,17 +199,17 @@ class _Experiment:
     def _measure(self, arm: str, program: dspy.Module, data_set: DataSet, step: int | None = None) -> None:
         """Measure a program on a data set, k attempts at each problem, at the paper's temperature."""
         when = "" if step is None else f" step {step}"
-        self.say(f"{ARMS[arm]}{when}: {self.plan.k} attempts at each of {data_set.title} ...")
+        self.say(f"{arm_name(arm)}{when}: {self.plan.k} attempts at each of {data_set.title} ...")
         found = evaluate(
             program, data_set.examples, self.task.metric, self.plan.k, temperature=EVALUATION_TEMPERATURE,
             num_threads=self.limits.threads, rollout_timeout=self.limits.timeout, seed=self.plan.seed,
-            budget=self._budget(), log_dir=self.out / arm / f"{data_set.slug}{when}".replace(" ", "-"),
+            budget=self._budget(), log_dir=self._folder(arm) / f"{data_set.slug}{when}".replace(" ", "-"),
         )  # fmt: skip
         before = self.before.setdefault(data_set.name, found)  # the input program comes first
         cell = cell_of(arm, data_set.name, found, None if arm == "input" else before, step)
         (self.report.cells if step is None else self.report.along).append(cell)
         self._note_spend(arm, found.spend, self.plan.label(data_set.name) + when)
-        self._go_on(found.stop_reason, f"{ARMS[arm]}: the evaluation on {data_set.title}{when}")
+        self._go_on(found.stop_reason, f"{arm_name(arm)}: the evaluation on {data_set.title}{when}")
 
     def _note_spend(self, arm: str, spend: tuple[Spend, ...], where: str = "") -> None:
         self.report.spend += spend_of(arm, spend, where)
@@ -223,3 +227,4 @@ class _Experiment:
         """Write the report as it stands."""
         write_atomically(self.out / "report.json", json.dumps(self.report.record(), indent=2, ensure_ascii=False))
         write_atomically(self.out / "report.md", markdown(self.report))
+        article.write(self.out, [self.report])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
 
 from . import paper
+from .article import rows_of, to_markdown
 from .models import sampling_text
-from .plan import ARMS, EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan
-from .records import OFFLINE, Cell, CurvePoint, Report
+from .plan import EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan, arm_name, base
+from .records import OFFLINE, Band, Cell, CurvePoint, Report, SpendRow, learning_of
+from .text import dollars, number, percent, table
 
-__all__ = ["markdown", "scores", "table"]
+__all__ = ["markdown", "scores", "spent_in_all"]
 
 _MARK = "n-gram model, no LLM: means nothing"
 _REPEATS = "The built-in text model can't write experiences: these are sentences it was shown, repeated."
@@ -24,7 +26,15 @@ def markdown(report: Report) -> str:
         parts.append(f"**{OFFLINE}**")
     if report.partial:
         parts.append(f"**PARTIAL: {report.partial}.** Run the same command again and it goes on.")
-    parts += [scores(report), _spend(report), _curve(report), _settings(report), _libraries(report)]
+    parts += [
+        scores(report),
+        _main_table(report),
+        _learnings(report),
+        _spend(report),
+        _curve(report),
+        _settings(report),
+        _libraries(report),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -37,16 +47,17 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     plan, (first, *more) = report.plan, report.measures
     mean, any_of = (f"Mean@{plan.k}", f"Pass@{plan.k}") if plan.task == "math" else ("pass@1", f"pass@{plan.k}")
     head = ["program", f"{mean}, % [95% interval]", f"paper: {first}, {paper.MODEL}", "difference [95% interval]",
-            f"{any_of}, %", *(f"paper: {m}, {paper.MODEL}" for m in more), "tool calls", "tokens in + out",
-            "cost, $"]  # fmt: skip
+            "paper: difference", f"{any_of}, %", *(f"paper: {m}, {paper.MODEL}" for m in more), "tool calls",
+            "tool calls: difference [95% interval]", "tokens in + out", "cost, $"]  # fmt: skip
     cells = {cell.arm: cell for cell in report.cells if cell.data_set == name}
     rows = []
-    for arm in (arm for arm in ARMS if arm in plan.arms):
-        figures = [paper.published(plan.task, plan.mode, arm, name, m) for m in report.measures]
-        rows.append([ARMS[arm], *_row(cells.get(arm), *figures)])
+    for arm in plan.in_tables:
+        figures = [paper.published(plan.task, plan.mode, base(arm), name, m) for m in report.measures]
+        gain = paper.gain(plan.task, plan.mode, base(arm), name, first)
+        rows.append([arm_name(arm), *_row(cells.get(arm), gain, *figures, tools=plan.uses_tools)])
     for label, known in paper.others(plan.task, name).items():
         figures = [known.get(m) for m in report.measures]
-        rows.append([f"paper only: {label}", *_row(None, *figures)])
+        rows.append([f"paper only: {label}", *_row(None, None, *figures)])
     notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
     if plan.mode == "agent":
         notes.append("The call of `finish` that ends an attempt is counted as a tool call.")
@@ -57,7 +68,9 @@ def _scores_of(report: Report, name: str, title: str) -> str:
             notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
     for cell in cells.values():
         if cell.partial:
-            notes.append(f"{ARMS[cell.arm]}: ended after {cell.problems} problems.")
+            notes.append(f"{arm_name(cell.arm)}: ended after {cell.problems} problems.")
+    notes += [_detectable(cell, paper.gain(plan.task, plan.mode, base(cell.arm), name, first))
+              for cell in cells.values() if cell.detectable is not None]  # fmt: skip
     if any(cell.reliable is False for cell in cells.values()):
         notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
     if unscored := sum(cell.unscored for cell in cells.values()):
@@ -65,8 +78,8 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     for cell in cells.values():
         if cell.pass_problems < cell.problems:
             notes.append(
-                f"{ARMS[cell.arm]}: {any_of} is over the {cell.pass_problems} of {cell.problems} problems whose every "
-                "attempt has a score."
+                f"{arm_name(cell.arm)}: {any_of} is over the {cell.pass_problems} of {cell.problems} problems whose "
+                "every attempt has a score."
             )
     return "\n\n".join([f"## {title}{_marked(plan)}", table(head, rows), " ".join(notes)])
 
@@ -76,47 +89,121 @@ def _marked(plan: Plan) -> str:
     return f" ({_MARK})" if plan.offline else ""
 
 
-def _row(cell: Cell | None, first: float | None, *more: float | None) -> list[str]:
+def _detectable(cell: Cell, gain: float | None) -> str:
+    """Which difference would have been found, and whether the paper's is one."""
+    points = 100 * (cell.detectable or 0.0)
+    text = f"{arm_name(cell.arm)}: a true difference of {points:.1f} points is found with 80% power"
+    if gain is None:
+        return f"{text}."
+    if abs(gain) < points:
+        return f"{text}; a difference of the paper's size ({gain:+.1f}) could not be seen with these problems."
+    return f"{text}; a difference of the paper's size ({gain:+.1f}) would be seen."
+
+
+def _row(cell: Cell | None, gain: float | None, first: float | None, *more: float | None,
+         tools: bool = False) -> list[str]:  # fmt: skip
     """The cells of a row after its name; what is not there is a dash."""
-    figures = ["-" if f is None else f"{f:.1f}" for f in (first, *more)]
+    figures = [percent(f) for f in (first, *more)]
     if cell is None or cell.tool_calls is None:  # nothing was attempted
-        return ["-", figures[0], "-", "-", *figures[1:], "-", "-", "-"]
+        return ["-", figures[0], "-", percent(gain, sign="+"), "-", *figures[1:], "-", "-", "-", "-"]
     return [
-        _percent(cell.mean, cell.low, cell.high), figures[0],
-        _percent(cell.difference, cell.difference_low, cell.difference_high, sign="+"),
-        _percent(cell.pass_at_k), *figures[1:], _number(cell.tool_calls, 1),
-        f"{_number(cell.prompt_tokens)} + {_number(cell.completion_tokens)}", _dollars(cell.cost, 4),
+        _share(cell.mean, cell.low, cell.high), figures[0],
+        _share(cell.difference, cell.difference_low, cell.difference_high, sign="+"),
+        percent(gain, sign="+"), _share(cell.pass_at_k), *figures[1:], number(cell.tool_calls, 1),
+        _band(cell.tool_difference if tools else None, sign="+"),
+        f"{number(cell.prompt_tokens)} + {number(cell.completion_tokens)}", dollars(cell.cost, 4),
     ]  # fmt: skip
+
+
+def _band(band: Band | None, *, sign: str = "") -> str:
+    return "-" if band is None else percent(band.value, band.low, band.high, sign=sign)
+
+
+def _main_table(report: Report) -> str:
+    return f"## Main table{_marked(report.plan)}\n\n{to_markdown(rows_of(report))}"
+
+
+def _learnings(report: Report) -> str:
+    """How far apart the libraries of several learnings score."""
+    if report.plan.learnings == 1:
+        return ""
+    rows = []
+    for name in report.titles:
+        cells = [c for c in report.cells if base(c.arm) == "full" and c.data_set == name and c.mean is not None]
+        means, gains = [c.mean or 0.0 for c in cells], [c.difference for c in cells if c.difference is not None]
+        spread = [_share(min(means)), _share(max(means))] if means else ["-", "-"]
+        rows.append([
+            report.plan.label(name), str(len(cells)), _share(fmean(means)) if means else "-",
+            _share(stdev(means)) if len(means) > 1 else "-", *spread, _share(fmean(gains), sign="+") if gains else "-",
+        ])  # fmt: skip
+    head = ["data set", "learnings", "mean, %", "standard deviation, points", "lowest, %", "highest, %",
+            "mean difference"]  # fmt: skip
+    note = (
+        "Each learning has a seed of its own, on the same problems. The standard deviation between them holds the "
+        "noise of measuring as well. The intervals of the tables above are over problems, of one learning each."
+    )
+    return f"## Several learnings{_marked(report.plan)}\n\n{table(head, rows)}\n\n{note}"
 
 
 def _spend(report: Report) -> str:
     if not report.spend:
         return ""
     names = ("calls", "failed", "cut", "prompt_tokens", "completion_tokens")
+    learned = [row for arm in report.plan.in_tables if (row := learning_of(report, arm)) is not None]
     rows = [
-        [ARMS[r.arm], r.stage, *(_number(getattr(r, name)) for name in names), _dollars(r.cost)] for r in report.spend
+        [arm_name(r.arm), r.stage, *(number(getattr(r, name)) for name in names), dollars(r.cost)]
+        for r in (*report.spend, *learned)
     ]
-    costs = [r.cost for r in report.spend]
-    sums = [_number(sum(getattr(r, name) for r in report.spend)) for name in names]
-    rows.append(["all", "", *sums, _dollars(None if None in costs else sum(c or 0.0 for c in costs))])
+    sums = [number(sum(getattr(r, name) for r in report.spend)) for name in names]
+    rows.append(["all", "", *sums, dollars(spent_in_all(report))])
     head = ["program", "stage", "LM calls", "failed", "cut by length", "prompt tokens", "completion tokens", "cost, $"]
     told = table(head, rows)
-    return f"## What it took{_marked(report.plan)}\n\n{told}\n\nThe paper's learning: {paper.LEARNING}."
+    note = f"The paper's learning: {paper.LEARNING}. The rows 'learning in all' are part of the sum already."
+    return f"## What it took{_marked(report.plan)}\n\n{told}\n\n{' '.join([*map(_beside, learned), note])}"
+
+
+def spent_in_all(report: Report) -> float | None:
+    """US dollars of the experiment, its trial not counted; None is unknown."""
+    costs = [r.cost for r in report.spend]
+    return None if None in costs else sum(c or 0.0 for c in costs)
+
+
+def _beside(row: SpendRow) -> str:
+    return (
+        f"{arm_name(row.arm)}: learning took {row.prompt_tokens / 1e6:.2f}M input and "
+        f"{row.completion_tokens / 1e6:.2f}M output tokens, ${dollars(row.cost)}."
+    )
 
 
 def _curve(report: Report) -> str:
     if not report.curve:
         return ""
     last = {point.arm: point.step for point in report.curve}
-    start = CurvePoint("input", 0, 0, None, 0.0, 0, 0)
+    start = CurvePoint("input", 0, 0, None, None, None, None, 0.0, 0, 0)
     rows = []
     for point in (start, *report.curve):
         at = None if point.step == last.get(point.arm, 0) else point.step
         held_out = [_held_out(report, name, point.arm, at) for name in report.titles]
-        learned = [_percent(point.train_mean), f"{100 * point.informative:.0f}%"] if point.step else ["-", "-"]
-        rows.append([ARMS[point.arm], str(point.step), *learned, str(point.entries), str(point.library_tokens),
+        learned = (
+            [
+                _share(point.train_mean, point.train_low, point.train_high),
+                _band(point.tools),
+                f"{100 * point.informative:.0f}%",
+            ]
+            if point.step
+            else ["-"] * 3
+        )
+        rows.append([arm_name(point.arm), str(point.step), *learned, str(point.entries), str(point.library_tokens),
                      *(text for pair in held_out for text in pair)])  # fmt: skip
-    head = ["program", "step", "train mean, %", "informative groups", "experiences", "library tokens"]
+    head = [
+        "program",
+        "step",
+        "train mean, % [95% interval]",
+        "train: tool calls [95% interval]",
+        "informative groups",
+        "experiences",
+        "library tokens",
+    ]
     for name in report.titles:
         label = report.plan.label(name)
         head += [f"{label}: mean, %", f"{label}: tool calls"]
@@ -129,7 +216,7 @@ def _curve(report: Report) -> str:
 def _held_out(report: Report, data_set: str, arm: str, step: int | None) -> tuple[str, str]:
     """Score and tool calls on problems that were not learned from; dashes where that was not measured."""
     cells = [c for c in (*report.cells, *report.along) if (c.data_set, c.arm, c.step) == (data_set, arm, step)]
-    return (_percent(cells[0].mean), _number(cells[0].tool_calls, 1)) if cells else ("-", "-")
+    return (_share(cells[0].mean), number(cells[0].tool_calls, 1)) if cells else ("-", "-")
 
 
 def _settings(report: Report) -> str:
@@ -156,28 +243,10 @@ def _libraries(report: Report) -> str:
     for arm, entries in report.libraries.items():
         lines = "\n".join(entries) or "(nothing)"
         note = f"\n\n{_REPEATS}" if report.plan.offline and arm == "written" else ""
-        found.append(f"## What was learned: {ARMS[arm]}{_marked(report.plan)}{note}\n\n```\n{lines}\n```")
+        found.append(f"## What was learned: {arm_name(arm)}{_marked(report.plan)}{note}\n\n```\n{lines}\n```")
     return "\n\n".join(found)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with columns of equal width."""
-    cells = [[c.replace("|", "\\|") for c in row] for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
-def _percent(value: float | None, low: float | None = None, high: float | None = None, *, sign: str = "") -> str:
-    if value is None:
-        return "-"
-    text = f"{100 * value:{sign}.1f}"
-    return text if low is None or high is None else f"{text} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "?" if value is None else f"{value:,.{digits}f}"
-
-
-def _dollars(value: float | None, digits: int = 2) -> str:
-    return "?" if value is None else f"{value:.{digits}f}"
+def _share(value: float | None, low: float | None = None, high: float | None = None, *, sign: str = "") -> str:
+    """A fraction as percent."""
+    return percent(*(None if v is None else 100 * v for v in (value, low, high)), sign=sign)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +15,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -20,12 +23,13 @@ import filelock
 import pytest
 from support import ROOT
 
-from programs.experiments import models, paper, records, tables
+from programs.experiments import article, models, paper, records, tables
 from programs.experiments.__main__ import main
 from programs.experiments.costs import expect, told, total
 from programs.experiments.plan import Limits, Plan, claimed, keep_plan
 from programs.experiments.run import run
 from programs.experiments.tasks import DataSet, Task, open_task
+from programs.experiments.text import escaped
 from trgrpo_dspy import Evaluation, FatalError
 from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.evaluation.measurement import summarize_evaluation
@@ -65,7 +69,7 @@ def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
         "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "max_tokens": 16384,
-        "top_p": 0.95, "max_iters": 50, "size": None, "curve": False, "offline": False,
+        "top_p": 0.95, "max_iters": 50, "learnings": 1, "size": None, "curve": False, "offline": False,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -153,13 +157,15 @@ class TestTables:
         rows = {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)}
         assert rows["program"] == [
             "Mean@2, % [95% interval]", "paper: Mean@32, DeepSeek-V3.1-Terminus", "difference [95% interval]",
-            "Pass@2, %", "tool calls", "tokens in + out", "cost, $",
+            "paper: difference", "Pass@2, %", "tool calls", "tool calls: difference [95% interval]",
+            "tokens in + out", "cost, $",
         ]  # fmt: skip
         before, after = rows["input program"], rows["Training-Free GRPO"]
-        assert before[0].startswith("50.0 [") and before[1:4] == ["80.0", "-", "50.0"]
-        assert before[4:] == ["3.0", "1,000 + 50", "0.0100"]
+        assert before[0].startswith("50.0 [") and before[1:5] == ["80.0", "-", "-", "50.0"]
+        assert before[5:] == ["3.0", "-", "1,000 + 50", "0.0100"]
         assert after[0].startswith("83.3 [") and after[1] == "82.7" and after[2].startswith("+33.3 [")
-        assert after[3:5] == ["100.0", "2.0"]
+        assert after[3:6] == ["+2.7", "100.0", "2.0"] and after[6].startswith("-1.0 [-1.")
+        assert "points is found with 80% power; a difference of the paper's size (+2.7) could not be seen" in lines[-1]
         assert rows[f"paper only: ReTool ({paper.FINE_TUNED})"][:2] == ["-", "67.0"]
         assert "1 attempts have no score" in lines[-1] and "not reliable" in lines[-1]
         assert "input program: Pass@2 is over the 2 of 3 problems whose every attempt has a score." in lines[-1]
@@ -175,7 +181,7 @@ class TestTables:
             "Training-Free GRPO",
         ]  # fmt: skip
         written = [cell.strip() for cell in lines[5].strip("|").split("|")]
-        assert written[1:3] == ["-", "79.8"] and set(written[3:]) == {"-"}
+        assert written[1:5] == ["-", "79.8", "-", "-0.2"] and set(written[5:]) == {"-"}
         report, ended = (
             report_of(plan_of()),
             replace(summarize_evaluation([(), ()], ()), k=4, stop_reason="interrupted"),
@@ -185,7 +191,8 @@ class TestTables:
         assert {cell.strip() for cell in row.strip("|").split("|")} == {"input program", "-", "80.0"}
 
     def test_offline_and_partial_are_said_first(self) -> None:
-        learned = {"curve": [records.CurvePoint("full", 1, 1, 0.5, 0.5, 2, 40)], "expected": "all 10",
+        point = records.CurvePoint("full", 1, 1, 0.5, 0.25, 0.75, records.Band(2, 1, 3), 0.5, 2, 40)
+        learned = {"curve": [point], "expected": "all 10",
                    "libraries": {"full": ["[E1] a"], "written": ["[E1] b"]}}  # fmt: skip
         text = tables.markdown(report_of(plan_of(offline=True), partial="max_cost is reached", **learned))
         assert text.splitlines()[2].startswith("**OFFLINE: these figures come from a built-in character n-gram model")
@@ -195,6 +202,7 @@ class TestTables:
         assert "## What was learned: Training-Free GRPO (n-gram model, no LLM: means nothing)\n\n```" in text
         assert "means nothing)\n\nThe built-in text model can't write experiences: these are sentences it was" in text
         assert "| in place of AIME24: mean, % " in text and "The estimate, before it began:" in text
+        assert "| 50.0 [25.0, 75.0] " in text and "| 2.0 [1.0, 3.0] " in text, "training, with intervals"
         plain = tables.markdown(report_of(plan_of(), **learned))
         assert "| AIME24: mean, % " in plain
         assert "can't write" not in plain
@@ -210,6 +218,102 @@ class TestTables:
         assert "On all of WebWalkerQA the paper has pass@1 63.2, with Training-Free GRPO 67.8." in tables.scores(report)
         assert "QwQ-32B" in qwq and "27.5" in qwq and "43.1" in qwq
         assert "Tokens and dollars include the judge's." in tables.scores(report)
+
+
+class TestArticle:
+    def learned(self, **changes: Any) -> records.Report:
+        report = report_of(plan_of(k=2, **changes))
+        attempts = Spend("rollout", "m", calls=9, prompt_tokens=4_000_000, completion_tokens=300_000, cost=3.0)
+        summaries = Spend("summary", "m", calls=1, prompt_tokens=500_000, completion_tokens=50_000, cost=0.25)
+        report.spend += records.spend_of("full", (attempts, summaries))
+        return report
+
+    def test_learning_beside_the_paper_s(self) -> None:
+        text = tables.markdown(self.learned())
+        assert "Training-Free GRPO: learning took 4.50M input and 0.35M output tokens, $3.25." in text
+        assert "38M input and 6.6M output tokens, about $18" in text
+        row = next(line for line in text.splitlines() if "learning in all" in line)
+        assert [c.strip() for c in row.strip("|").split("|")][2:] == [
+            "10", "0", "0", "4,500,000", "350,000", "3.25"
+        ]  # fmt: skip
+        total = next(line for line in text.splitlines() if line.startswith("| all "))
+        assert "3.29" in total, "the evaluation's and the learning's, once each"
+        unknown = self.learned()
+        unknown.spend += records.spend_of("full", (Spend("comparison", "m", calls=1, cost=None),))
+        assert "output tokens, $?." in tables.markdown(unknown)
+
+    def test_csv_holds_every_figure(self) -> None:
+        rows = list(csv.DictReader(io.StringIO(article.to_csv(article.rows_of(self.learned())))))
+        before, after, tuned = rows[0], rows[1], rows[2]
+        assert (before["setting"], before["program"], before["gain"]) == ("agent", "input program", "")
+        assert float(after["gain"]) == pytest.approx(100 / 3) and float(after["detectable"]) > 2.7
+        assert (after["paper"], after["paper_gain"], after["learning_cost"]) == ("82.7", "2.7", "3.25")
+        assert float(after["tool_difference"]) == -1 and float(after["tool_low"]) <= -1 < float(after["tool_high"])
+        assert tuned["program"].startswith("paper only: ReTool") and tuned["learning_cost"] == "10000.0"
+
+    def test_latex_is_escaped_and_whole(self) -> None:
+        report = self.learned(offline=True, mode="direct", model="a_b")
+        text = article.to_latex(article.rows_of(report) + article.rows_of(self.learned()))
+        assert text.startswith("% OFFLINE: ") and "\\begin{tabular}{lllrrrrrrr}" in text
+        body = text.partition(r"\toprule")[2]
+        lines = [line for line in body.splitlines() if line.endswith("\\")]
+        assert all(line.replace(r"\&", "").count("&") == 9 for line in lines) and len(lines) == 1 + 2 + 4
+        assert body.count(r"\midrule") == 2, "a rule between direct and agent"
+        assert not re.search(r"(?<!\\)[%$_#]", body), "nothing of the text is a command"
+        assert text.rstrip().endswith(r"\end{tabular}")
+
+    def test_special_characters(self) -> None:
+        assert escaped("50% & $2_a #1 {x} ~ ^ \\") == (
+            r"50\% \& \$2\_a \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
+        )
+
+    def test_several_learnings(self) -> None:
+        report = self.learned(learnings=2)
+        assert report.plan.arms == ("input", "full", "full#2")
+        assert [report.plan.seed_of(arm) for arm in report.plan.arms] == [0, 0, 1]
+        again = evaluation((1.0, 0.0), (0.0, 0.0), (1.0, 1.0), tools=2)
+        report.cells.append(records.cell_of("full#2", "AIME24", again, evaluation((1.0, 0.0), (0.0, 0.0), (1.0, None),
+                                                                                    tools=3)))  # fmt: skip
+        text = tables.markdown(report)
+        row = next(line for line in text.partition("## Several learnings")[2].splitlines() if "AIME24" in line)
+        assert [c.strip() for c in row.strip("|").split("|")] == [
+            "AIME24", "2", "66.7", "23.6", "50.0", "83.3", "+16.7"
+        ]  # fmt: skip
+        assert "| Training-Free GRPO, learning 2 " in text
+        assert "Several learnings" not in tables.markdown(self.learned())
+
+    def test_the_paper_s_gains(self) -> None:
+        assert paper.gain("math", "direct", "full", "AIME25", "Mean@32") == 1.1
+        assert paper.gain("web", "agent", "full", "WebWalkerQA", "pass@1") == 4.6
+        assert paper.gain("math", "agent", "input", "AIME24", "Mean@32") is None
+        assert paper.gain("web", "agent", "written", "WebWalkerQA", "pass@1") is None
+
+    def test_a_gain_that_would_be_seen(self) -> None:
+        report = report_of(plan_of(k=2))
+        report.cells[1] = replace(report.cells[1], detectable=0.02)
+        assert "2.0 points is found with 80% power; a difference of the paper's size (+2.7) would be seen." in (
+            tables.scores(report)
+        )
+
+    def test_attempts_of_a_log_that_was_cut_and_gone_on_with(self, tmp_path: Path) -> None:
+        def line(stage: str, step: int, example: int, score: Any, tools: int, outcome: str = "completed") -> str:
+            rollout = {"example": example, "attempt": 0, "score": score, "tool_calls": tools, "outcome": outcome}
+            return json.dumps({"event": "AttemptFinished", "stage": stage, "step": step, "rollout": rollout}) + "\n"
+
+        log = tmp_path / "events.jsonl"
+        log.write_text(
+            line("rollout", 1, 0, 0.0, 9) + line("validation", 1, 0, 1.0, 99) + '{"event": "Attem\n'
+            + line("rollout", 1, 0, 1.0, 2) + line("rollout", 1, 1, 0.0, 4)
+            + line("rollout", 1, 2, None, 77, "infrastructure")
+        )  # fmt: skip
+        step = SimpleNamespace(step=1, epoch=1, train_mean=0.5, informative=0.0, library=(), library_tokens=0)
+        (point,) = records.curve_of("full", [step], log)
+        assert point.tools is not None and (point.tools.value, point.tools.low) == (3.0, 0.0), (
+            "the last telling counts, outages do not"
+        )
+        assert point.train_low is not None and point.train_low < 0.5 < (point.train_high or 0)
+        (gone,) = records.curve_of("full", [step], tmp_path / "no.jsonl")
+        assert (gone.train_mean, gone.train_low, gone.tools) == (0.5, None, None)
 
 
 # -- what it will take -------------------------------------------------------------------------------------------------
@@ -270,6 +374,36 @@ class TestMath:
         assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 0
         assert served[1].requests == [] and record(tmp_path) == found
         assert "Going on in" not in printed and f"Going on in {tmp_path}: " in capsys.readouterr().out
+
+    def test_direct_and_agent_in_one_table(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["math", *TINY, "--mode", "both", "--out", str(tmp_path)]
+        assert main([*arguments, "--price", "openai/offline=1,1"]) == 0
+        printed, text = capsys.readouterr().out, (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert "OFFLINE" in text and "PARTIAL" not in text and "[direct](direct/report.md)" in text
+        rows = [line for line in printed.splitlines() if line.startswith(("| direct", "| agent"))]
+        assert len(rows) == 4 + 8 and "68.6" in rows[0] and "80.0" in rows[4], "direct first, then agent"
+        tex = (tmp_path / "table.tex").read_text(encoding="utf-8")
+        assert tex.count("\\midrule") == 2 and len((tmp_path / "table.csv").read_text().splitlines()) == 13
+        assert main(["math", *TINY, "--out", str(tmp_path)]) == 1
+        assert "holds 'agent' and no experiment" in capsys.readouterr().err
+        assert main(["math", *TINY, "--mode", "both", "--out", str(tmp_path / "direct")]) == 1
+        assert "holds a single experiment" in capsys.readouterr().err
+
+    def test_money_is_for_both_together(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["math", *TINY, "--mode", "both", "--out", str(tmp_path), "--price", "openai/offline=1000,1000"]
+        assert main([*arguments, "--max-cost", "1", "--yes"]) == 130
+        assert "max-cost 1 is reached" in capsys.readouterr().err
+        assert not (tmp_path / "agent").exists() and "**PARTIAL" in (tmp_path / "report.md").read_text()
+
+    def test_learnings_may_grow(self, tmp_path: Path, served: list[Any]) -> None:
+        arguments = ["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]
+        assert main(arguments) == 0 and main([*arguments, "--learnings", "2"]) == 0
+        found = record(tmp_path)
+        assert [c["arm"] for c in found["cells"]] == ["input", "input", "full", "full", "full#2", "full#2"]
+        assert {r["arm"] for r in found["spend"]} == {"input", "full", "full#2"}
+        new = sum(r["calls"] for r in found["spend"] if r["arm"] == "full#2")
+        assert new <= len(served[1].requests) <= new + 20, "only the further learning and a trial are asked for"
+        assert (tmp_path / "full-2" / "learning").is_dir() and found["libraries"].keys() == {"full", "full#2"}
 
     def test_ended_before_it_began(self, tmp_path: Path) -> None:
         for name in (".estimate.json.tmp", ".plan.json.tmp"):  # killed while it wrote them
@@ -537,13 +671,13 @@ class TestAblations:
             ("full", 1, "AIME24"), ("full", 1, "AIME25"),
         ]  # fmt: skip
         lines = [line.strip("| ").split("|") for line in text.partition("## Learning curve")[2].splitlines()]
-        rows = {(row[0].strip(), row[1].strip()): [c.strip() for c in row[2:]] for row in lines if len(row) == 10}
+        rows = {(row[0].strip(), row[1].strip()): [c.strip() for c in row[2:]] for row in lines if len(row) == 11}
         mean = {(c["arm"], c["step"]): f"{100 * c['mean']:.1f}" for c in found["cells"] + found["along"]
                 if c["data_set"] == "AIME24"}  # fmt: skip
-        assert rows["input program", "0"][4:6] == [mean["input", None], "0.0"]
-        assert rows["Training-Free GRPO", "1"][4:6] == [mean["full", 1], "0.0"]
-        assert rows["Training-Free GRPO", "2"][4:6] == [mean["full", None], "0.0"]
-        assert rows["group size 1", "1"][4:] == ["-"] * 4
+        assert rows["input program", "0"][5:7] == [mean["input", None], "0.0"]
+        assert rows["Training-Free GRPO", "1"][5:7] == [mean["full", 1], "0.0"]
+        assert rows["Training-Free GRPO", "2"][5:7] == [mean["full", None], "0.0"]
+        assert rows["group size 1", "1"][5:] == ["-"] * 4
 
     def test_programs_are_measured_with_what_they_learned(self, ablated: Path) -> None:
         cells = {cell["arm"]: cell for cell in record(ablated)["cells"] if cell["data_set"] == "AIME24"}

@@ -1,0 +1,41 @@
+"""Figures and tables as text; a dash is what was not measured, a question mark what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["dollars", "escaped", "number", "percent", "table"]
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+          **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with columns of equal width."""
+    cells = [[c.replace("|", "\\|") for c in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def percent(value: float | None, low: float | None = None, high: float | None = None, *, sign: str = "") -> str:
+    """A figure in percent with the ends of its interval: '50.0 [41.2, 58.8]'."""
+    if value is None:
+        return "-"
+    text = f"{value:{sign}.1f}"
+    return text if low is None or high is None else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands set apart."""
+    return "?" if value is None else f"{value:,.{digits}f}"
+
+
+def dollars(value: float | None, digits: int = 2) -> str:
+    """An amount without its unit."""
+    return "?" if value is None else f"{value:,.{digits}f}"
+
+
+def escaped(text: str) -> str:
+    """The text as LaTeX prints it."""
+    return "".join(_LATEX.get(c, c) for c in text)
