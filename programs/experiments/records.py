@@ -149,6 +149,8 @@ class Report:
     """What each arm learned, an entry each."""
     expected: str = ""
     """The estimate."""
+    pictures: list[str] = field(default_factory=list)
+    """Names of the pictures beside the report, without an ending."""
 
     def record(self) -> dict[str, Any]:
         """The report as plain data, the paper's figures included."""

@@ -24,6 +24,7 @@ from . import article
 from .arms import Taught, optimizer_of, teach
 from .costs import TRIALS, Expected, expect, told, total
 from .models import OFFLINE_MODEL, Models, models
+from .pictures import draw
 from .plan import EVALUATION_TEMPERATURE, Limits, Plan, arm_name, claimed, keep_plan
 from .records import Report, cell_of, curve_of, entries_of, spend_of
 from .tables import markdown
@@ -77,7 +78,10 @@ def run(plan: Plan, limits: Limits, out: Path, say: Callable[[str], object] = pr
                 raise
             finally:
                 if experiment.agreed:
+                    report.pictures = draw(out, report)
                     experiment.write()
+                    if not report.pictures and report.cells:
+                        say("No pictures: they need matplotlib, pip install 'trgrpo-dspy[report]'")
         return report
 
 

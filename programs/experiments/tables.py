@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from . import paper
 from .article import rows_of, to_markdown
 from .models import sampling_text
+from .pictures import PICTURES
 from .plan import EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan, arm_name, base
 from .records import OFFLINE, Band, Cell, CurvePoint, Report, SpendRow, learning_of
 from .text import dollars, number, percent, table
@@ -30,6 +31,7 @@ def markdown(report: Report) -> str:
         scores(report),
         _main_table(report),
         _learnings(report),
+        _pictures(report),
         _spend(report),
         _curve(report),
         _settings(report),
@@ -121,6 +123,11 @@ def _band(band: Band | None, *, sign: str = "") -> str:
 
 def _main_table(report: Report) -> str:
     return f"## Main table{_marked(report.plan)}\n\n{to_markdown(rows_of(report))}"
+
+
+def _pictures(report: Report) -> str:
+    links = "\n\n".join(f"![{PICTURES[name]}]({name}.png)" for name in report.pictures)
+    return f"## Pictures{_marked(report.plan)}\n\n{links}" if links else ""
 
 
 def _learnings(report: Report) -> str:

@@ -23,7 +23,7 @@ import filelock
 import pytest
 from support import ROOT
 
-from programs.experiments import article, models, paper, records, tables
+from programs.experiments import article, models, paper, pictures, records, tables
 from programs.experiments.__main__ import main
 from programs.experiments.costs import expect, told, total
 from programs.experiments.plan import Limits, Plan, claimed, keep_plan
@@ -314,6 +314,65 @@ class TestArticle:
         assert point.train_low is not None and point.train_low < 0.5 < (point.train_high or 0)
         (gone,) = records.curve_of("full", [step], tmp_path / "no.jsonl")
         assert (gone.train_mean, gone.train_low, gone.tools) == (0.5, None, None)
+
+
+class TestPictures:
+    @pytest.fixture(autouse=True)
+    def needed(self) -> None:
+        pytest.importorskip("matplotlib", reason="needs the extra: pip install 'trgrpo-dspy[report]'")
+
+    def learned(self, **changes: Any) -> records.Report:
+        report = report_of(plan_of(k=2, **changes))
+        report.curve = [records.CurvePoint("full", 1, 1, 0.5, 0.25, 0.75, records.Band(2, 1, 3), 0.5, 2, 40)]
+        return report
+
+    def test_svg_and_png_say_what_they_show(self, tmp_path: Path) -> None:
+        report = self.learned()
+        report.pictures = pictures.draw(tmp_path, report)
+        assert report.pictures == list(pictures.PICTURES)
+        texts = {name: (tmp_path / f"{name}.svg").read_text(encoding="utf-8") for name in report.pictures}
+        assert "AIME24" in texts["learning-curve"] and "training" in texts["learning-curve"]
+        assert "tool calls of an attempt" in texts["tool-calls"]
+        assert "LM calls of an attempt" in texts["cost"] and "input program" in texts["cost"]
+        assert "AIME24: 2 up, 0 down, 1 equal" in texts["flips"]
+        assert not any("OFFLINE" in text for text in texts.values())
+        for name in report.pictures:
+            assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+            assert f"({name}.png)" in tables.markdown(report)
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        pictures.draw(tmp_path, report)
+        assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}, "the same report, the same bytes"
+
+    def test_offline_is_said_and_what_has_no_figures_is_not_drawn(self, tmp_path: Path) -> None:
+        assert pictures.draw(tmp_path, self.learned(mode="direct", offline=True)) == ["learning-curve", "cost", "flips"]
+        assert "OFFLINE: n-gram model" in (tmp_path / "flips.svg").read_text(encoding="utf-8")
+        empty = self.learned()
+        empty.cells, empty.curve = [], []
+        assert pictures.draw(tmp_path / "none", empty) == []
+
+    def test_odd_figures(self, tmp_path: Path) -> None:
+        report = self.learned()
+        report.cells[0] = replace(report.cells[0], mean=None, low=None, high=None, scores=(None,) * 3, cost=None)
+        report.cells[1] = replace(report.cells[1], low=None, high=None, cost=0.0, tools=records.Band(None, None, None))
+        report.curve[0] = replace(report.curve[0], train_mean=None, train_low=None, train_high=None, tools=None)
+        assert len(pictures.draw(tmp_path, report)) == 4
+        assert "it costs nothing" in (tmp_path / "cost.svg").read_text(encoding="utf-8")
+        assert "0 up, 0 down, 0 equal" in (tmp_path / "flips.svg").read_text(encoding="utf-8")
+
+    def test_many_problems(self, tmp_path: Path) -> None:
+        report = self.learned()
+        report.cells = [
+            replace(c, scores=(s,) * 90 + (0.5,) * 10) for c, s in zip(report.cells, (0.0, 1.0), strict=True)
+        ]
+        pictures.draw(tmp_path, report)
+        assert "90 up, 0 down, 10 equal; the 60 that differ most are shown" in (tmp_path / "flips.svg").read_text()
+
+    def test_without_matplotlib(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        assert main(["math", *TINY, "--mode", "direct", "--out", str(tmp_path)]) == 0
+        assert "they need matplotlib, pip install 'trgrpo-dspy[report]'" in capsys.readouterr().out
+        assert "## Pictures" not in (tmp_path / "report.md").read_text() and not list(tmp_path.glob("*.svg"))
 
 
 # -- what it will take -------------------------------------------------------------------------------------------------
@@ -721,6 +780,8 @@ def test_killed_and_interrupted_it_goes_on_and_pays_nothing_twice(tmp_path: Path
     kept = journaled(out)
     again = run_in_process(out)
     assert again == whole
+    for path in (tmp_path / "whole").glob("*.svg"):
+        assert path.read_bytes() == (out / path.name).read_bytes(), "the pictures too"
     assert len(served[-1].requests) == sum(row["calls"] for row in whole["spend"]) - kept
 
 
