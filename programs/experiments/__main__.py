@@ -3,6 +3,7 @@
     python -m programs.experiments math --model deepseek/deepseek-chat --mode agent
     python -m programs.experiments web --model deepseek/deepseek-chat
     python -m programs.experiments ablations --model deepseek/deepseek-chat --task math
+    python -m programs.experiments gym --model deepseek/deepseek-chat
     python -m programs.experiments math --offline
 
 Each measures the input program, learns, measures again and writes `report.md` and `report.json` into --out, the paper's
@@ -37,8 +38,12 @@ _DEFAULTS = {
     ("math", True): {"k": 4, "train": 14, "group_size": 5, "max_iters": 50},
     ("web", False): {"k": 3, "train": 100, "group_size": 3, "max_iters": 20, "size": 51},
     ("web", True): {"k": 3, "train": 8, "group_size": 3, "max_iters": 20},
+    ("gym", False): {"k": 4, "train": 60, "group_size": 5, "max_iters": 1, "size": 50},
+    ("gym", True): {"k": 2, "train": 6, "group_size": 3, "max_iters": 1, "size": 8},
 }
 """Where an argument is left out, by task and whether it runs offline: the paper's and its code's, or small ones."""
+_FAMILIES = ("basic_arithmetic", "spell_backward", "leg_counting")
+"""Arithmetic, letters and counting: families whose levels differ clearly and have enough puzzles."""
 _ALL = 0
 """`--size all`."""
 
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else prices are fetched from the network
         print(f"{OFFLINE}\n")
     try:
-        reports = [run(plan, limits, out)] if len(plans) == 1 else run_together(plans, limits, out)
+        reports = [run(*plans.values(), limits, out)] if len(plans) == 1 else run_together(plans, limits, out)
     except Refused as error:
         return _fail(f"Not begun: {error}.", 2)
     except FileNotFoundError as error:
@@ -101,7 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--size", type=_size, help="questions of WebWalkerQA (51, as the paper's subset), or 'all'"
         )
-    for command in (math, web, ablations):
+    gym = commands.add_parser(
+        "gym", help="puzzles of reasoning-gym, tested at another difficulty too; not of the paper"
+    )
+    gym.add_argument("--families", type=_families, default=_FAMILIES, help=f"with commas ({','.join(_FAMILIES)})")
+    gym.add_argument("--difficulty", type=int, default=1, help="level of the curriculum to learn from (1)")
+    gym.add_argument("--test-difficulty", type=int, default=3, help="level of the other test (3)")
+    gym.add_argument("--size", type=_size, help="puzzles of each test set (50)")
+    for command in (math, web, ablations, gym):
         _common(command)
     return parser
 
@@ -141,7 +153,9 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise ValueError("--judge, --search and --size are for the web task; math-verify scores mathematics")
     if task == "web" and mode:
         raise ValueError("--mode is for the math task; the web task has an agent only")
-    if args.offline and (search or size is not None):
+    if task == "gym" and size == _ALL:
+        raise ValueError("--size all is for WebWalkerQA; puzzles are made, as many as are asked for")
+    if task == "web" and args.offline and (search or size is not None):
         raise ValueError("--offline searches the shipped site, whose questions are few: leave --search and --size out")
     if task == "web" and not args.offline:
         search = search or os.environ.get("TRGRPO_WEB_SEARCH") or "ddgs"
@@ -150,10 +164,13 @@ def _plan(args: argparse.Namespace) -> Plan:
     chosen: dict[str, Any] = {name: usual[name] if value is None else value for name, value in given.items()}
     chosen["size"] = chosen["size"] or None
     return Plan(
-        command=args.command, task=task, mode=mode or "agent",
+        command=args.command, task=task, mode=mode or ("direct" if task == "gym" else "agent"),
         model=args.model or OFFLINE_MODEL, reflection_model=args.reflection_model, judge=judge, search=search,
         epochs=args.epochs, seed=args.seed, max_tokens=args.max_tokens, top_p=args.top_p,
-        learnings=args.learnings, curve=args.curve, offline=args.offline, **chosen,
+        learnings=args.learnings,
+        family=args.families[0] if task == "gym" else None,
+        difficulty=getattr(args, "difficulty", None), test_difficulty=getattr(args, "test_difficulty", None),
+        curve=args.curve, offline=args.offline, **chosen,
     )  # fmt: skip
 
 
@@ -161,6 +178,8 @@ def _plans(args: argparse.Namespace, plan: Plan) -> dict[str, Plan]:
     """The experiments of the command, by the name of their directories."""
     if getattr(args, "mode", None) == "both":
         return {mode: replace(plan, mode=mode) for mode in ("direct", "agent")}
+    if args.command == "gym":
+        return {family: replace(plan, family=family) for family in args.families}
     return {plan.setting: plan}
 
 
@@ -174,6 +193,13 @@ def _size(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of questions from 1 on, or 'all'")
     return int(text)
+
+
+def _families(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names or any(not name.replace("_", "").isalnum() for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} must be names of families with commas between them")
+    return names
 
 
 def _directory(text: str) -> Path:

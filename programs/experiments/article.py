@@ -17,7 +17,7 @@ from trgrpo_dspy.engine.journal.files import write_atomically
 from . import paper
 from .plan import arm_name, base
 from .records import OFFLINE, Cell, Report, learning_of
-from .text import dollars, escaped, number, percent, table
+from .text import dollars, escaped, number, percent, table, without_empty
 
 __all__ = ["Row", "rows_of", "to_csv", "to_latex", "to_markdown", "write"]
 
@@ -112,8 +112,12 @@ def _shown(row: Row) -> list[str]:
 
 def to_markdown(rows: Iterable[Row]) -> str:
     """The table in Markdown, and what the paper's learning took."""
+    rows = list(rows)
+    shown = table(*without_empty(_HEAD, [_shown(row) for row in rows], "paper"))
+    if all(row.paper is None for row in rows):
+        return shown
     note = f"Paper: {paper.SOURCE}, {paper.MODEL}; its learning: {paper.LEARNING}. Its fine-tunes: {paper.FINE_TUNED}."
-    return f"{table(_HEAD, [_shown(row) for row in rows])}\n\n{note}"
+    return f"{shown}\n\n{note}"
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -128,14 +132,15 @@ def to_csv(rows: Iterable[Row]) -> str:
 def to_latex(rows: Sequence[Row]) -> str:
     """A `tabular` of the package `booktabs`; its first lines are comments that say what must be known."""
     lines = [f"% {notice}" for notice in dict.fromkeys(row.notice for row in rows) if notice]
-    lines += ["% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{lll{'r' * (len(_HEAD) - 3)}}}", "\\toprule"]
-    lines += [" & ".join(map(escaped, _HEAD)) + " \\\\", "\\midrule"]
+    head, cells = without_empty(_HEAD, [_shown(row) for row in rows], "paper")
+    lines += ["% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{lll{'r' * (len(head) - 3)}}}", "\\toprule"]
+    lines += [" & ".join(map(escaped, head)) + " \\\\", "\\midrule"]
     before = ""
-    for row in rows:
+    for row, shown in zip(rows, cells, strict=True):
         if before and before != row.setting:
             lines.append("\\midrule")
         before = row.setting
-        lines.append(" & ".join("--" if cell == "-" else escaped(cell) for cell in _shown(row)) + " \\\\")
+        lines.append(" & ".join("--" if cell == "-" else escaped(cell) for cell in shown) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 

@@ -59,9 +59,9 @@ class Plan:
     """The arguments that decide the figures; another plan on the same directory is refused."""
 
     command: str
-    """"math", "web" or "ablations"."""
+    """"math", "web", "gym" or "ablations"."""
     task: str
-    """"math" or "web"."""
+    """"math", "web" or "gym"."""
     mode: str
     """"agent" or "direct"."""
     model: str
@@ -88,7 +88,13 @@ class Plan:
     learnings: int
     """How often the full method learns, each time with a seed of its own."""
     size: int | None
-    """Questions of WebWalkerQA; None is all of them, and of the tasks that have no such choice."""
+    """Questions of WebWalkerQA (None is all of them), or puzzles of each test set; None for mathematics."""
+    family: str | None
+    """Family of `reasoning-gym`; None for the other tasks."""
+    difficulty: int | None
+    """Level of its curriculum to learn from, and of the first test set."""
+    test_difficulty: int | None
+    """Level of the second test set."""
     curve: bool
     """Whether the library of every step is measured, not only the last."""
     offline: bool
@@ -105,6 +111,8 @@ class Plan:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {low}{why}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"--top-p {self.top_p} must be above 0 and at most 1")
+        if self.task == "gym" and self.difficulty == self.test_difficulty:
+            raise ValueError(f"--test-difficulty {self.test_difficulty} must be another level than --difficulty")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -115,7 +123,7 @@ class Plan:
     @property
     def setting(self) -> str:
         """What tells this experiment from those that share a table with it."""
-        return self.mode
+        return self.family or self.mode
 
     @property
     def uses_tools(self) -> bool:
@@ -133,7 +141,7 @@ class Plan:
 
     def label(self, data_set: str) -> str:
         """What a column on one of the paper's data sets is called: offline, other problems take its place."""
-        return f"in place of {data_set}" if self.offline else data_set
+        return f"in place of {data_set}" if self.offline and self.task != "gym" else data_set
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from .models import sampling_text
 from .pictures import PICTURES
 from .plan import EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan, arm_name, base
 from .records import OFFLINE, Band, Cell, CurvePoint, Report, SpendRow, learning_of
-from .text import dollars, number, percent, table
+from .text import dollars, number, percent, table, without_empty
 
 __all__ = ["markdown", "scores", "spent_in_all"]
 
@@ -21,7 +21,9 @@ _REPEATS = "The built-in text model can't write experiences: these are sentences
 def markdown(report: Report) -> str:
     """The whole report as text."""
     plan = report.plan
-    what = {"math": "Mathematics", "web": "Web search"}[plan.task] + (f", {plan.mode}" if plan.task == "math" else "")
+    what = {"math": "Mathematics", "web": "Web search", "gym": f"Puzzles, {plan.family}"}[plan.task] + (
+        f", {plan.mode}" if plan.task == "math" else ""
+    )
     parts = [f"# {what}: {'ablations' if plan.command == 'ablations' else 'Training-Free GRPO'}"]
     if plan.offline:
         parts.append(f"**{OFFLINE}**")
@@ -47,7 +49,7 @@ def scores(report: Report) -> str:
 
 def _scores_of(report: Report, name: str, title: str) -> str:
     plan, (first, *more) = report.plan, report.measures
-    mean, any_of = (f"Mean@{plan.k}", f"Pass@{plan.k}") if plan.task == "math" else ("pass@1", f"pass@{plan.k}")
+    mean, any_of = (f"Mean@{plan.k}", f"Pass@{plan.k}") if plan.task != "web" else ("pass@1", f"pass@{plan.k}")
     head = ["program", f"{mean}, % [95% interval]", f"paper: {first}, {paper.MODEL}", "difference [95% interval]",
             "paper: difference", f"{any_of}, %", *(f"paper: {m}, {paper.MODEL}" for m in more), "tool calls",
             "tool calls: difference [95% interval]", "tokens in + out", "cost, $"]  # fmt: skip
@@ -60,7 +62,21 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     for label, known in paper.others(plan.task, name).items():
         figures = [known.get(m) for m in report.measures]
         rows.append([f"paper only: {label}", *_row(None, None, *figures)])
-    notes = [f"Tool calls, tokens and dollars are per attempt at a problem. Paper: {paper.SOURCE}."]
+    return "\n\n".join(
+        [
+            f"## {title}{_marked(plan)}",
+            table(*without_empty(head, rows, "paper")),
+            " ".join(_notes(report, name, cells, any_of)),
+        ]
+    )
+
+
+def _notes(report: Report, name: str, cells: dict[str, Cell], any_of: str) -> list[str]:
+    """What must be known to read a data set's table."""
+    plan = report.plan
+    notes = ["Tool calls, tokens and dollars are per attempt at a problem."]
+    if plan.task != "gym":
+        notes.append(f"Paper: {paper.SOURCE}.")
     if plan.mode == "agent":
         notes.append("The call of `finish` that ends an attempt is counted as a tool call.")
     if plan.task == "web":
@@ -71,7 +87,7 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     for cell in cells.values():
         if cell.partial:
             notes.append(f"{arm_name(cell.arm)}: ended after {cell.problems} problems.")
-    notes += [_detectable(cell, paper.gain(plan.task, plan.mode, base(cell.arm), name, first))
+    notes += [_detectable(cell, paper.gain(plan.task, plan.mode, base(cell.arm), name, report.measures[0]))
               for cell in cells.values() if cell.detectable is not None]  # fmt: skip
     if any(cell.reliable is False for cell in cells.values()):
         notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
@@ -83,7 +99,7 @@ def _scores_of(report: Report, name: str, title: str) -> str:
                 f"{arm_name(cell.arm)}: {any_of} is over the {cell.pass_problems} of {cell.problems} problems whose "
                 "every attempt has a score."
             )
-    return "\n\n".join([f"## {title}{_marked(plan)}", table(head, rows), " ".join(notes)])
+    return notes
 
 
 def _marked(plan: Plan) -> str:
@@ -238,7 +254,7 @@ def _settings(report: Report) -> str:
         f"seed {plan.seed}",
         *(f"{model}: {sampling_text(plan, model)}" for model in plan.models),
         *([f"agent: at most {plan.max_iters} steps"] if plan.mode == "agent" else []),
-        f"the reference code: {paper.REFERENCE}",
+        *([f"the reference code: {paper.REFERENCE}"] if plan.task != "gym" else []),
         report.differs,
     ]
     text = "## Settings\n\n" + "\n".join(f"- {line}" for line in lines)

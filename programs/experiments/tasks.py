@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from programs import math_data, math_reasoning, web_data, web_search, web_site
+from programs import math_data, math_reasoning, reasoning_gym, web_data, web_search, web_site
 from programs.sandbox import AVAILABLE
 
 from .plan import Plan
@@ -57,6 +57,10 @@ _WEB = (
     "nor a language model's summary. The judge, its prompt and the draw of questions are this project's own"
 )
 _SUBSET = "WebWalkerQA (51)"
+_GYM = (
+    "Not of the paper: puzzles of reasoning-gym, scored by the family's verifier with its partial credit; Pass@k "
+    "counts full scores. No puzzle of a test was learned from; those of the second test are of another level as well."
+)
 _NO_TOOL = "The program has no tool, as in the paper's direct setting."
 
 
@@ -76,6 +80,8 @@ def open_task(plan: Plan, judge: dspy.BaseLM | None = None) -> Iterator[Task]:
     """
     if plan.task == "math":
         yield _math(plan)
+    elif plan.task == "gym":
+        yield _gym(plan)
     elif plan.offline:
         with web_site.site() as site:
             asked = _stand_in(_SUBSET, web_site.questions("test"), "questions on a made-up site")
@@ -107,6 +113,29 @@ def _math(plan: Plan) -> Task:
     program = math_reasoning.program(plan.mode, max_iters=plan.max_iters)
     differs = _PYTHON if plan.mode == "agent" else _NO_TOOL
     return Task(program, math_reasoning.metric, train, sets, ("Mean@32",), differs)
+
+
+def _gym(plan: Plan) -> Task:
+    """Puzzles of one family: some to learn from, others of their difficulty, and others of another difficulty."""
+    family, size = plan.family or "", plan.size or 1
+    seen: set[str] = set()
+    found = []
+    for part, (wanted, level) in enumerate(
+        [(plan.train, plan.difficulty), (size, plan.difficulty), (size, plan.test_difficulty)]
+    ):
+        puzzles = reasoning_gym.dataset(family, 3 * plan.seed + part, wanted, level, without=seen)
+        if len(puzzles) < wanted:
+            raise ValueError(
+                f"--train and --size: {family} has {len(puzzles)} more puzzles at level {level}, not {wanted}"
+            )
+        seen.update(puzzle.question for puzzle in puzzles)
+        found.append(puzzles)
+    train, *tests = found
+    titles = ("the difficulty learned from", "out of distribution")
+    levels = (plan.difficulty, plan.test_difficulty)
+    sets = tuple(DataSet(f"level {level}", f"{family}, level {level}: {title}, {size} puzzles", examples)
+                 for level, title, examples in zip(levels, titles, tests, strict=True))  # fmt: skip
+    return Task(reasoning_gym.program(), reasoning_gym.metric, train, sets, ("Mean",), _GYM)
 
 
 def _webwalkerqa(plan: Plan) -> DataSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["dollars", "escaped", "number", "percent", "table"]
+__all__ = ["dollars", "escaped", "number", "percent", "table", "without_empty"]
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
           **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
@@ -16,6 +16,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def without_empty(head: Sequence[str], rows: Sequence[Sequence[str]], start: str) -> tuple[list[str], list[list[str]]]:
+    """Leave out the columns whose head starts with a text and which hold nothing but dashes."""
+    kept = [i for i, name in enumerate(head) if not name.startswith(start) or any(row[i] != "-" for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def percent(value: float | None, low: float | None = None, high: float | None = None, *, sign: str = "") -> str:

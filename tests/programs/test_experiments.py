@@ -69,7 +69,8 @@ def plan_of(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "command": "math", "task": "math", "mode": "agent", "model": "m", "reflection_model": None, "judge": None,
         "search": None, "k": 32, "train": 100, "epochs": 3, "group_size": 5, "seed": 0, "max_tokens": 16384,
-        "top_p": 0.95, "max_iters": 50, "learnings": 1, "size": None, "curve": False, "offline": False,
+        "top_p": 0.95, "max_iters": 50, "learnings": 1, "size": None, "family": None,
+        "difficulty": None, "test_difficulty": None, "curve": False, "offline": False,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -691,6 +692,68 @@ class TestWeb:
         monkeypatch.setattr("programs.web_data.afm", lambda *args: pytest.fail("it was loaded"))
         assert main(["web", "--model", "m", "--search", "no/such", "--out", str(tmp_path / "out")]) == 1
         assert "'no/such'; it must be 'serper', 'ddgs', 'offline' or a folder" in capsys.readouterr().err
+
+
+class TestGym:
+    @pytest.fixture(autouse=True)
+    def needed(self) -> None:
+        pytest.importorskip("reasoning_gym", reason="needs the extra: pip install 'trgrpo-dspy[reasoning-gym]'")
+
+    def gym(self, **changes: Any) -> Plan:
+        values = {"family": "leg_counting", "difficulty": 1, "test_difficulty": 3, "size": 4, "train": 5, **changes}
+        return plan_of(command="gym", task="gym", mode="direct", **values)
+
+    def test_three_families_in_one_table(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["gym", *TINY, "--size", "3", "--out", str(tmp_path)]
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        families = ["basic_arithmetic", "spell_backward", "leg_counting"]
+        rows = [[c.strip() for c in line.strip("| ").split("|")] for line in printed.splitlines() if " level " in line]
+        rows = [row for row in rows if row[0] in families]
+        assert [row[0] for row in rows] == [f for f in families for _ in range(4)]
+        assert [row[2] for row in rows[:4]] == ["level 1", "level 1", "level 3", "level 3"]
+        text = (tmp_path / "leg_counting" / "report.md").read_text(encoding="utf-8")
+        assert "leg_counting, level 3: out of distribution, 3 puzzles" in text and "| paper" not in text
+        assert "paper" not in (tmp_path / "table.tex").read_text() and "38M" not in (tmp_path / "report.md").read_text()
+        found = {family: record(tmp_path / family) for family in families}
+        assert main(arguments) == 0
+        assert found == {family: record(tmp_path / family) for family in families}
+
+    def test_no_puzzle_twice_and_another_level(self) -> None:
+        with open_task(self.gym()) as task, open_task(self.gym(seed=1)) as other:
+            parts = [task.trainset, *(s.examples for s in task.sets)]
+            assert [len(part) for part in parts] == [5, 4, 4]
+            asked = [puzzle.question for part in parts for puzzle in part]
+            assert len(set(asked)) == 13 and asked[0] != other.trainset[0].question
+            levels = [json.loads(part[0].dspy_task)["score"][3] for part in parts]
+            assert levels == [1, 1, 3] and [s.slug for s in task.sets] == ["level1", "level3"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--families", "no_such"], "no_such"),
+            (["--families", "leg_counting", "--difficulty", "99"], "difficulty=99 must be from 0"),
+            (["--families", "spell_backward", "--test-difficulty", "4"], "spell_backward"),
+        ],
+    )
+    def test_what_there_is_not(self, arguments: list[str], said: str, tmp_path: Path,
+                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+        assert main(["gym", *TINY, *arguments, "--out", str(tmp_path / "out")]) == 1
+        assert said in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--families", ","], "must be names of families"),
+            (["--families", "../up"], "must be names of families"),
+            (["--size", "all"], "--size all is for WebWalkerQA"),
+            (["--difficulty", "3"], "--test-difficulty 3 must be another level"),
+        ],
+    )
+    def test_bad_arguments(self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["gym", "--offline", *arguments])
+        assert said in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
