@@ -1,8 +1,8 @@
 """The experiments of Training-Free GRPO (arXiv 2510.08191), on the model of your choice.
 
-    python -m programs.experiments math --model deepseek/deepseek-chat --mode agent
-    python -m programs.experiments web --model deepseek/deepseek-chat
-    python -m programs.experiments ablations --model deepseek/deepseek-chat --task math
+    python -m programs.experiments math --model deepseek/deepseek-chat --mode agent --max-cost 80
+    python -m programs.experiments web --model deepseek/deepseek-chat --max-cost 40
+    python -m programs.experiments ablations --model deepseek/deepseek-chat --task math --max-cost 200
     python -m programs.experiments gym --model deepseek/deepseek-chat
     python -m programs.experiments math --offline
 

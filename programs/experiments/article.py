@@ -22,7 +22,7 @@ from .text import dollars, escaped, number, percent, table, without_empty
 __all__ = ["Row", "rows_of", "to_csv", "to_latex", "to_markdown", "write"]
 
 _HEAD = ["setting", "program", "data set", "score, % [95% interval]", "gain [95% interval]", "paper, %", "paper: gain",
-         "tool calls", "learning: tokens, M in + out", "learning, $"]  # fmt: skip
+         "tool calls", "learning: tokens, M in + out", "learning, $", "paper: learning"]  # fmt: skip
 _SCORES = ("mean", "low", "high", "gain", "gain_low", "gain_high", "detectable", "pass_at_k")
 """Fractions in a cell, percent in a row."""
 
@@ -59,6 +59,11 @@ class Row:
     learning_prompt_tokens: float | None = None
     learning_completion_tokens: float | None = None
     learning_cost: float | None = None
+    paper_prompt_tokens: float | None = None
+    """Of the paper's learning."""
+    paper_completion_tokens: float | None = None
+    paper_cost: float | None = None
+    """US dollars of the paper's learning, or of the fine-tune."""
     notice: str = ""
     """What must be said with the row: built-in text model, partial."""
 
@@ -72,8 +77,8 @@ def rows_of(report: Report) -> list[Row]:
         rows += [_row(report, arm, name, cells.get(arm)) for arm in plan.in_tables]
         for label, known in paper.others(plan.task, name).items():
             if plan.mode == "agent":
-                tuned = paper.LEARNING_COST.get("tuned") if paper.FINE_TUNED in label else None
-                rows.append(Row(plan.mode, f"paper only: {label}", name, "", paper=known[measure], learning_cost=tuned))
+                took = _published(paper.learning(plan.task, plan.mode, label))
+                rows.append(Row(plan.mode, f"paper only: {label}", name, "", paper=known[measure], **took))
     return rows
 
 
@@ -90,6 +95,7 @@ def _row(report: Report, arm: str, name: str, cell: Cell | None) -> Row:
     if (took := learning_of(report, arm)) is not None:
         found |= {"learning_prompt_tokens": took.prompt_tokens, "learning_completion_tokens": took.completion_tokens,
                   "learning_cost": took.cost}  # fmt: skip
+    found |= _published(paper.learning(plan.task, plan.mode, base(arm)))
     said = [OFFLINE] if plan.offline else []
     return Row(
         plan.setting, arm_name(arm), plan.label(name), plan.model, cell.k if cell else None,
@@ -98,16 +104,26 @@ def _row(report: Report, arm: str, name: str, cell: Cell | None) -> Row:
     )  # fmt: skip
 
 
+def _published(took: paper.Learning | None) -> dict[str, float | None]:
+    return {f"paper_{key}": value for key, value in asdict(took).items()} if took else {}
+
+
 def _shown(row: Row) -> list[str]:
     tokens = [row.learning_prompt_tokens, row.learning_completion_tokens]
-    millions = " + ".join("?" if t is None else f"{t / 1e6:.2f}" for t in tokens)
+    theirs = "-" if row.paper_cost is None else f"${row.paper_cost:,.0f}"
+    if row.paper_prompt_tokens is not None:
+        theirs = f"{_millions(row.paper_prompt_tokens, row.paper_completion_tokens, digits=1)}, {theirs}"
     return [
         row.setting, row.program, row.data_set, percent(row.mean, row.low, row.high),
         percent(row.gain, row.gain_low, row.gain_high, sign="+"), percent(row.paper), percent(row.paper_gain, sign="+"),
         "-" if row.tool_calls is None else number(row.tool_calls, 1),
-        "-" if tokens == [None, None] else millions,
-        "-" if row.learning_cost is None and tokens == [None, None] else dollars(row.learning_cost),
+        "-" if tokens == [None, None] else _millions(*tokens),
+        "-" if row.learning_cost is None and tokens == [None, None] else dollars(row.learning_cost), theirs,
     ]  # fmt: skip
+
+
+def _millions(*tokens: float | None, digits: int = 2) -> str:
+    return " + ".join("?" if t is None else f"{t / 1e6:.{digits}f}" for t in tokens)
 
 
 def to_markdown(rows: Iterable[Row]) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 __all__ = [
     "FIGURES",
     "LEARNING",
-    "LEARNING_COST",
     "MODEL",
     "REFERENCE",
     "SOURCE",
     "Figure",
+    "Learning",
     "gain",
+    "learning",
     "others",
     "published",
 ]
@@ -21,14 +22,12 @@ SOURCE = "arXiv 2510.08191"
 MODEL = "DeepSeek-V3.1-Terminus"
 """The model of all figures that name no other."""
 LEARNING = (
-    "100 problems, 3 epochs, group size 5 (web 3), temperature 0.7 (0.3 for evaluation); 38M input and 6.6M output "
-    "tokens, about $18"
+    "100 problems, 3 epochs, group size 5 (web 3), temperature 0.7 (0.3 for evaluation); in mathematics 38M input and "
+    "6.6M output tokens, about $18"
 )
 """What learning took there."""
 REFERENCE = "replies of at most 16,384 tokens, top_p 0.95, agents of at most 50 (math) and 20 (web) steps"
 """Settings that the paper does not name and its code has."""
-LEARNING_COST = {"full": 18.0, "tuned": 10_000.0}
-"""US dollars, of learning and of the fine-tunes."""
 FINE_TUNED = "fine-tuned 32B, about $10,000"
 
 
@@ -56,6 +55,17 @@ def _row(task: str, mode: str, arm: str, columns: tuple[tuple[str, str], ...], *
 def _other(task: str, name: str, columns: tuple[tuple[str, str], ...], model: str, *percents: float) -> list[Figure]:
     return [Figure(f.task, f.mode, f.arm, f.data_set, f.measure, f.percent, model)
             for f in _row(task, "agent", name, columns, *percents)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a published learning took."""
+
+    cost: float
+    """US dollars."""
+    prompt_tokens: float | None = None
+    """None where it was not published."""
+    completion_tokens: float | None = None
 
 
 _AIME = (("AIME24", "Mean@32"), ("AIME25", "Mean@32"))
@@ -93,6 +103,13 @@ def gain(task: str, mode: str, arm: str, data_set: str, measure: str) -> float |
     """The published figure of an arm minus the input program's, in points; None for the input program itself."""
     after, before = (published(task, mode, name, data_set, measure) for name in (arm, "input"))
     return None if arm == "input" or after is None or before is None else round(after - before, 1)
+
+
+def learning(task: str, mode: str, arm: str) -> Learning | None:
+    """What the published learning of an arm, or of another model in `others`, took; None where it was not published."""
+    if (task, mode, arm) == ("math", "agent", "full"):
+        return Learning(18.0, 38e6, 6.6e6)
+    return Learning(10_000.0) if FINE_TUNED in arm else None
 
 
 def others(task: str, data_set: str) -> dict[str, dict[str, float]]:

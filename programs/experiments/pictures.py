@@ -218,7 +218,9 @@ def _bars(axis: Axes, x: Sequence[float], bands: Sequence[Band], colour: str, ar
 
 
 def _colours(report: Report) -> dict[str, str]:
-    return {arm: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate(report.plan.in_tables)}
+    """A colour for each program, the same in every report; further learnings take what is left."""
+    further = [arm for arm in report.plan.in_tables if arm not in ARMS]
+    return {arm: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate((*ARMS, *further)) if arm in report.plan.in_tables}
 
 
 def _legend(figure: Figure, axes: Iterable[Axes]) -> None:

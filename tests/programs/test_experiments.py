@@ -250,15 +250,21 @@ class TestArticle:
         assert float(after["gain"]) == pytest.approx(100 / 3) and float(after["detectable"]) > 2.7
         assert (after["paper"], after["paper_gain"], after["learning_cost"]) == ("82.7", "2.7", "3.25")
         assert float(after["tool_difference"]) == -1 and float(after["tool_low"]) <= -1 < float(after["tool_high"])
-        assert tuned["program"].startswith("paper only: ReTool") and tuned["learning_cost"] == "10000.0"
+        assert tuned["program"].startswith("paper only: ReTool") and tuned["paper_cost"] == "10000.0"
+        assert [after[f"paper_{n}"] for n in ("cost", "prompt_tokens", "completion_tokens")] == [
+            "18.0", "38000000.0", "6600000.0"
+        ]  # fmt: skip
+        assert "| 3.25        | 38.0 + 6.6, $18 |" in article.to_markdown(article.rows_of(self.learned()))
+        direct = article.rows_of(report_of(plan_of(mode="direct")))
+        assert {row.paper_cost for row in direct} == {None}, "published for the agent alone"
 
     def test_latex_is_escaped_and_whole(self) -> None:
         report = self.learned(offline=True, mode="direct", model="a_b")
         text = article.to_latex(article.rows_of(report) + article.rows_of(self.learned()))
-        assert text.startswith("% OFFLINE: ") and "\\begin{tabular}{lllrrrrrrr}" in text
+        assert text.startswith("% OFFLINE: ") and "\\begin{tabular}{lllrrrrrrrr}" in text
         body = text.partition(r"\toprule")[2]
         lines = [line for line in body.splitlines() if line.endswith("\\")]
-        assert all(line.replace(r"\&", "").count("&") == 9 for line in lines) and len(lines) == 1 + 2 + 4
+        assert all(line.replace(r"\&", "").count("&") == 10 for line in lines) and len(lines) == 1 + 2 + 4
         assert body.count(r"\midrule") == 2, "a rule between direct and agent"
         assert not re.search(r"(?<!\\)[%$_#]", body), "nothing of the text is a command"
         assert text.rstrip().endswith(r"\end{tabular}")
@@ -337,6 +343,11 @@ class TestPictures:
         assert "LM calls of an attempt" in texts["cost"] and "input program" in texts["cost"]
         assert "AIME24: 2 up, 0 down, 1 equal" in texts["flips"]
         assert not any("OFFLINE" in text for text in texts.values())
+        pictures.draw(tmp_path, self.learned(command="ablations"))
+        colours = set(re.findall(r"#[0-9a-f]{6}", texts["learning-curve"]))
+        again = set(re.findall(r"#[0-9a-f]{6}", (tmp_path / "learning-curve.svg").read_text(encoding="utf-8")))
+        assert again == colours, "a program has the same colour in every report"
+        pictures.draw(tmp_path, report)
         for name in report.pictures:
             assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
             assert f"({name}.png)" in tables.markdown(report)
