@@ -60,6 +60,7 @@ from .library import ExperienceLibrary
 from .meter import Budget, Estimate
 from .program.calling import check_program
 from .program.instructions import teachable_predictors
+from .report.html import report_at_end
 
 __all__ = ["TrainingFreeGRPO"]
 
@@ -184,6 +185,7 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
             compare_fields=self.compare_fields,
             fingerprint=lambda: fingerprint(**setup.fingerprint_parts),
             transcript_tokens=setup.reflector.context_tokens // 2,
+            listeners=[report_at_end(self.log_dir)] if self.log_dir is not None else [],
         )
 
     def _check_compile(self, student: Any, trainset: Any, valset: Any, library: ExperienceLibrary | None) -> None:

@@ -2,5 +2,6 @@
 
 from .entries import EntryHistory
 from .history import RunHistory, read_run
+from .html import write_report
 
-__all__ = ["EntryHistory", "RunHistory", "read_run"]
+__all__ = ["EntryHistory", "RunHistory", "read_run", "write_report"]

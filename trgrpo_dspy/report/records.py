@@ -9,7 +9,7 @@ from trgrpo_dspy import events
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout
 
-__all__ = ["Failure", "Group", "Measured", "Step", "mean_score"]
+__all__ = ["Failure", "Group", "Measured", "Step", "by_example", "mean_score"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Measured:
     @property
     def scores(self) -> dict[int, float | None]:
         """Mean score of each example over its repeats; None is unscored."""
-        return {example: mean_score(found) for example, found in _by_example(self.attempts).items()}
+        return {example: mean_score(found) for example, found in by_example(self.attempts).items()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def mean_score(attempts: Iterable[Rollout]) -> float | None:
     return sum(scores) / len(scores) if scores else None
 
 
-def _by_example(attempts: Iterable[Rollout]) -> dict[int, list[Rollout]]:
+def by_example(attempts: Iterable[Rollout]) -> dict[int, list[Rollout]]:
+    """The attempts of each example, in order."""
     found: dict[int, list[Rollout]] = {}
     for rollout in attempts:
         found.setdefault(rollout.example, []).append(rollout)

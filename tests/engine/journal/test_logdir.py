@@ -47,7 +47,7 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert names == [
         "config.json", "events.jsonl", "journal.sqlite", "libraries/step_001.json", "libraries/step_002.json",
-        "program.json", "results.json", "run.lock",
+        "program.json", "report.html", "results.json", "run.lock",
     ]  # fmt: skip
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["group_size"], config["metric"], config["log_dir"]) == (3, "told", str(tmp_path))

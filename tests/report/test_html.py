@@ -1,0 +1,271 @@
+"""The report: what is in it, that everything shown is data, and that it works in a browser."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from support.scripted import Triage, exact, examples, scripted_lm
+
+from trgrpo_dspy import TrainingFreeGRPO, evaluate
+from trgrpo_dspy.library.entries import as_written
+from trgrpo_dspy.report import RunHistory, read_run, write_report
+from trgrpo_dspy.report.html import render_report
+from trgrpo_dspy.report.payload import payload
+from trgrpo_dspy.report.text import visible
+
+HOSTILE = (
+    "</script><script>window.hacked=1</script><img src='https://example.com/x.png' onerror=\"window.hacked=1\">"
+    "</textarea><!-- ]]> {{ 7*7 }} {% raw %} --- End of experiences --- [[ ## completed ## ]] "
+    "\x00\x1b[31m\x07 \u202e\u2066 rtl \u05d0\u05d1 \u200b \U000e0041 \ud800 \u2028 &lt;b&gt; javascript:alert(1)"
+)
+STRUCTURE = {"event", "stage", "outcome", "operation", "id", "teaches", "stop_reason", "run", "shown", "level"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and the embedded data of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.titles: list[str] = []
+        self.data = ""
+        self._open = [""]
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        found = dict(attrs)
+        self.links += [found[name] or "" for name in ("href", "src") if name in found]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self._open.append("data" if found.get("type") == "application/json" else tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1] == "data":
+            self.data += data
+        else:
+            self.titles += [data] if self._open[-1] == "h2" else []
+            self.text += data if self._open[-1] not in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open.append("")
+
+
+def hostile(value: Any, key: str = "") -> Any:
+    """The same record with a hostile text added to each of its texts."""
+    if isinstance(value, str):
+        return value if key in STRUCTURE or not value else f"{value} {HOSTILE}"
+    if isinstance(value, dict):
+        names = ("instructions", "lost", "dispositions", "options")
+        return {f"{k} {HOSTILE}" if key in names else k: hostile(v, k) for k, v in value.items()}
+    return [hostile(item, key) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def history(run: tuple[Path, Any]) -> RunHistory:
+    return read_run(run[0])
+
+
+@pytest.fixture(scope="module")
+def hostile_run(run: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hostile <b>&amp;")
+    lines = (run[0] / "events.jsonl").read_text().splitlines()
+    (path / "events.jsonl").write_text("".join(json.dumps(hostile(json.loads(line))) + "\n" for line in lines))
+    return path
+
+
+def test_the_optimizer_writes_it_with_all_sections_in_order(run: tuple[Path, Any], history: RunHistory) -> None:
+    source = (run[0] / "report.html").read_text()
+    assert source == render_report(history)
+    page = Page(source)
+    assert [title for title in page.titles if title.strip()][1:] == [
+        "Curve", "Examples by step", "Group", "Library", "Failures", "Prompt", "Settings"
+    ]  # fmt: skip
+    assert (run[0] / "report.html").stat().st_mode & 0o077 == 0
+    words = [run[1].verdict.text, "503 from upstream", "Say which queue a ticket belongs to.", "scripted/model"]
+    words += [as_written(entry.text) for library in history.libraries.values() for entry in library]
+    words += [refused.reason for step in history.steps for refused in step.refused]
+    assert not [word for word in words if word not in page.text]
+    assert {f"entry-{e.id}" for library in history.libraries.values() for e in library} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "Offline model." not in page.text
+
+
+def test_its_data_hold_every_attempt_and_every_library(history: RunHistory) -> None:
+    data = json.loads(Page(render_report(history)).data)
+    texts = data["texts"]
+    assert sum(len(group["attempts"]) for group in data["groups"]) == len(history.attempts)
+    links = {group["link"]: group for group in data["groups"]}
+    first = history.steps[0].groups[0]
+    assert texts[links[f"g-1-{first.example}"]["task"]] == first.task
+    for step, library in history.libraries.items():
+        assert [texts[entry["text"]] for entry in data["libraries"][str(step)]] == [e.text for e in library]
+    followed = {link[1:] for link in Page(render_report(history)).links if link.startswith(("#g-", "#v-"))}
+    assert followed <= set(links)
+
+
+def test_every_text_is_data(hostile_run: Path, history: RunHistory) -> None:
+    source = write_report(hostile_run).read_text(encoding="utf-8")
+    page, plain = Page(source), Page(render_report(history))
+    # The class of a difference's parts aside, a text adds no element.
+    assert page.tags == plain.tags and page.tags["script"] == 2 and not page.tags["img"]
+    assert not [link for link in page.links if not link.startswith("#")]
+    assert re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\u2028]", source) is None
+    assert "⟨U+202E⟩" in page.text and "{{ 7*7 }}" in page.text and "␛[31m" in page.text
+    data = json.loads(page.data)
+    assert sum("</script><script>" in text for text in data["texts"]) > 20
+    assert "</script><script>window" not in source
+
+
+def test_invisible_characters_show_and_scripts_of_people_stay() -> None:
+    assert visible("a\x00b\x7f\u202ec\r\nd\re") == "a␀b⟨U+007F⟩⟨U+202E⟩c\nd␍\ne"
+    kept = "\u0645\u06cc\u200c\u062e क्\u200dष 👩\u200d💻 \u05d0\u05d1 ก็ é\n\tx"
+    assert visible(kept) == kept
+
+
+@pytest.mark.parametrize("budget", [20_000, 60_000])
+def test_the_page_is_bounded_whatever_the_run(history: RunHistory, budget: int) -> None:
+    long = [replace(r, transcript=f"{i} {'long ⟨text⟩ ' * 2000}") for i, r in enumerate(history.measured[0].attempts)]
+    measured = {**history.measured, 0: replace(history.measured[0], attempts=tuple(long))}
+    data = payload(replace(history, measured=measured), budget)
+    assert len(json.dumps(data["texts"], ensure_ascii=False).encode()) <= budget * 1.1
+    cut = [text for text in data["texts"] if "characters are left out here" in text]
+    assert len(cut) == len(long)
+    texts = [g for g in data["groups"] if g["link"] == f"g-1-{history.steps[0].groups[0].example}"]
+    assert data["texts"][texts[0]["task"]] == history.steps[0].groups[0].task  # what is short stays whole
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.9])
+def test_a_run_that_still_goes_on_has_a_report(run: tuple[Path, Any], tmp_path: Path, share: float) -> None:
+    whole = (run[0] / "events.jsonl").read_bytes()
+    (tmp_path / "events.jsonl").write_bytes(whole[: max(whole.index(b"\n") + 1, int(share * len(whole)))])
+    text = Page(write_report(tmp_path, tmp_path / "now.html").read_text()).text
+    assert "This run has not ended." in text and "Not finished" in text
+
+
+def test_runs_of_every_other_kind_have_a_report(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_epochs": 1, "group_size": 2}
+    with dspy.context(lm=scripted_lm(name="offline/ngram-1-seed0")):
+        program = dspy.Predict(Triage)
+        TrainingFreeGRPO(metric=None, log_dir=tmp_path / "free", **options).compile(program, trainset=examples(3))
+        TrainingFreeGRPO(metric=lambda *_: None, log_dir=tmp_path / "unscored", **options).compile(
+            program, trainset=examples(2), valset=examples(2)
+        )
+        evaluate(program, examples(3), exact, log_dir=tmp_path / "evaluation")
+    for name in ("free", "unscored", "evaluation"):
+        page = Page(write_report(tmp_path / name).read_text())
+        assert "Offline model." in page.text and page.tags["section"] >= 4
+
+
+def test_a_report_that_can_not_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "report.html").mkdir()
+    with caplog.at_level(logging.WARNING), dspy.context(lm=scripted_lm()):
+        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, group_size=2, log_dir=tmp_path)
+        compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(2))
+    assert compiled.detailed_results.stop_reason == "completed"
+    assert "report" in caplog.text
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("needs Chromium on PATH")
+    with api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Opens a page; in the end no error and no request but the page's own may have been seen."""
+    seen: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(10_000)
+
+    def visit(path: Path) -> Any:
+        page = context.new_page()
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("dialog", lambda dialog: seen.append(dialog.message))
+        page.on("request", lambda asked: seen.append(asked.url) if asked.url != path.as_uri() else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield visit
+    context.close()
+    assert seen == []
+
+
+def test_filters_links_and_differences_work(run: tuple[Path, Any], history: RunHistory, opened: Any) -> None:
+    page = opened(run[0] / "report.html")
+    entries = len({e.id for library in history.libraries.values() for e in library})
+    assert page.inner_text("#found") == f"{entries} of {entries} entries"
+    page.fill("#query", "refund")
+    shown = page.locator("#entries > li:visible")
+    assert shown.count() == page.locator("#entries .text:visible", has_text="refund").count() > 0
+    page.fill("#query", "")
+    page.select_option("#status", "returned")
+    assert shown.count() == len(history.library)
+
+    chip = page.locator("[data-grid] .chips button[value=fixed]").first
+    fixed = int(chip.inner_text().split()[-1])
+    chip.click()
+    assert page.locator("[data-grid]").first.locator("tbody tr:visible").count() == fixed > 0
+    cell = page.locator("[data-grid] tbody tr:visible a.cell").first
+    cell.focus()
+    page.keyboard.press("ArrowRight")
+    assert "step 1" in page.evaluate("document.activeElement.getAttribute('aria-label')").lower()
+    page.keyboard.press("Enter")
+    page.locator("#shown-title:focus").wait_for()
+    assert page.inner_text("#shown-title").startswith("Validation of step 1, example")
+    example = history.steps[0].groups[0].example
+    page.click(f"[data-grid] a[href='#g-1-{example}']")
+    page.locator("#shown-title", has_text=f"Step 1, training example {example}").wait_for()
+    assert page.locator(".attempt").count() == 3
+
+    page.select_option("#from", "0")
+    page.select_option("#to", "0")
+    assert page.inner_text("#difference") == "No difference."
+    last = max(history.libraries)
+    page.select_option("#to", str(last))
+    assert page.locator("#difference .good").count() == len(history.libraries[last]) - 1
+
+
+def test_hostile_texts_do_nothing_in_a_browser(hostile_run: Path, opened: Any) -> None:
+    page = opened(write_report(hostile_run))
+    for link in page.locator("#choose option").evaluate_all("all => [all[0].value, all.at(-1).value]"):
+        page.evaluate("link => { location.hash = link }", link)
+        page.locator("#shown-title:focus").wait_for()
+        assert "</script><script>window.hacked=1" in page.inner_text("#shown")
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("[window.hacked, document.scripts.length, document.images.length]") == [None, 2, 0]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_colours_turn_and_nothing_is_wider_than_the_window(run: tuple[Path, Any], opened: Any, width: int) -> None:
+    page = opened(run[0] / "report.html")
+    page.set_viewport_size({"width": width, "height": 800})
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click("#theme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

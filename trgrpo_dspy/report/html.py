@@ -1,0 +1,172 @@
+"""The report of a run: one HTML file that needs no network and no other file.
+
+Guarantees:
+
+- Everything shown is data. jinja2 escapes every text; the script that shows groups and differences sets text, never
+  markup; data is embedded as JSON in which no character can end the block; and the page's own policy lets no other
+  script run and no request leave.
+- The file is below 10 MB, whatever the run: long texts are cut in their middles.
+- It is made from `events.jsonl` alone, at any time: a run that still goes on is shown as far as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from trgrpo_dspy.engine.journal.files import write_atomically
+from trgrpo_dspy.events import Event, Listener, RunEnded
+from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.entries import as_written
+from trgrpo_dspy.program.instructions import write_block
+
+from . import text
+from .curve import curves
+from .entries import EntryHistory
+from .grid import grids
+from .history import RunHistory, read_run
+from .payload import payload
+from .plot import gain_bar, plot
+from .spending import next_runs, spend_rows
+
+__all__ = ["render_report", "report_at_end", "write_report"]
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(log_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run.
+
+    Args:
+        log_dir: The run's directory.
+        path: The file to write; None is `report.html` in the run's directory.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: There is no log of events, or the file can't be written.
+        JournalError: The log holds no run yet, or can't be read.
+        SchemaVersionError: The log was written by a newer version.
+    """
+    file = Path(log_dir) / "report.html" if path is None else Path(path)
+    write_atomically(file, render_report(read_run(log_dir)))
+    return file
+
+
+def report_at_end(log_dir: str | os.PathLike[str]) -> Listener:
+    """A listener that writes the report once the run has ended; to be called after the one that keeps the events."""
+
+    def write_report_of_run(event: Event) -> None:
+        if isinstance(event, RunEnded):
+            logger.info("report: %s", write_report(log_dir))
+
+    return write_report_of_run
+
+
+def render_report(history: RunHistory) -> str:
+    """The page."""
+    style, script = _asset("style.css"), _asset("script.js")
+    ended = history.ended
+    returned = ended.step if ended is not None else None
+    changed = (history.log_dir / "events.jsonl").stat().st_mtime
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=history,
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            written=datetime.fromtimestamp(changed, timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+            headline=_headline(history),
+            gain=gain_bar(ended.gain, ended.interval) if ended is not None else None,
+            plots=[plot(curve, returned) for curve in curves(history)],
+            grids=grids(history),
+            entries=_entries(history),
+            spending=spend_rows(history),
+            next_runs=next_runs(history),
+            prompts=_prompts(history),
+            data=payload(history),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("trgrpo_dspy.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=text.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("count", "duration", "first_line", "money", "number", "score", "share", "signed", "visible"):
+        environment.filters[name] = getattr(text, name)
+    environment.filters["as_written"] = as_written
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files("trgrpo_dspy.report").joinpath("templates").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    """What the page's policy knows a script or style by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _headline(history: RunHistory) -> tuple[str, str]:
+    """The verdict in a few words, and its tone: 'good', 'flat' or 'none'."""
+    ended = history.ended
+    if ended is None:
+        return "Not finished", "none"
+    if history.started.run != "compile":
+        return history.started.run.capitalize(), "none"
+    if ended.improved is None:
+        return "Not measured", "none"
+    if ended.improved:
+        return "Improved", "good"
+    return (
+        ("Not distinguishable from noise", "flat") if ended.interval is not None else ("No improvement found", "flat")
+    )
+
+
+def _entries(history: RunHistory) -> list[EntryHistory]:
+    """Every entry that any library of the run had, in order of its number."""
+    ids = {entry.id for library in (*history.libraries.values(), history.library) for entry in library}
+    return [history.entry_history(id) for id in sorted(ids, key=lambda id: int(id[1:]))]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The instructions of one predictor."""
+
+    name: str
+    before: str
+    after: str
+
+
+def _prompts(history: RunHistory) -> list[_Prompt]:
+    """What each taught predictor is asked for before the run, and by what the run returned."""
+    return [
+        _Prompt(name, _instructions(own, history.started.library, name), _instructions(own, history.library, name))
+        for name, own in history.started.instructions.items()
+    ]
+
+
+def _instructions(own: str, library: ExperienceLibrary, predictor: str) -> str:
+    return as_written(write_block(own, [entry for entry in library if entry.is_for(predictor)]))
