@@ -23,7 +23,7 @@ HOUSE = """
 __init__
 optimizer
 learning
-report
+report tracking
 evaluation
 engine
 events

@@ -225,6 +225,8 @@ class StepEnded(Event):
     """Attempts of the step."""
     scored: int = 0
     """Those of them that are in `train_mean`."""
+    spend: tuple[Spend, ...] = ()
+    """What its attempts and its reflection spent, by stage and model; its library is measured afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)

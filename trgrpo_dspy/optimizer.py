@@ -52,6 +52,7 @@ from .engine.journal.fingerprint import fingerprint
 from .engine.session import Session
 from .evaluation.examples import check_examples
 from .evaluation.result import DetailedResults
+from .events import Listener
 from .learning.loop import Run
 from .learning.options import LearningOptions
 from .learning.setup import Setup
@@ -61,6 +62,7 @@ from .meter import Budget, Estimate
 from .program.calling import check_program
 from .program.instructions import teachable_predictors
 from .report.html import report_at_end
+from .tracking.trackers import tracked
 
 __all__ = ["TrainingFreeGRPO"]
 
@@ -109,7 +111,7 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
         if teacher is not None:
             logger.warning("teacher= is not used: attempts of the student are compared with each other")
         setup = Setup.of(self, student, trainset, valset or (), library)
-        with self._session(setup) as session:
+        with tracked(self.report_to, setup.save_program) as trackers, self._session(setup, trackers) as session:
             run = Run(setup, session)
             if (earlier := run.begin()) is not None:
                 return earlier
@@ -173,7 +175,7 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
         setup = Setup.of(self, program, trainset, valset or ())
         return trial(setup, sample) if sample else setup.estimate()
 
-    def _session(self, setup: Setup) -> Session:
+    def _session(self, setup: Setup, trackers: Sequence[Listener]) -> Session:
         """The run's session; with `auto` and no budget, LM calls are capped at what the run can take at most."""
         options = copy.copy(self)
         if self.auto is not None and self.budget is None:
@@ -185,7 +187,7 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
             compare_fields=self.compare_fields,
             fingerprint=lambda: fingerprint(**setup.fingerprint_parts),
             transcript_tokens=setup.reflector.context_tokens // 2,
-            listeners=[report_at_end(self.log_dir)] if self.log_dir is not None else [],
+            listeners=[*([report_at_end(self.log_dir)] if self.log_dir is not None else []), *trackers],
         )
 
     def _check_compile(self, student: Any, trainset: Any, valset: Any, library: ExperienceLibrary | None) -> None:

@@ -243,7 +243,7 @@ class Run:
         self.memory.note_scores(step.index, lessons.groups)
         self.memory.note_edits(step.index, update.applied, [(r.edit, r.reason) for r in update.refused])
         self.ceiling.note(r.score for group in lessons.groups for r in group.rollouts)
-        for event in story.updated(result, update, len(self.setup.schedule)):
+        for event in story.updated(result, update, len(self.setup.schedule), self.session.meter.spend(step.index)):
             self.session.emit(event)
         if self.session.files is not None:
             self.session.files.library(step.index, update.library)

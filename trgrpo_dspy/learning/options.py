@@ -11,6 +11,7 @@ import dspy
 from trgrpo_dspy.engine.options import DECIDES, RunOptions, choice, instance, names, number, whole
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.program.scoring import Metric, adapt_metric
+from trgrpo_dspy.tracking.trackers import check_report_to
 
 from .exposure import Exposure, everything
 from .reflector import Reflector
@@ -110,6 +111,9 @@ class LearningOptions(RunOptions):
     allow: Annotated[Allow, _allow] = ()
     """Held-back entries that may count: entries that look like an instruction smuggled in by a tool's result are
     refused unless their id (`H1.2`, as shown in the result) is listed here or a function of edit and reason agrees."""
+    report_to: Annotated[Literal["mlflow"] | None, check_report_to] = None
+    """A tracker that is shown the run. "mlflow" (extra `mlflow`): parameters, metrics over steps, the library after
+    each step, the program, and each attempt as a trace, in the active MLflow run, else in one of its own."""
 
     def check(self) -> None:
         """Fill in what `auto` says, check every option, and that no two contradict each other."""

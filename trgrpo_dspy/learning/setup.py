@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import dspy
 
+from trgrpo_dspy.engine.journal.logdir import LogDir
 from trgrpo_dspy.evaluation.examples import distinct_inputs
 from trgrpo_dspy.evaluation.warnings import warnings_before
 from trgrpo_dspy.library import ExperienceLibrary, LibraryLimits
@@ -127,6 +129,10 @@ class Setup:
             form=self.reflector.form,
             checks=options.check_entries and options.metric is not None,
         )
+
+    def save_program(self, directory: Path, library: ExperienceLibrary) -> None:
+        """Write the student with a library into a directory that exists, as `program.json`."""
+        LogDir(directory).program(self.student, library, self.names)
 
     @property
     def fingerprint_parts(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from trgrpo_dspy.engine.runner import expected_text, task_text
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult
 from trgrpo_dspy.evaluation.statistics.intervals import Interval
 from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.meter import Spend
 
 from .attempts import Lessons
 from .draft import Update
@@ -75,7 +76,7 @@ def checked(step: Step, verified: Verified) -> events.EntriesChecked:
     )
 
 
-def updated(result: StepResult, update: Update, steps: int) -> Iterator[events.Event]:
+def updated(result: StepResult, update: Update, steps: int, spend: tuple[Spend, ...]) -> Iterator[events.Event]:
     """What became of each edit, and the end of the step."""
     for edit, before, after in update.changes:
         yield events.EditApplied(step=result.step, edit=edit, before=before, after=after)
@@ -93,6 +94,7 @@ def updated(result: StepResult, update: Update, steps: int) -> Iterator[events.E
         lost=result.lost,
         attempts=result.attempts,
         scored=result.scored,
+        spend=spend,
     )
 
 

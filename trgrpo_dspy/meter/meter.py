@@ -31,6 +31,11 @@ class Stage(str, enum.Enum):
     EVALUATION = "evaluation"
     """Attempts made by `evaluate` and `compare`."""
 
+    @property
+    def attempts(self) -> bool:
+        """Whether its units of work are attempts of the program."""
+        return self in (Stage.ROLLOUT, Stage.VALIDATION, Stage.EVALUATION)
+
 
 @dataclass(frozen=True)
 class LMCall:

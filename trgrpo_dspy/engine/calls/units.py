@@ -6,6 +6,7 @@ import functools
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from trgrpo_dspy.failures.replies import ReplyFault
 from trgrpo_dspy.meter import LMCall, Stage
@@ -75,6 +76,19 @@ class Unit:
     """'judge' for the metric's own calls."""
     account: Account = field(default_factory=Account, compare=False, repr=False)
     """What the work came to so far."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("stage", "step", "example", "attempt", "role", "part")
+    """The names in `labels`."""
+
+    @property
+    def labels(self) -> dict[str, str | int]:
+        """What spans and traces are tagged with: stage, step, and of an attempt its example and number."""
+        labels: dict[str, str | int] = {"stage": self.stage.value, "step": self.step}
+        if self.stage.attempts:
+            labels |= dict(zip(("example", "attempt"), self.key[-2:], strict=False))
+        elif self.key:
+            labels["part"] = "/".join(map(str, self.key))
+        return labels | ({"role": self.role} if self.role else {})
 
     @functools.cached_property
     def id(self) -> str:

@@ -1,0 +1,1 @@
+"""Trackers people already look at: listeners of events, each behind an extra of its own."""

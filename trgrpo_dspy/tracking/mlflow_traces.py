@@ -1,0 +1,203 @@
+"""Attempts as MLflow traces, tagged with stage, step, example, attempt and score.
+
+Two ways, by what the user asked of `mlflow.dspy.autolog`:
+
+- `log_traces_from_compile=True`: autolog traces every module and LM call of the run. These traces are tagged; an
+  attempt that another process made (`executor=`) gets a trace of ours.
+- Else: autolog's callback is left out of the run, and each attempt is one trace of ours, made from its event.
+
+Both hold whichever of autolog and this package came first. Autolog patches the optimizers it finds when it is called,
+and a patched `compile` runs with tracing switched off; one that was imported later is not patched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dspy
+import mlflow
+from dspy.utils.callback import BaseCallback
+from mlflow.entities import AssessmentSource, SpanStatusCode, SpanType
+from mlflow.tracing.provider import is_tracing_enabled, safe_set_span_in_context
+
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.events import AttemptFinished, RunStarted
+
+from .spans import labels_here
+
+__all__ = ["AttemptTraces", "attempts_traced"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_TAG = 250
+"""Characters; MLflow cuts longer tags with a warning."""
+
+
+@contextmanager
+def attempts_traced() -> Iterator[AttemptTraces]:
+    """Decide who traces attempts, and see to it while the run goes on."""
+    callbacks = list(dspy.settings.callbacks or [])
+    autolog = [c for c in callbacks if type(c).__module__.startswith("mlflow.dspy")]
+    if autolog and _autolog("log_traces") and _autolog("log_traces_from_compile"):
+        tags = _TagTraces()
+        with dspy.context(callbacks=[*callbacks, tags]):
+            yield AttemptTraces(tags)
+        return
+    switched_off = bool(autolog) and not is_tracing_enabled()  # by a patched `compile`, which puts it back afterwards
+    if switched_off:
+        mlflow.tracing.enable()
+    with dspy.context(callbacks=[c for c in callbacks if c not in autolog]):
+        yield AttemptTraces(None)
+    if switched_off:  # what MLflow has not sent yet is out of its sight after that
+        mlflow.flush_trace_async_logging()
+
+
+def _autolog(option: str) -> bool:
+    from mlflow.utils.autologging_utils import get_autologging_config
+
+    return "mlflow.dspy" in sys.modules and bool(get_autologging_config("dspy", option, False))
+
+
+class _TagTraces(BaseCallback):
+    """Tags the traces that autolog opens within the run; DSPy calls it after autolog's own callback."""
+
+    def __init__(self) -> None:
+        self.traces: dict[str, list[str]] = {}
+        """Ids of the traces of each unit of work, by the text of its labels."""
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._tag()
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._tag()
+
+    def _tag(self) -> None:
+        span, labels = mlflow.get_current_active_span(), labels_here()
+        if span is not None and span.parent_id is None and labels:
+            tags = {name: str(value) for name, value in labels.items()}
+            mlflow.update_current_trace(tags=tags)
+            known = self.traces.setdefault(identity(tags), [])
+            if span.trace_id not in known:
+                known.append(span.trace_id)
+
+
+def identity(tags: dict[str, str]) -> str:
+    """What tells a unit's traces from those of others."""
+    return "/".join(tags.get(name, "") for name in Unit.LABELS)
+
+
+class AttemptTraces:
+    """Logs attempts as traces of one MLflow run; used by one thread."""
+
+    def __init__(self, tags: Any) -> None:
+        """Take the callback that tags autolog's traces; None where there are none."""
+        self._autolog: _TagTraces | None = tags
+        self._run: Any = None
+        self._continued = False
+        self._held: frozenset[str] = frozenset()
+        self._trainset: Sequence[tuple[str, str]] = ()
+        self._valset: Sequence[tuple[str, str]] = ()
+        self._waiting: list[tuple[AttemptFinished, int]] = []
+
+    def begin(self, run: Any, started: RunStarted, continued: bool) -> None:
+        """Log into this MLflow run; one that is continued may hold traces already."""
+        self._run, self._trainset, self._valset = run, started.trainset, started.valset
+        self._continued = continued
+        if continued:
+            found = mlflow.search_traces(
+                locations=[run.info.experiment_id],
+                run_id=run.info.run_id, return_type="list", include_spans=False, max_results=100_000
+            )  # fmt: skip
+            self._held = frozenset(identity(trace.info.tags) for trace in found)
+
+    def add(self, event: AttemptFinished, time_ns: int) -> None:
+        """Log an attempt, or wait for autolog's trace of it."""
+        self._waiting.append((event, time_ns))
+        if self._autolog is None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Log what is waiting."""
+        if self._autolog is not None and self._waiting:
+            mlflow.flush_trace_async_logging()
+        for event, time_ns in self._waiting:
+            tags = _tags(event)
+            if identity(tags) in self._held:
+                continue
+            made = self._autolog.traces.get(identity(tags), []) if self._autolog is not None else []
+            for trace in made:
+                for name in ("score", "outcome"):
+                    mlflow.set_trace_tag(trace, name, tags[name])
+            if not made and (self._continued or not event.replayed):  # a killed process had not sent everything
+                self._log(event, tags, time_ns)
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Log what is waiting; take back autolog's traces of replies that an earlier process had traced already."""
+        self.flush()
+        if self._autolog is None or not self._held:
+            return
+        mlflow.flush_trace_async_logging()
+        again = [trace for unit, traces in self._autolog.traces.items() if unit in self._held for trace in traces]
+        for i in range(0, len(again), 100):  # MLflow deletes 100 at a time
+            mlflow.MlflowClient().delete_traces(self._run.info.experiment_id, trace_ids=again[i : i + 100])
+
+    def _log(self, event: AttemptFinished, tags: dict[str, str], time_ns: int) -> None:
+        rollout = event.rollout
+        tasks = self._trainset if event.stage == "rollout" else self._valset
+        task, expected = tasks[rollout.example] if rollout.example < len(tasks) else ("", "")
+        tokens = {
+            "input_tokens": rollout.prompt_tokens,
+            "output_tokens": rollout.completion_tokens,
+            "total_tokens": rollout.prompt_tokens + rollout.completion_tokens,
+        }
+        facts = {
+            "transcript": rollout.transcript, "expected": expected, "score": rollout.score, "error": rollout.error,
+            "feedback": rollout.feedback, "outcome": rollout.outcome.value, "shown": list(rollout.shown),
+            "lm_calls": rollout.lm_calls, "tool_calls": rollout.tool_calls, "cost": rollout.cost,
+            "mlflow.chat.tokenUsage": tokens,
+        }  # fmt: skip
+        span = mlflow.start_span_no_context(
+            name=event.stage,
+            span_type=SpanType.AGENT if rollout.tool_calls else SpanType.CHAIN,
+            inputs=_text(task),
+            attributes={name: _text(value) for name, value in facts.items() if value not in (None, "")},
+            tags=tags,
+            metadata={"mlflow.sourceRun": self._run.info.run_id},
+            experiment_id=self._run.info.experiment_id,
+            start_time_ns=time_ns - round(rollout.seconds * 1e9),
+        )
+        if rollout.score is not None:
+            with safe_set_span_in_context(span):  # the score of a trace that is under way is sent with the trace
+                mlflow.log_feedback(
+                    trace_id=span.trace_id,
+                    name="score",
+                    value=rollout.score,
+                    rationale=_text(rollout.feedback) or None,
+                    source=AssessmentSource(source_type="CODE", source_id="metric"),
+                )
+        span.end(
+            outputs=_text(rollout.answer or rollout.error),
+            status=SpanStatusCode.ERROR if rollout.error else SpanStatusCode.OK,
+            end_time_ns=time_ns,
+        )
+
+
+def _tags(event: AttemptFinished) -> dict[str, str]:
+    rollout = event.rollout
+    score = "unscored" if rollout.score is None else f"{rollout.score:g}"
+    tags = {"stage": event.stage, "step": event.step, "example": rollout.example, "attempt": rollout.attempt,
+            "score": score, "outcome": rollout.outcome.value}  # fmt: skip
+    return {name: str(value)[:_LONGEST_TAG] for name, value in tags.items()}
+
+
+def _text(value: Any) -> Any:
+    """The value with texts as UTF-8 can hold them: a lone surrogate becomes a question mark."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return value if isinstance(value, (int, float)) else json.loads(json.dumps(value))
