@@ -125,7 +125,7 @@ class TestLearning:
         first, second = compiled.detailed_results.steps
         comparisons = lm.engine.of("comparison")
         shown = {call.input("experiences") for call in comparisons}
-        assert shown == {"", str(first.library)}
+        assert shown == {"(the library is empty)", str(first.library)}
         assert second.library != first.library
 
     def test_one_consolidation_a_step_and_only_with_something_to_merge(self, lm: dspy.LM) -> None:

@@ -131,6 +131,17 @@ class TestVerify:
             "E1": "its repair could not be checked", "E2": "decides 1 of 1 labelled examples wrongly",
         }  # fmt: skip
 
+    def test_an_entry_that_is_mostly_unclear_is_said_plainer_and_never_refused_for_it(self) -> None:
+        unclear = (Decision(0, "E1", "Unclear."), Decision(1, "E1", "unclear"))
+        repair = (Edit("MODIFY", "E1", "When the word refund is there, answer billing"),)
+        found, asked = run([unclear, repair, unclear], ["E1"])
+        assert asked == ["check", "repair", "check"] and found.refused == ()
+        assert found.draft["E1"].text == repair[0].text and found.findings.unclear == {"E1": (0, 1)}
+        text = problems_text(LIBRARY, ["E1"], found.findings, CASES, {})
+        assert text.startswith("[E1] is unclear:") and "Example 0\n" in text and "Example 1\n" in text
+        assert "What E1 decides" not in text
+        assert run([(*RIGHT, unclear[1])], ["E1"])[1] == ["check"], "as often clear as not: no repair"
+
     def test_a_repair_that_must_not_count_is_dropped(self) -> None:
         repair = (Edit("MODIFY", "E1", "When order ABC-1000, answer billing"),)
         found, _ = run([WRONG, repair], ["E1"], objection=lambda edit: "an answer key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -36,10 +37,12 @@ def test_a_row_says_what_was_asked_expected_answered_and_shown() -> None:
         "Task: ticket: case 7",
         "Expected: queue: billing",
         'Attempts: 2 x "queue: legal" (score 0); 1 x "queue: legal" (score 1)',
-        "Feedback: should differ 0",
         "Shown: E1",
     ]
     assert row.wrong
+    assert "Feedback" not in row.text, "it is one attempt's; the label says more"
+    (unlabelled,) = table(replace(group(7, 0.0), expected="")).rows
+    assert "Feedback: should differ 0" in unlabelled.text
 
 
 def test_label_free_rows_hold_answers_and_agreement_only() -> None:

@@ -226,6 +226,17 @@ class TestThePapersForm:
         assert in_place(paper().consolidate(one, Evidence(), NOTHING)).edits == one and not lm.engine.calls
 
 
+def test_a_comparison_shows_right_examples_for_contrast_by_their_answers_alone(lm: dspy.LM) -> None:
+    right = group(rollout(0, 1.0), rollout(1, 1.0), rollout(2, 1.0), example=8)
+    context = Context(right=(right,) * 20)
+    Reflector(groups_per_comparison=4).compare([group()], {3: ["", ""]}, context)
+    Reflector(groups_per_comparison=4, context_tokens=600).compare([group()], {3: ["s", "s"]}, context)
+    shown, bounded = (call.input("groups") for call in lm.engine.of("comparison"))
+    assert shown.count("Example 8 (right)") == 4 and "Example 3\n" in shown
+    assert "transcript" not in shown.partition("Example 8 (right)")[2]
+    assert bounded.count("Example 8 (right)") < 4, "they take an eighth of the context at most"
+
+
 class TestAbsentInputs:
     """An absent input is an absent field: not a placeholder, and not in the instructions' field list either."""
 
@@ -239,8 +250,9 @@ class TestAbsentInputs:
         paper().summarize(plain, plain.rollouts[0], context)
         Reflector().compare([plain], {3: [""]}, context)
         Reflector().merge((), Evidence(), context)
-        there = {"program", "experiences"} if context.program else set()
-        assert [self.names(call) for call in lm.engine.calls] == [{"score"} | (there & {"program"}), there, there]
+        there = {"program"} if context.program else set()
+        both = there | {"experiences"}  # an empty library is said to be empty
+        assert [self.names(call) for call in lm.engine.calls] == [{"score"} | there, both, both]
         assert all("None" not in call.user and "N/A" not in call.user for call in lm.engine.calls)
 
     @pytest.mark.parametrize("form", ["batch", "paper"])
@@ -249,7 +261,7 @@ class TestAbsentInputs:
         leaky = [replace(rollout(i, 0.5), outcome=Outcome.LABEL_FREE) for i in range(2)]
         in_place(Reflector(form=form, label_free=True).reflect([group(*leaky, label_free=True)], NOTHING))
         for call in lm.engine.calls:
-            assert self.names(call) == set() and "queue: billing" not in call.user
+            assert self.names(call) <= {"experiences"} and "queue: billing" not in call.user
             assert "feedback" not in call.user and "0.5" not in call.user
         assert "Attempt 2 (label_free)" in lm.engine.of("comparison")[0].user
         assert "Nobody has" in lm.engine.of("comparison")[0].system
@@ -448,4 +460,4 @@ class TestSubclasses:
 def test_the_library_as_reflection_sees_it() -> None:
     library = ExperienceLibrary((Experience("E2", "for all"), Experience("E5", "for one", ("a", "b"))), 9)
     assert library_text(library) == "[E2] for all\n[E5 | a, b] for one"
-    assert library_text(ExperienceLibrary()) == ""
+    assert library_text(ExperienceLibrary()) == "(the library is empty)"

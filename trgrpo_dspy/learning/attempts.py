@@ -25,6 +25,7 @@ from trgrpo_dspy.program.carrying import write_library
 from trgrpo_dspy.program.rollout import Rollout
 
 from .driver import REMAINING, Driver
+from .evidence import falls_short
 from .group import RolloutGroup
 from .reflection import Context, Reflection
 from .schedule import Step
@@ -111,7 +112,8 @@ class Attempts:
         teaching = [g for g in groups if g.example in dict(teaches)]
         found: tuple[Reflection, ...] = ()
         if teaching:
-            steps = self._setup.reflector.reflect(teaching, Context(self._setup.program, library))
+            right = tuple(g for g in groups if g.usable and not g.label_free and not falls_short(g, ceiling))
+            steps = self._setup.reflector.reflect(teaching, Context(self._setup.program, library, right))
             found = yield from self._driver.drive(steps, step.index)
         self._emit_compared(step, groups, dict(teaches), found)
         seen = tuple(r.transcript[:_OBSERVED] for g in teaching for r in g.rollouts if r.tool_calls)

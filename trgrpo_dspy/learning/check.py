@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.entries import count_tokens
@@ -58,6 +58,8 @@ class Findings:
     """Pairs of entries that decided an example differently."""
     decisions: Mapping[tuple[str, int], str]
     """What each entry decided for each example."""
+    unclear: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Examples that do not tell whether each entry applies, by id."""
 
     def has_seen(self, entry: str) -> bool:
         """Whether an entry decided any example."""
@@ -78,7 +80,13 @@ class Findings:
             self.uncovered,
             self.disagreeing,
             decisions,
+            mixed(self.unclear, later.unclear),
         )
+
+    def is_unclear(self, entry: str) -> bool:
+        """Whether it is unclear for more examples than it decides if an entry applies."""
+        decided = len(self.supported.get(entry, ())) + len(self.contradicted.get(entry, ()))
+        return len(self.unclear.get(entry, ())) > decided
 
     def is_wrong(self, entry: str) -> bool:
         """Whether an entry decided more examples wrongly than rightly."""
@@ -126,11 +134,14 @@ def count(
     ids = {entry.id for entry in library}
     right: dict[str, set[int]] = defaultdict(set)
     wrong: dict[str, set[int]] = defaultdict(set)
+    unclear: dict[str, set[int]] = defaultdict(set)
     said: dict[int, dict[str, str]] = defaultdict(dict)
     for d in decisions:
         if d.example not in of or d.entry not in ids:
             continue
-        if answer := _answer(d.decision, labels):
+        if _normal(d.decision).startswith("unclear"):
+            unclear[d.entry].add(d.example)
+        elif answer := _answer(d.decision, labels):
             known = said[d.example].setdefault(d.entry, answer)
             if known != answer:
                 said[d.example][d.entry] = ""  # it was read to decide both: it decides neither
@@ -146,6 +157,7 @@ def count(
         tuple(case.example for case in cases if case.example not in said),
         _disagreements(said),
         {(entry, example): decision for example, by in said.items() for entry, decision in by.items()},
+        {id: tuple(sorted(found)) for id, found in sorted(unclear.items())},
     )
 
 
@@ -179,16 +191,22 @@ def problems_text(
 ) -> str:
     """What is wrong with entries, with the counter-examples: what a repair is shown."""
     of = {case.example: case for case in cases}
+
+    def shown(id: str, examples: Sequence[int]) -> Iterator[str]:
+        for case in (of[example] for example in examples[:_SHOWN]):
+            decided = findings.decisions.get((id, case.example), "")
+            fields = [("Task", case.task), ("Expected", case.expected), (f"What {id} decides", decided)]
+            yield block(f"Example {case.example}", fields)
+
     parts = []
     for id in ids:
         against, support = findings.contradicted.get(id, ()), findings.supported.get(id, ())
         lines = [f"[{id}] {too_long[id]}"] if id in too_long else []
         if against:
             lines.append(f"[{id}] decides {len(against)} of {len(against) + len(support)} examples wrongly:")
-        for example in against[:_SHOWN]:
-            case = of[example]
-            decided = findings.decisions.get((id, example), "")
-            fields = [("Task", case.task), ("Expected", case.expected), (f"What {id} decides", decided)]
-            lines.append(block(f"Example {example}", fields))
+            lines += shown(id, against)
+        if findings.is_unclear(id):
+            lines.append(f"[{id}] is unclear: its words do not tell whether it applies to these examples:")
+            lines += shown(id, findings.unclear[id])
         parts.append("\n".join(lines))
     return "\n\n".join(filter(None, parts))

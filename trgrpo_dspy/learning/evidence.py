@@ -20,7 +20,7 @@ from .group import RolloutGroup, mean
 from .memory import Memory
 from .rendering import block, tally
 
-__all__ = ["Evidence", "Row", "evidence_of"]
+__all__ = ["Evidence", "Row", "evidence_of", "falls_short"]
 
 _ROWS = 64
 """Rows of one prompt at most; a larger batch is consolidated in a tree."""
@@ -117,7 +117,8 @@ def evidence_of(
     )
 
 
-def _falls_short(group: RolloutGroup, ceiling: float) -> bool:
+def falls_short(group: RolloutGroup, ceiling: float) -> bool:
+    """Whether an attempt of a group scored below the ceiling; without labels, whether the attempts disagree."""
     if group.label_free:
         return group.informative
     return any(r.score is not None and r.score < ceiling - 1e-6 * max(1.0, abs(ceiling)) for r in group.usable)
@@ -125,7 +126,7 @@ def _falls_short(group: RolloutGroup, ceiling: float) -> bool:
 
 def _importance(group: RolloutGroup, ceiling: float, memory: Memory | None) -> int:
     changed = memory is not None and memory.changed(group.example, mean([r.score for r in group.usable]))
-    return 0 if _falls_short(group, ceiling) or changed else 1
+    return 0 if falls_short(group, ceiling) or changed else 1
 
 
 def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
@@ -135,8 +136,8 @@ def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
         ("Task", cut_middle(group.task, _TASK_TOKENS)),
         ("Expected", cut_middle(group.expected, _EXPECTED_TOKENS)),
         ("Attempts", tally(group.usable, group.label_free, _ANSWER_TOKENS)),
-        ("Feedback", "" if group.label_free else cut_middle(feedback, _FEEDBACK_TOKENS)),
+        ("Feedback", "" if group.label_free or group.expected else cut_middle(feedback, _FEEDBACK_TOKENS)),
         ("Shown", ", ".join(shown) if 0 < len(shown) <= 12 else ""),
         ("Earlier", memory.earlier(group.example) if memory is not None else ""),
     ]
-    return Row(group.example, group.expected, _falls_short(group, ceiling), block(f"Example {group.example}", fields))
+    return Row(group.example, group.expected, falls_short(group, ceiling), block(f"Example {group.example}", fields))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from trgrpo_dspy.library import Edit, ExperienceLibrary
 
+from .group import RolloutGroup
+
 __all__ = ["Comparison", "Context", "Decision", "Lesson", "Plan", "Reflection"]
 
 
@@ -18,6 +20,8 @@ class Context:
     """Description of the program (`trgrpo_dspy.program.description`)."""
     library: ExperienceLibrary = field(default_factory=ExperienceLibrary)
     """The library the attempts were made with."""
+    right: tuple[RolloutGroup, ...] = ()
+    """Groups all of whose attempts were right: comparisons of several groups show them for contrast."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from .reading import (
     text_of,
 )
 from .reflection import Comparison, Context, Decision, Lesson, Plan, Reflection
-from .rendering import attempt_text, group_text, library_text, number_text, proposals_text
+from .rendering import attempt_text, group_text, library_text, number_text, proposals_text, right_text
 from .steps import Ask, Reply, Steps, in_place, losses
 
 __all__ = ["Reflector"]
@@ -185,11 +185,13 @@ class Reflector(dspy.Module):
         shared = {"program": context.program, "experiences": library_text(context.library)}
         if self.form == "paper":
             return self._compare_one(groups[0], summaries[groups[0].example], shared)
+        texts = [group_text(g, summaries[g.example], self.attempt_tokens) for g in groups]
+        room = min(self.context_tokens // 8, self.context_tokens // 2 - sum(map(count_tokens, texts)))
         reply = _ask(
             self.steps["compare"],
             **shared,
             max_edits=str(self.max_lessons * len(groups)),
-            groups="\n\n".join(group_text(g, summaries[g.example], self.attempt_tokens) for g in groups),
+            groups="\n\n".join([*texts, *_for_contrast(context.right[: self.groups_per_comparison], room)]),
         )
         edits = [edit_of(item, examples_of(item.sources, groups)) for item in items_of(reply.edits)]
         return Comparison(cut_middle(text_of(reply.comparison), 2000), tuple(edits[: self.max_lessons * len(groups)]))
@@ -281,6 +283,16 @@ class Reflector(dspy.Module):
             packs[-1].append(group)
             size += tokens
         return packs
+
+
+def _for_contrast(right: Sequence[RolloutGroup], max_tokens: int) -> list[str]:
+    """The right examples that a comparison has room for."""
+    found = []
+    for text in map(right_text, right):
+        max_tokens -= count_tokens(text)
+        if max_tokens >= 0:
+            found.append(text)
+    return found
 
 
 def _usable(reply: Reply, proposals: Sequence[Edit]) -> Plan:

@@ -22,6 +22,7 @@ __all__ = [
     "library_text",
     "number_text",
     "proposals_text",
+    "right_text",
     "tally",
 ]
 
@@ -30,7 +31,7 @@ _FEEDBACK_TOKENS = 300
 
 def library_text(library: ExperienceLibrary) -> str:
     """The library, an entry a line: id, targets where there are any, text."""
-    return "\n".join(f"[{_id_and_targets(entry)}] {entry.text}" for entry in library)
+    return "\n".join(f"[{_id_and_targets(entry)}] {entry.text}" for entry in library) or "(the library is empty)"
 
 
 def _id_and_targets(entry: Experience) -> str:
@@ -84,6 +85,14 @@ def group_text(group: RolloutGroup, summaries: Sequence[str], max_tokens: int) -
     for number, (text, count) in enumerate(Counter(texts).items(), 1):
         again = f"\nThe same again: {count - 1} more" if count > 1 else ""
         parts.append(f"Attempt {number} {text}{again}")
+    return "\n".join(parts)
+
+
+def right_text(group: RolloutGroup) -> str:
+    """One example that was answered rightly, with its answers alone: it is shown for contrast."""
+    parts = [block(f"Example {group.example} (right)", [("Task", group.task), ("Expected", group.expected)])]
+    for number, (answer, count) in enumerate(Counter(r.answer for r in group.usable).items(), 1):
+        parts.append(block(f"Attempt {number} ({count} times)", [("Answer", answer)]))
     return "\n".join(parts)
 
 

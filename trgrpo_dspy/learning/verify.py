@@ -86,7 +86,7 @@ def verify(
 
     findings, lost = yield from look(draft, 0)
     over = _too_long(draft, changed, limits)
-    failed = [id for id in changed if findings.contradicted.get(id) or id in over]
+    failed = [id for id in changed if findings.contradicted.get(id) or findings.is_unclear(id) or id in over]
     if not failed:
         return Verified(draft, findings, lost=lost)
     text = problems_text(draft, failed, findings, shown, over)
