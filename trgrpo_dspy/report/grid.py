@@ -12,6 +12,8 @@ __all__ = ["Cell", "Grid", "Row", "grids"]
 
 LEVELS = 10
 """Steps of the colour scale."""
+_SPELLED = 8
+"""Columns at most whose headlines have a word beside their number."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ def _validation(history: RunHistory, scale: _Scale) -> Grid:
             attempts = sum(r.example == example for r in measured.attempts)
             cell = Cell(f"v-{step}-{example}", step, score, attempts, scale.level(score), "")
             cells.setdefault(example, {})[column] = cell
-    titles = tuple(("Input" if step == 0 else f"Step {step}") if learning else f"Program {step + 1}" for step in steps)
+    before = "Step " if len(steps) <= _SPELLED else ""
+    titles = tuple(
+        ("Input" if step == 0 else f"{before}{step}") if learning else f"Program {step + 1}" for step in steps
+    )
     tasks = [task for task, _ in history.started.valset]
     return Grid("validation" if learning else "evaluation", titles, _rows(cells, len(steps), tasks, scale))
 
@@ -115,7 +120,8 @@ def _training(history: RunHistory, scale: _Scale) -> Grid:
                 cell = Cell(link, step.step, score, len(group.attempts), level, "")
                 cells.setdefault(group.example, {})[epochs.index(step.epoch)] = cell
     tasks = [task for task, _ in history.started.trainset]
-    return Grid("training", tuple(f"Epoch {epoch}" for epoch in epochs), _rows(cells, len(epochs), tasks, scale))
+    before = "Epoch " if len(epochs) <= _SPELLED else ""
+    return Grid("training", tuple(f"{before}{epoch}" for epoch in epochs), _rows(cells, len(epochs), tasks, scale))
 
 
 def _rows(

@@ -5,7 +5,7 @@ Guarantees:
 - Everything shown is data. jinja2 escapes every text; the script that shows groups and differences sets text, never
   markup; data is embedded as JSON in which no character can end the block; and the page's own policy lets no other
   script run and no request leave.
-- The file is below 10 MB, whatever the run: long texts are cut in their middles.
+- The file is below 10 MB: long texts are cut in their middles. (About 20,000 attempts have room, however long theirs.)
 - It is made from `events.jsonl` alone, at any time: a run that still goes on is shown as far as it is.
 """
 
@@ -43,6 +43,9 @@ __all__ = ["render_report", "report_at_end", "write_report"]
 
 logger = logging.getLogger(__name__)
 
+_LARGEST = 9_500_000
+"""Bytes of the page at most; what the rest of it leaves is for the texts of attempts."""
+
 
 def write_report(log_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
     """Write the report of a run.
@@ -77,30 +80,25 @@ def report_at_end(log_dir: str | os.PathLike[str]) -> Listener:
 def render_report(history: RunHistory) -> str:
     """The page."""
     style, script = _asset("style.css"), _asset("script.js")
-    ended = history.ended
-    returned = ended.step if ended is not None else None
+    ended, templates = history.ended, _environment()
     changed = (history.log_dir / "events.jsonl").stat().st_mtime
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            run=history,
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=_hash(style),
-            script_hash=_hash(script),
-            written=datetime.fromtimestamp(changed, timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
-            headline=_headline(history),
-            gain=gain_bar(ended.gain, ended.interval) if ended is not None else None,
-            plots=[plot(curve, returned) for curve in curves(history)],
-            grids=grids(history),
-            entries=_entries(history),
-            spending=spend_rows(history),
-            next_runs=next_runs(history),
-            prompts=_prompts(history),
-            data=payload(history),
-        )
+    page = templates.get_template("report.html.j2").render(
+        run=history,
+        style=Markup(style),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        written=datetime.fromtimestamp(changed, timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        headline=_headline(history),
+        gain=gain_bar(ended.gain, ended.interval) if ended is not None else None,
+        plots=[plot(curve, ended.step if ended is not None else None) for curve in curves(history)],
+        grids=grids(history),
+        entries=_entries(history),
+        spending=spend_rows(history),
+        next_runs=next_runs(history),
+        prompts=_prompts(history),
     )
+    data = payload(history, _LARGEST - len(page.encode()))
+    return page + templates.get_template("end.html.j2").render(data=data, script=Markup(script))
 
 
 @cache

@@ -1,7 +1,7 @@
 """What the report's script shows on demand: groups of attempts and libraries, as one block of plain JSON data.
 
-Guarantees: the block stays below `BUDGET` bytes, whatever the run (the longest texts are cut in their middles, and say
-so); equal texts are kept once; nothing in it is invisible.
+Guarantees: the block keeps to its budget of bytes (the longest texts are cut in their middles, and say so); equal texts
+are kept once; nothing in it is invisible.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from jinja2.utils import htmlsafe_json_dumps
 
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.library import Edit, ExperienceLibrary
@@ -19,24 +21,27 @@ from .history import RunHistory
 from .records import Group, Measured, Step, by_example
 from .text import visible
 
-__all__ = ["BUDGET", "payload"]
+__all__ = ["payload"]
 
-BUDGET = 7_000_000
-"""Bytes of all texts at most: with the rest of the page the report stays below 10 MB."""
+_SHORTEST = 200
+"""Bytes that every text may have, whatever the budget."""
 
 
-def payload(history: RunHistory, budget: int = BUDGET) -> dict[str, Any]:
-    """Groups, measurements and libraries as JSON data; a text is given by its place in `texts`."""
+def payload(history: RunHistory, budget: int) -> dict[str, Any]:
+    """Groups, measurements and libraries as JSON data; a text is given by its place in `texts`.
+
+    Args:
+        history: The run.
+        budget: Bytes of the JSON.
+    """
     texts = _Texts()
     groups = [_group(step, group, texts) for step in history.steps for group in step.groups if group.attempts]
     kind = "validation" if history.started.run == "compile" else history.started.run
     for step, measured in sorted(history.measured.items()):
         groups += _measured(kind, step, measured, history.started.valset, texts)
-    return {
-        "groups": groups,
-        "libraries": {str(step): _library(library, texts) for step, library in history.libraries.items()},
-        "texts": texts.fitted(budget),
-    }
+    libraries = {str(step): _library(library, texts) for step, library in history.libraries.items()}
+    left = budget - len(json.dumps([groups, libraries], separators=(",", ":")))
+    return {"groups": groups, "libraries": libraries, "texts": texts.fitted(left)}
 
 
 class _Texts:
@@ -52,7 +57,7 @@ class _Texts:
     def fitted(self, budget: int) -> list[str]:
         """All texts in order, the longest cut so that they fit together."""
         texts = list(self._numbers)
-        sizes = [len(json.dumps(text, ensure_ascii=False).encode()) for text in texts]
+        sizes = [len(htmlsafe_json_dumps(text, ensure_ascii=False).encode()) for text in texts]
         cap = _cap(sizes, budget)
         return [t if size <= cap else _cut(t, int(cap * len(t) / size)) for t, size in zip(texts, sizes, strict=True)]
 
@@ -62,7 +67,7 @@ def _cap(sizes: Iterable[int], budget: int) -> int:
     ordered, left = sorted(sizes), budget
     for i, size in enumerate(ordered):
         if size * (len(ordered) - i) > left:
-            return max(200, left // (len(ordered) - i))
+            return max(_SHORTEST, left // (len(ordered) - i))
         left -= size
     return max(ordered, default=0)
 

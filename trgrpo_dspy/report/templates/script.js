@@ -79,10 +79,11 @@
       el("p", { class: "meta" }, spent.filter(Boolean).join(" · ")));
   };
   const entryLink = (id) => ($(`#entry-${CSS.escape(id)}`) ? el("a", { href: `#entry-${id}` }, id) : id);
-  const edits = (title, list, tone, reason) => (list && list.length ? [el("h4", {}, title), el("ul", { class: "edits" }, ...list.map((edit) => el("li", {},
+  const folds = (list, node) => (list.length > 4 ? el("details", {}, el("summary", {}, `${list.length} edits`), node) : node);
+  const edits = (title, list, tone, reason) => (list && list.length ? [el("h4", {}, title), folds(list, el("ul", { class: "edits" }, ...list.map((edit) => el("li", {},
     el("span", { class: `chip ${tone}` }, edit.operation), edit.id ? el("span", { class: "chip id" }, entryLink(edit.id)) : "",
     edit.targets ? el("span", { class: "chip" }, `for ${edit.targets}`) : "", datum("span", text(edit.text)),
-    reason && edit.reason ? el("p", { class: "small muted" }, "Refused: ", datum("span", text(edit.reason))) : "")))] : []);
+    reason && edit.reason ? el("p", { class: "small muted" }, "Refused: ", datum("span", text(edit.reason))) : ""))))] : []);
 
   const show = (link) => {
     const group = data.groups[number.get(link)];
@@ -97,9 +98,9 @@
       ...(group.lost && group.lost.length ? [el("h4", {}, "Replies that could not be used"), el("ul", { class: "list" }, ...group.lost.map((one) => datum("li", text(one))))] : [])];
     $("#shown").replaceChildren(
       el("h3", { id: "shown-title", tabindex: "-1" }, group.title), group.teaches === undefined ? "" : el("p", { class: "small muted" }, taught ?? group.teaches),
-      el("div", { class: "pair" }, el("div", {}, el("h5", {}, "Task"), datum("div", text(group.task), { class: "quote", tabindex: "0", role: "region", "aria-label": "Task" })),
-        el("div", {}, el("h5", {}, "Expected"), group.expected ? datum("div", text(group.expected), { class: "quote" }) : el("p", { class: "muted" }, "no label"))),
-      el("div", { class: "attempts", role: "group", "aria-label": "Attempts side by side", tabindex: "0" }, ...group.attempts.map((one) => attempt(one, mixed ? Math.max(...scores) : undefined))),
+      el("div", { class: "pair" }, el("div", {}, el("h4", {}, "Task"), datum("div", text(group.task), { class: "quote", tabindex: "0", role: "region", "aria-label": "Task" })),
+        el("div", {}, el("h4", {}, "Expected"), group.expected ? datum("div", text(group.expected), { class: "quote" }) : el("p", { class: "muted" }, "no label"))),
+      el("div", { class: `attempts ${group.attempts.some((one) => text(one.transcript).length > 700) ? "long" : ""}`, role: "group", "aria-label": "Attempts side by side", tabindex: "0" }, ...group.attempts.map((one) => attempt(one, mixed ? Math.max(...scores) : undefined))),
       el("div", { class: "stack" }, ...learned));
     chooser.value = link;
     $("#before").disabled = number.get(link) === 0;
@@ -164,7 +165,10 @@
     }
     return parts.map(([tag, words]) => el(tag, {}, words));
   };
-  all(".change").forEach((change) => { change.replaceChildren(...marked($("del", change).textContent, $("ins", change).textContent)); });
+  // Marked when a history is opened first: a long run has thousands of changes.
+  all("#entries details").forEach((details) => details.addEventListener("toggle", () => all(".change", details).forEach((change) => {
+    change.replaceChildren(...marked($("del", change).textContent, $("ins", change).textContent));
+  }), { once: true }));
   const from = $("#from"), to = $("#to");
   if (from) {
     const compare = () => {
@@ -176,7 +180,7 @@
         const other = b.get(id);
         if (other && (other.text !== entry.text || other.targets !== entry.targets || other.pinned !== entry.pinned)) line("", "changed", id, ...marked(text(entry.text), text(other.text)), other.targets === entry.targets ? "" : ` (for ${other.targets || "all"}, was for ${entry.targets || "all"})`);
       }
-      for (const [id, entry] of b) if (!a.has(id)) line("good", "added", id, el("ins", {}, text(entry.text)));
+      for (const [id, entry] of b) if (!a.has(id)) line("good", "added", id, text(entry.text));
       $("#difference").replaceChildren(...(lines.length ? lines : [el("li", {}, el("span", { class: "muted" }, "No difference."))]));
       const count = (what) => lines.filter((item) => $(".chip", item).textContent === what).length;
       $("#differs").textContent = `${count("added")} added, ${count("changed")} changed, ${count("removed")} removed`;
