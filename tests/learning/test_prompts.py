@@ -21,6 +21,7 @@ from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.learning import prompts
 from trgrpo_dspy.learning.group import RolloutGroup
 from trgrpo_dspy.learning.prompts import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits
+from trgrpo_dspy.learning.reading import names_of
 from trgrpo_dspy.learning.reflection import Context, Lesson
 from trgrpo_dspy.learning.replies import EditReplies, LessonReplies
 from trgrpo_dspy.library import Edit
@@ -335,3 +336,16 @@ def test_a_typed_prompt_runs_through_dspy() -> None:
         )
     assert [item.text for item in reply.lessons.root] == ["good", ""]
     assert len(lm.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("predict, second.predict", ("predict", "second.predict")),
+        ("Predictor `predict`; predictors: other", ("predict", "other")),
+        ("predictors[0], predictor.predict, predictor", ("predictors[0]", "predictor.predict", "predictor")),
+        ("all", ()),
+    ],
+)
+def test_names_of_predictors(text: str, names: tuple[str, ...]) -> None:
+    assert names_of(text) == names

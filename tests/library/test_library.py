@@ -327,6 +327,8 @@ def test_targets_that_are_known_are_kept_whatever_their_case() -> None:
     )
     assert [e.targets for e in report.library] == [("first",), ("second", "first"), ("first",)]
     assert reasons(report) == ["no predictor is named nobody"]
+    alone = apply_edits(ExperienceLibrary(), [add("one", "what John has to pay")], predictors=("predict",))
+    assert [e.targets for e in alone.library] == [()], "a program of one predictor leaves nothing to choose"
 
 
 def test_an_exact_name_goes_before_one_in_another_case() -> None:

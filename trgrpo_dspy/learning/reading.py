@@ -50,7 +50,8 @@ def edit_of(item: Any, sources: Sequence[int]) -> Edit:
 
 def names_of(text: str) -> tuple[str, ...]:
     """Names of predictors, separated by commas; none for all."""
-    names = [part.strip().strip("`'\"()") for part in re.split(r"[,;\n]", text)]
+    parts = (re.sub(r"(?i)^\W*predictors?(:|\s)\s*(?=\S)", "", part) for part in re.split(r"[,;\n]", text))
+    names = [part.strip().strip("`'\"()") for part in parts]
     return tuple(name for name in names if name and name.casefold() not in ("all", "none", "any", "empty"))
 
 

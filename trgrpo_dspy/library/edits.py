@@ -101,7 +101,7 @@ def apply_edits(
         step: Recorded as the step that created or updated an entry.
         limits: Caps; the defaults of `LibraryLimits` if None.
         predictors: Names a target may have; empty accepts any. Unknown names are dropped; if none is left the edit
-            is rejected.
+            is rejected, or for all where there is one predictor.
 
     Returns:
         The new library, the edits that took effect and those that did not, with reasons.
@@ -189,12 +189,16 @@ class _Draft:
         return None
 
     def _known(self, targets: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Targets that exist, whatever their case; None when some were named and none exists."""
+        """Targets that exist, whatever their case; None when some were named and none exists.
+
+        A program of one predictor leaves nothing to choose, and small models fill the field with prose: that is all.
+        """
         if not self.predictors or not targets:
             return targets
         names = {name.casefold(): name for name in self.predictors}
         found = (t if t in self.predictors else names.get(t.casefold()) for t in targets)
-        return tuple(dict.fromkeys(name for name in found if name is not None)) or None
+        nothing = () if len(self.predictors) == 1 else None
+        return tuple(dict.fromkeys(name for name in found if name is not None)) or nothing
 
     def _unusable(self, text: str, targets: tuple[str, ...] | None, edit: Edit) -> str | None:
         """Why this text and these targets make no entry."""
