@@ -48,6 +48,8 @@ class Row:
     paper: float | None = None
     """The paper's figure for the mean."""
     paper_gain: float | None = None
+    failed: float | None = None
+    """Attempts in which the program itself failed, which score 0."""
     tool_calls: float | None = None
     tool_difference: float | None = None
     tool_low: float | None = None
@@ -90,6 +92,7 @@ def _row(report: Report, arm: str, name: str, cell: Cell | None) -> Row:
                   for key in _SCORES}  # fmt: skip
         found = {key: None if value is None else 100 * value for key, value in scores.items()}
         found |= {key: getattr(cell, key) for key in ("tool_calls", "prompt_tokens", "completion_tokens", "cost")}
+        found["failed"] = sum(number for _, number in cell.failures)
         if (fewer := cell.tool_difference) is not None and plan.uses_tools:
             found |= {"tool_difference": fewer.value, "tool_low": fewer.low, "tool_high": fewer.high}
     if (took := learning_of(report, arm)) is not None:

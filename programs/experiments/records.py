@@ -83,6 +83,8 @@ class Cell:
     """US dollars; None is unknown."""
     scores: tuple[float | None, ...]
     """Mean score of each problem; None is unscored."""
+    failures: tuple[tuple[str, int], ...]
+    """Attempts in which the program itself failed, which score 0, by outcome."""
     partial: bool
     """Whether the evaluation was ended before all problems were done."""
     step: int | None = None
@@ -172,6 +174,7 @@ def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | Non
     tools = _tools(found)
     fewer = None if before is None else paired_comparison(_tools(before), tools, units=found.inputs or None)
     passed = found.pass_at_with_interval(found.k)
+    failures = tuple((name, number) for name, number in found.outcomes.items() if Outcome(name).failed)
     low, high = _ends(found.mean.interval)
     gain_low, gain_high = _ends(gain.interval if gain else None)
     return Cell(
@@ -180,7 +183,7 @@ def cell_of(arm: str, data_set: str, found: Evaluation, before: Evaluation | Non
         gain.difference if gain else None, gain_low, gain_high, gain.detectable if gain else None,
         gain.reliable if gain else None, took.tool_calls, _band(tools, found.inputs),
         Band(fewer.difference, *_ends(fewer.interval)) if fewer else None, took.lm_calls, took.prompt_tokens,
-        took.completion_tokens, took.cost, found.scores, found.partial, step,
+        took.completion_tokens, took.cost, found.scores, failures, found.partial, step,
     )  # fmt: skip
 
 

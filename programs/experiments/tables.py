@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import fmean, stdev
 
 from . import paper
@@ -85,21 +86,29 @@ def _notes(report: Report, name: str, cells: dict[str, Cell], any_of: str) -> li
         if name != "WebWalkerQA":
             notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
     for cell in cells.values():
-        if cell.partial:
-            notes.append(f"{arm_name(cell.arm)}: ended after {cell.problems} problems.")
-    notes += [_detectable(cell, paper.gain(plan.task, plan.mode, base(cell.arm), name, report.measures[0]))
-              for cell in cells.values() if cell.detectable is not None]  # fmt: skip
+        notes += _notes_of(cell, any_of, paper.gain(plan.task, plan.mode, base(cell.arm), name, report.measures[0]))
     if any(cell.reliable is False for cell in cells.values()):
         notes.append("Fewer than 30 problems: the intervals of the differences are not reliable.")
     if unscored := sum(cell.unscored for cell in cells.values()):
         notes.append(f"{unscored} attempts have no score (outages, no verdict) and count in no mean.")
-    for cell in cells.values():
-        if cell.pass_problems < cell.problems:
-            notes.append(
-                f"{arm_name(cell.arm)}: {any_of} is over the {cell.pass_problems} of {cell.problems} problems whose "
-                "every attempt has a score."
-            )
     return notes
+
+
+def _notes_of(cell: Cell, any_of: str, gain: float | None) -> Iterator[str]:
+    """What must be known to read a program's row; `gain` is the published one."""
+    name = arm_name(cell.arm)
+    if cell.partial:
+        yield f"{name}: ended after {cell.problems} problems."
+    if cell.detectable is not None:
+        yield _detectable(cell, gain)
+    if cell.failures:
+        failed, kinds = sum(n for _, n in cell.failures), ", ".join(f"{kind} {n}" for kind, n in cell.failures)
+        yield f"{name}: in {failed} attempts the program itself failed, which scores 0 ({kinds})."
+    if cell.pass_problems < cell.problems:
+        yield (
+            f"{name}: {any_of} is over the {cell.pass_problems} of {cell.problems} problems whose every attempt has a "
+            "score."
+        )
 
 
 def _marked(plan: Plan) -> str:

@@ -174,6 +174,14 @@ class TestTables:
         assert "The call of `finish` that ends an attempt is counted" in lines[-1]
         assert "finish" not in tables.scores(report_of(plan_of(k=2, mode="direct")))
 
+    def test_failures_of_the_program_are_shown_apart(self) -> None:
+        report = report_of(plan_of(k=2))
+        assert "itself failed" not in tables.scores(report)
+        report.cells[1] = replace(report.cells[1], failures=(("parse_error", 2), ("program_error", 1)))
+        said = "in 3 attempts the program itself failed, which scores 0 (parse_error 2, program_error 1)."
+        assert f"Training-Free GRPO: {said}" in tables.scores(report)
+        assert [row.failed for row in article.rows_of(report)[:2]] == [0, 3]
+
     def test_what_is_not_measured_is_a_dash(self) -> None:
         lines = tables.scores(report_of(plan_of(command="ablations"))).splitlines()
         names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
