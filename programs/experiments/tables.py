@@ -85,6 +85,11 @@ def _notes(report: Report, name: str, cells: dict[str, Cell], any_of: str) -> li
         notes.append("Tokens and dollars include the judge's.")
         if name != "WebWalkerQA":
             notes.append(f"On all of WebWalkerQA the paper has pass@1 {whole[0]}, with Training-Free GRPO {whole[1]}.")
+    notes += [
+        f"{arm_name(arm)}: nothing was learned, so its program is the input program and any difference is chance."
+        for arm in cells
+        if report.libraries.get(arm) == []
+    ]
     for cell in cells.values():
         notes += _notes_of(cell, any_of, paper.gain(plan.task, plan.mode, base(cell.arm), name, report.measures[0]))
     if any(cell.reliable is False for cell in cells.values()):
