@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 9_500_000
 """Bytes of the page at most; what the rest of it leaves is for the texts of attempts."""
+_LARGEST_LOG = 500_000_000
+"""Bytes of events up to which a run writes its report by itself: reading them takes 3 times as much memory."""
 
 
 def write_report(log_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -71,7 +73,13 @@ def report_at_end(log_dir: str | os.PathLike[str]) -> Listener:
     """A listener that writes the report once the run has ended; to be called after the one that keeps the events."""
 
     def write_report_of_run(event: Event) -> None:
-        if isinstance(event, RunEnded):
+        if not isinstance(event, RunEnded):
+            return
+        if (size := (Path(log_dir) / "events.jsonl").stat().st_size) > _LARGEST_LOG:
+            logger.warning(
+                "no report was written: the events have %d MB; write_report(%r) reads them", size // 10**6, log_dir
+            )
+        else:
             logger.info("report: %s", write_report(log_dir))
 
     return write_report_of_run

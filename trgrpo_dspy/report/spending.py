@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from trgrpo_dspy.meter import Spend, Stage, total_spend
@@ -58,7 +58,7 @@ def spend_rows(history: RunHistory) -> tuple[SpendRow, ...]:
 
 
 def next_runs(history: RunHistory) -> tuple[NextRun, ...]:
-    """The same run again, and one more epoch of a run that was completed; by this run's tokens and cost of a call."""
+    """The same run again, one epoch more of a completed one, and answers of the program: at what this run paid."""
     if history.ended is None or history.started.run != "compile":
         return ()
     completed = history.ended.stop_reason == "completed"
@@ -76,7 +76,27 @@ def next_runs(history: RunHistory) -> tuple[NextRun, ...]:
         more = {stage: wanted(stage) / epochs for stage in stages}
         more[Stage.VALIDATION.value] = wanted(Stage.VALIDATION.value) * (measured - 1) / measured / epochs
         found.append(_priced(f"One epoch more: resume with num_epochs={epochs + 1}", history, more))
-    return tuple(found)
+    return (*found, *_answers(history))
+
+
+def _answers(history: RunHistory) -> Iterator[NextRun]:
+    """A thousand answers of the input and of what was returned, by the attempts that measured them."""
+    returned = history.ended.step if history.ended is not None else 0
+    for step, what in {
+        0: "input program",
+        returned: f"returned program, of step {returned}" if returned else "input program",
+    }.items():
+        made = history.measured[step].attempts if step in history.measured else ()
+        attempts = [r for r in made if r.score is not None]
+        if attempts:
+            scale = 1000 / len(attempts)
+            costs = [r.cost for r in attempts if r.cost is not None]
+            calls, tokens = (
+                sum(r.lm_calls for r in attempts),
+                sum(r.prompt_tokens + r.completion_tokens for r in attempts),
+            )
+            cost = scale * sum(costs) if len(costs) == len(attempts) else None
+            yield NextRun(f"1,000 answers of the {what}", scale * calls, scale * tokens, cost)
 
 
 def _priced(what: str, history: RunHistory, calls: dict[str, float]) -> NextRun:
