@@ -98,7 +98,7 @@ def render_report(history: RunHistory) -> str:
         written=datetime.fromtimestamp(changed, timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         headline=_headline(history),
         gain=gain_bar(ended.gain, ended.interval) if ended is not None else None,
-        plots=[plot(curve, ended.step if ended is not None else None) for curve in curves(history)],
+        plots=[plot(curve, ended.step if ended is not None else None) for curve in curves(history) if history.steps],
         grids=grids(history),
         entries=_entries(history),
         spending=spend_rows(history),
@@ -141,7 +141,7 @@ def _headline(history: RunHistory) -> tuple[str, str]:
     if ended is None:
         return "Not finished", "none"
     if history.started.run != "compile":
-        return history.started.run.capitalize(), "none"
+        return ("Comparison" if history.started.run == "compare" else "Evaluation"), "none"
     if ended.improved is None:
         return "Not measured", "none"
     if ended.improved:

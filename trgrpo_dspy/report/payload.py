@@ -36,7 +36,7 @@ def payload(history: RunHistory, budget: int) -> dict[str, Any]:
     """
     texts = _Texts()
     groups = [_group(step, group, texts) for step in history.steps for group in step.groups if group.attempts]
-    kind = "validation" if history.started.run == "compile" else history.started.run
+    kind = "validation" if history.started.run == "compile" else "evaluation"
     for step, measured in sorted(history.measured.items()):
         groups += _measured(kind, step, measured, history.started.valset, texts)
     libraries = {str(step): _library(library, texts) for step, library in history.libraries.items()}
@@ -109,7 +109,7 @@ def _measured(
     kind: str, step: int, measured: Measured, valset: Sequence[tuple[str, str]], texts: _Texts
 ) -> list[dict[str, Any]]:
     found = []
-    library = f"program {step + 1}" if kind in ("evaluate", "compare") else "the input" if not step else f"step {step}"
+    library = f"program {step + 1}" if kind == "evaluation" else "the input" if not step else f"step {step}"
     for example, attempts in by_example(measured.attempts).items():
         task, expected = valset[example] if example < len(valset) else ("", "")
         found.append(
