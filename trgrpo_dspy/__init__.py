@@ -2,27 +2,19 @@
 
 `TrainingFreeGRPO` is the optimizer; `evaluate` and `compare` measure programs with intervals; `attach` carries a
 library from one program to another.
+
+The names are loaded when the first is asked for (`api.py`): `trgrpo --help` and what reads files alone need no DSPy.
 """
 
-from .engine.executors.ray_executor import RayExecutor
-from .errors import (
-    FatalError,
-    InfrastructureError,
-    JournalError,
-    RunStopped,
-    SchemaVersionError,
-    TrainingFreeGRPOError,
-)
-from .evaluation.evaluate import compare, evaluate
-from .evaluation.measurement import Evaluation
-from .evaluation.result import DetailedResults
-from .learning.reflector import Reflector
-from .library import Experience, ExperienceLibrary, diff
-from .meter import Budget, Estimate
-from .optimizer import TrainingFreeGRPO
-from .program.carrying import attach, read_library
+from __future__ import annotations
 
-__all__ = [
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403
+
+__all__ = [  # noqa: F405
     "Budget",
     "DetailedResults",
     "Estimate",
@@ -45,3 +37,17 @@ __all__ = [
     "read_library",
 ]
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    api = importlib.import_module(".api", __name__)
+    globals().update({public: getattr(api, public) for public in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted({*globals(), *__all__})
