@@ -21,6 +21,9 @@ def name_of(path: Path) -> str:
 
 HOUSE = """
 __init__
+__main__
+cli
+api
 optimizer
 learning
 report tracking
@@ -86,6 +89,8 @@ def own_imports(path: Path) -> set[tuple[str, ...]]:
     return {tuple(name.split(".")[1:]) for name in imports(path) if name.startswith("trgrpo_dspy.")}
 
 
+ENTRANCES = ("__init__.py", "__main__.py", "api.py")
+"""Files that hold imports alone."""
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "offline")
 
 
@@ -98,7 +103,8 @@ def test_every_file_and_folder_has_its_row() -> None:
 def test_imports_only_run_downward(path: Path) -> None:
     """From row to row of the house; within a folder any way that makes no circle."""
     own = name_of(path).split(".")[0]
-    upward = [to for to in own_imports(path) if to[0] != own and ROW_OF.get(to[0], -1) <= ROW_OF[own]]
+    beside = {own, "offline"} if own == "cli" else {own}
+    upward = [to for to in own_imports(path) if to[0] not in beside and ROW_OF.get(to[0], -1) <= ROW_OF[own]]
     assert not upward, f"{name_of(path)} imports {upward}, which stand no lower"
 
 
@@ -123,8 +129,9 @@ def test_the_offline_model_imports_nothing_above_it() -> None:
         assert all(name.startswith("trgrpo_dspy.offline.") for name in outside), f"{path.name} imports {outside}"
 
 
-def test_nothing_in_the_package_needs_the_offline_model() -> None:
-    assert not [name_of(path) for path in FILES if any(to[0] == "offline" for to in own_imports(path))]
+def test_nothing_but_the_command_needs_the_offline_model() -> None:
+    users = [name_of(path) for path in FILES if any(to[0] == "offline" for to in own_imports(path))]
+    assert [name for name in users if not name.startswith("cli.")] == []
 
 
 LOADER = """
@@ -184,7 +191,7 @@ def test_the_exported_names() -> None:
     assert all(hasattr(trgrpo_dspy, name) for name in EXPORTED)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in FILES if path.name not in ENTRANCES], ids=name_of)
 def test_every_module_says_what_it_exports_and_guarantees(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)

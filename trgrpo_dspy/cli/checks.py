@@ -1,0 +1,190 @@
+"""What `doctor` checks, each check a line: ok, warn or FAIL, and what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from trgrpo_dspy import __version__
+from trgrpo_dspy.evaluation.warnings import warnings_before
+from trgrpo_dspy.failures.messages import describe, fatal_message
+from trgrpo_dspy.program.carrying import read_library
+from trgrpo_dspy.program.instructions import teachable_predictors
+from trgrpo_dspy.program.scoring import adapt_metric
+
+from .errors import InputError, problem_of
+from .job import Job
+from .runs import Subject, language_model, models_of, subject_of
+
+__all__ = ["Check", "checks"]
+
+_PROBE = "Answer with the word OK."
+
+
+class Check(NamedTuple):
+    """One check."""
+
+    verdict: str
+    """'ok', 'warn' or 'FAIL'."""
+    what: str
+    text: str
+
+
+def checks(target: str, model: str, reflection_model: str, lm: Mapping[str, str], *, offline: bool) -> Iterator[Check]:
+    """Make all checks that can be made."""
+    yield from _versions()
+    yield from _extras()
+    yield _directory()
+    names = list(dict.fromkeys(filter(None, (model, reflection_model))))
+    for name in names:
+        yield from _model(name, lm)
+    if not names and not offline:
+        yield Check("warn", "models", "none named: --model openai/gpt-4o-mini tries its key and one call")
+    if target:
+        yield from _target(
+            Job("doctor", target, model=model, lm=dict(lm), offline=offline), called=bool(names) or offline
+        )
+
+
+def _versions() -> Iterator[Check]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Check("ok", "versions", f"trgrpo-dspy {__version__}, Python {python}")
+    found = importlib.metadata.version("dspy")
+    fine = re.match(r"3\.4(\.|$)", found) is not None
+    hint = "" if fine else "; 3.4 is supported: pip install 'dspy>=3.4,<3.5'"
+    yield Check("ok" if fine else "FAIL", "dspy", f"{found}{hint}")
+
+
+def _extras() -> Iterator[Check]:
+    """Which extras are installed, by what the package itself requires."""
+    try:
+        required = importlib.metadata.requires("trgrpo-dspy") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Check("warn", "extras", "trgrpo-dspy runs from its source and is not installed: pip install -e .")
+        return
+    extras: dict[str, list[str]] = {}
+    for text in required:
+        found = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", text)
+        if found and found[2] != "dev":
+            extras.setdefault(found[2], []).append(found[1])
+    have = [name for name, packages in extras.items() if all(map(_installed, packages))]
+    missing = [name for name in extras if name not in have]
+    text = f"installed: {', '.join(have) or 'none'}"
+    hint = (
+        f"; not: {', '.join(missing)} (pip install 'trgrpo-dspy[{missing[0]}]' where one is needed)" if missing else ""
+    )
+    yield Check("ok", "extras", text + hint)
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _directory() -> Check:
+    try:
+        with tempfile.TemporaryFile(dir=Path.cwd()):
+            return Check("ok", "directory", "runs can be written to runs/ here")
+    except OSError as error:
+        return Check("FAIL", "directory", f"{Path.cwd()} can't be written: {error.strerror}; use --log-dir")
+
+
+def _model(name: str, arguments: Mapping[str, str]) -> Iterator[Check]:
+    """The key, and one call as an attempt makes it: sampled, and not from the cache."""
+    yield from _key(name)
+    try:
+        lm = language_model(name, {"cache": "false", "num_retries": "0", **arguments})
+    except InputError as error:
+        yield Check("FAIL", name, problem_of(error).text)
+        return
+    began = time.monotonic()
+    try:
+        lm(_PROBE)
+    except Exception as error:  # a backend raises anything
+        yield Check("FAIL", name, fatal_message(error, name))
+        return
+    seconds = time.monotonic() - began
+    used = lm.history[-1] if lm.history else {}
+    cost = used.get("cost") if isinstance(used, dict) else getattr(used, "cost", None)
+    priced = f"${cost:.6f}" if cost else "price unknown: --max-cost needs it, cap --set budget.max_lm_calls instead"
+    yield Check("ok" if cost else "warn", name, f"answered in {seconds:.1f} s; {priced}")
+
+
+def _key(name: str) -> Iterator[Check]:
+    import litellm
+
+    try:
+        found = litellm.validate_environment(model=name)
+    except Exception as error:  # a name it does not know
+        yield Check("warn", name, f"LiteLLM can't say which key it needs: {describe(error)}")
+        return
+    if missing := found.get("missing_keys"):
+        yield Check("warn", name, f"not set in the environment: {', '.join(missing)}")
+    elif keys := [key for key in os.environ if key.endswith("_API_KEY") and name.split("/")[0].upper() in key]:
+        yield Check("ok", name, f"key from {keys[0]}")
+
+
+def _target(job: Job, *, called: bool) -> Iterator[Check]:
+    try:
+        subject = subject_of(job)
+        metric = subject.target.metric
+        predictors = list(teachable_predictors(subject.program))
+        adapt_metric(metric) if metric is not None else None
+    except (InputError, ValueError, TypeError) as error:
+        yield Check("FAIL", "target", problem_of(error).text)
+        return
+    carried = len(read_library(subject.program))
+    yield Check(
+        "ok", "target", f"predictors to teach: {', '.join(predictors)}" + (f"; carries {carried}" if carried else "")
+    )
+    yield from _data(subject)
+    if called and subject.sets["trainset"]:
+        yield from _attempt(job, subject)
+
+
+def _data(subject: Subject) -> Iterator[Check]:
+    sizes = {name: len(examples) for name, examples in subject.sets.items()}
+    text = ", ".join(f"{name} {size or 'none'}" for name, size in sizes.items())
+    few = sizes["trainset"] and sizes["trainset"] < 10
+    if not sizes["trainset"]:
+        yield Check("FAIL", "data", f"{text}; compile needs a trainset")
+        return
+    yield Check("warn" if few else "ok", "data", text + ("; 20 to 200 training examples are usual" if few else ""))
+    if not sizes["valset"] and subject.target.metric is not None:
+        yield Check("warn", "data", "without a valset nothing is measured, and the last library is returned")
+    if blank := [n for n, e in subject.sets.items() if any(not getattr(x, "_input_keys", None) for x in e)]:
+        yield Check("FAIL", "data", f"{', '.join(blank)}: examples without inputs; write .with_inputs('question')")
+        return
+    for warning in warnings_before(subject.sets["trainset"], subject.sets["valset"]):
+        yield Check("warn", "data", warning)
+
+
+def _attempt(job: Job, subject: Subject) -> Iterator[Check]:
+    """One attempt at the first training example, scored."""
+    from trgrpo_dspy.evaluation.evaluate import evaluate
+
+    metric = subject.target.metric or (lambda example, prediction, trace=None: 1.0)
+    with models_of(job, subject.program):
+        try:
+            found = evaluate(subject.program, subject.sets["trainset"][:1], metric, num_threads=1)
+        except Exception as error:  # fatal errors of backends
+            yield Check("FAIL", "attempt", problem_of(error).text)
+            return
+    (rollout,) = found.rollouts[0] or (None,)
+    if rollout is None or rollout.score is None:
+        why = rollout.error if rollout is not None else found.stop_reason
+        yield Check("FAIL", "attempt", f"could not be scored: {why}")
+    else:
+        verdict = "warn" if rollout.error else "ok"
+        said = rollout.error or f"{rollout.lm_calls} LM calls, {rollout.tool_calls} tool calls"
+        yield Check(verdict, "attempt", f"score {rollout.score:.3g}; {said}")

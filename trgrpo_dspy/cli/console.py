@@ -1,0 +1,125 @@
+"""What a command shows: results on standard output, everything else on standard error.
+
+Guarantees: text of programs, models and files is data, so markup and control characters in it show as text; nothing is
+cut, and without a terminal there is no colour.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trgrpo_dspy.library.entries import as_written
+from trgrpo_dspy.library.experience import Collection, Experience
+
+__all__ = [
+    "column_table",
+    "library_table",
+    "line",
+    "logged",
+    "note",
+    "printable",
+    "show",
+    "show_json",
+]
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, and what turns the direction of text; all but the tab and the line's end."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, so that no terminal obeys them."""
+    return _UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}" if ord(m[0]) > 255 else f"\\x{ord(m[0]):02x}", text)
+
+
+def show(*parts: RenderableType) -> None:
+    """Write results; a plain string is data, not markup."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(Text(printable(part)) if isinstance(part, str) else part)
+
+
+def line(text: str) -> None:
+    """Write one line as it is, for scripts and files: no wrapping."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def note(text: str) -> None:
+    """Say something beside the results, on standard error."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    console.print(Text(printable(text)), soft_wrap=not console.is_terminal)
+
+
+def show_json(data: Any) -> None:
+    """Write results for a script."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+def column_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Sequence[int] = ()) -> Table:
+    """Rows under a head; the columns `wide` take what width is left, all others are no wider than what they hold."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, name in enumerate(head):
+        table.add_column(
+            Text(name),
+            overflow="fold",
+            ratio=1 if number in wide else None,
+            no_wrap=number not in wide,
+            justify="left" if number in wide or number == 0 else "right",
+        )
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+def library_table(library: Collection) -> Table:
+    """The entries with what is known of them; a column that says nothing of any entry is left out."""
+    columns = {
+        "for": [", ".join(e.targets) for e in library],
+        "right/wrong": [_counts(e) for e in library],
+        "from": [f"{len(e.sources)} ex." if e.sources else "" for e in library],
+        "step": [_steps(e) for e in library],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    texts = [as_written(e.text) + (" (pinned)" if e.pinned else "") for e in library]
+    rows = zip([e.id for e in library], texts, *columns.values(), strict=True)
+    return column_table(["id", "experience", *columns], rows, wide=(1,))
+
+
+def _counts(entry: Experience) -> str:
+    right, wrong = entry.helpful + len(entry.support), entry.harmful + len(entry.against)
+    return f"{right}/{wrong}" if right or wrong else ""
+
+
+def _steps(entry: Experience) -> str:
+    steps = [entry.created_step, *([entry.updated_step] if entry.updated_step > entry.created_step else ())]
+    return ", ".join(str(step) for step in steps if step)
+
+
+@contextmanager
+def logged(level: int = logging.INFO) -> Iterator[None]:
+    """The package's log lines on standard error while a command runs."""
+    handler = _OnStandardError()
+    logger = logging.getLogger("trgrpo_dspy")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _OnStandardError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())

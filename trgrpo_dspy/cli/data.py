@@ -1,0 +1,105 @@
+"""Examples from a file or the hub: JSON lines, JSON, CSV, Parquet, or `owner/name:split`.
+
+A slice may follow, as in `data.csv[:80]`. Which columns are inputs is said by `--inputs`, else by the program.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dspy
+
+from .errors import InputError
+
+__all__ = ["examples_from", "input_names"]
+
+_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv"}
+_SLICE = re.compile(r"(?P<name>.*?)\[(?P<start>\d*):(?P<end>\d*)\]")
+_HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))??(?::(?P<split>[\w.\[\]:%+-]+))?")
+
+
+def examples_from(source: str, program: dspy.Module, inputs: Sequence[str] = ()) -> list[dspy.Example]:
+    """Read examples.
+
+    Args:
+        source: A file, or a data set on the hub as `owner/name:split`, `owner/name:config:split` or
+            `owner/name:train[:100]`.
+        program: Says which columns are inputs, where `inputs` does not.
+        inputs: Names of the columns that are inputs.
+
+    Raises:
+        InputError: The source can't be read, is empty, or lacks a column.
+    """
+    rows = _rows(source)
+    if not rows:
+        raise InputError(f"{source} holds no rows")
+    names = list(inputs) or input_names(program, rows[0])
+    if missing := [name for name in names if name not in rows[0]]:
+        raise InputError(f"{source} has no column {', '.join(missing)}; its columns: {', '.join(rows[0])}")
+    if not names:
+        raise InputError(
+            f"{source}: which columns are inputs? None of {', '.join(rows[0])} is an input of the program; rename "
+            "them, or pass --inputs name,name"
+        )
+    return [dspy.Example(**row).with_inputs(*names) for row in rows]
+
+
+def input_names(program: dspy.Module, row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that the program takes: by the parameters of its `forward`, else by its signatures."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    forward = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
+    parameters = inspect.signature(forward).parameters.values() if forward is not None else ()
+    named = [p.name for p in parameters if p.kind in kinds and p.name != "self"]
+    fields = [name for _, predictor in program.named_predictors() for name in predictor.signature.input_fields]
+    outputs = {name for _, predictor in program.named_predictors() for name in predictor.signature.output_fields}
+    return [name for name in row if name in named] or [n for n in row if n in fields and n not in outputs]
+
+
+def _rows(source: str) -> list[dict[str, Any]]:
+    found = _SLICE.fullmatch(source)
+    path = Path(found["name"] if found else source).expanduser()
+    if path.is_file() or path.suffix.lower() in _FORMATS:
+        rows = _rows_of_file(path)
+        return rows[slice(*(int(found[end]) if found[end] else None for end in ("start", "end")))] if found else rows
+    hub = _HUB.fullmatch(source)
+    if hub is None:
+        raise InputError(f"{source} is neither a file nor a data set such as owner/name:split")
+    return _rows_of_hub(source, hub["name"], hub["config"], hub["split"] or "train")
+
+
+def _rows_of_file(path: Path) -> list[dict[str, Any]]:
+
+    import datasets  # slow to import, and only needed here
+
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if (kind := _FORMATS.get(path.suffix.lower())) is None:
+        raise InputError(f"{path} must end in one of {', '.join(_FORMATS)}")
+    with TemporaryDirectory() as cache:  # streaming reads the file afresh: no cache to go stale
+        try:
+            found = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, cache_dir=cache)
+            return _whole(found)
+        except Exception as error:  # readers of files raise anything
+            reason = error.__cause__ or error
+            raise InputError(f"{path} can't be read as {kind}: {type(reason).__name__}: {reason}") from error
+
+
+def _rows_of_hub(source: str, name: str, config: str | None, split: str) -> list[dict[str, Any]]:
+    import datasets
+
+    try:
+        return _whole(datasets.load_dataset(name, config, split=split))
+    except Exception as error:  # the hub's client raises anything from OSError to its own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{source} is no file here and can't be loaded from the hub: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _whole(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [dict(row) for row in rows]

@@ -1,0 +1,72 @@
+"""How a command ends: its exit code, and one line that says what went wrong and what to do.
+
+Guarantees: no traceback unless `--debug` is given; no secret is shown.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from trgrpo_dspy.errors import FatalError, InfrastructureError, TrainingFreeGRPOError
+from trgrpo_dspy.failures.messages import describe
+from trgrpo_dspy.failures.redaction import redact
+
+__all__ = ["EXIT_CODES", "ExitCode", "Failed", "InputError", "Problem", "problem_of"]
+
+
+class ExitCode(IntEnum):
+    """What a command returns to the shell."""
+
+    OK = 0
+    FAILED = 1
+    INPUT = 2
+    BUDGET = 3
+    INTERRUPTED = 130
+
+
+EXIT_CODES = {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "the run failed: a wrong key, an outage, nothing to score",
+    ExitCode.INPUT: "what was given can't be used: arguments, files, a run",
+    ExitCode.BUDGET: "a budget ended the run; what was found is kept",
+    ExitCode.INTERRUPTED: "Ctrl-C; what was found is kept",
+}
+"""What each exit code says."""
+
+
+class InputError(Exception):
+    """What the user gave can't be used; the message is one line and says what to do."""
+
+
+class Failed(Exception):
+    """The run failed; the message is one line and says what to do."""
+
+
+class Problem(NamedTuple):
+    """What is said of an error, and what is returned to the shell."""
+
+    text: str
+    code: ExitCode
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What to say of an error, in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return Problem("interrupted", ExitCode.INTERRUPTED)
+    if callable(usage := getattr(error, "format_message", None)):  # an error in the use of a command, typer's own
+        return Problem(_line(usage()), ExitCode.INPUT)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return Problem(_line(f"{where}{error.strerror}"), ExitCode.INPUT)
+    if isinstance(error, (FatalError, InfrastructureError, Failed)):
+        return Problem(_line(str(error)), ExitCode.FAILED)
+    if isinstance(error, KeyError) and error.args:  # whose text is quoted
+        return Problem(_line(str(error.args[0])), ExitCode.INPUT)
+    if isinstance(error, (InputError, TrainingFreeGRPOError, ImportError, TypeError, ValueError)):
+        return Problem(_line(str(error)), ExitCode.INPUT)
+    return Problem(f"unexpected {describe(error)}; --debug shows where", ExitCode.FAILED)
+
+
+def _line(text: str) -> str:
+    return redact(" ".join(text.split()))

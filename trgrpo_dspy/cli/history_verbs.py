@@ -1,0 +1,106 @@
+"""The verbs that look at a run: why, watch, report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import AsJson, Run
+from .console import note, show, show_json
+from .sources import run_directory
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (why, watch, report):
+        app.command(verb.__name__)(verb)
+
+
+def why(
+    entry: Annotated[str, typer.Argument(metavar="ID", help="An entry's id, such as E7.")],
+    run: Run = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show all groups behind it.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Say why an entry exists.
+
+    The attempts, the comparison, the edits and refusals behind it.
+
+    Example: trgrpo why E7 runs/my_task-1
+    """
+    from trgrpo_dspy.report import read_run
+
+    from .view import entry_data, entry_view
+
+    history = read_run(run_directory(run))
+    id = entry.strip("[] ").upper()
+    found = history.entry_history(id if id.startswith("E") else f"E{id}")
+    if json:
+        show_json(entry_data(found))
+    else:
+        show(*entry_view(history, found, everything=everything))
+
+
+def watch(
+    run: Run = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once; so does a pipe.")] = False,
+) -> None:
+    """Watch a run while it goes on.
+
+    To be used in another terminal; Ctrl-C ends the watching, not the run.
+
+    Example: trgrpo watch runs/my_task-1
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from trgrpo_dspy.errors import JournalError
+    from trgrpo_dspy.report import read_run
+
+    from .view import run_view, watch_view
+
+    path = run_directory(run)
+    history = read_run(path)
+    if once or not sys.stdout.isatty():
+        show(watch_view(history))
+        return
+    try:
+        with Live(watch_view(history), console=Console(highlight=False), screen=True, auto_refresh=False) as live:
+            while history.ended is None:
+                time.sleep(every)
+                try:
+                    history = read_run(path)
+                except JournalError:  # a resumed run begins a new file
+                    continue
+                live.update(watch_view(history), refresh=True)
+    except KeyboardInterrupt:
+        note(f"the run goes on; watch it again with: trgrpo watch {path}")
+        return
+    show(*run_view(history))
+
+
+def report(
+    run: Run = None,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="By default RUN/report.html.")] = "",
+    figures: Annotated[bool, typer.Option("--figures", help="Write the charts as SVG and PNG too.")] = False,
+) -> None:
+    """Write the report of a run as one HTML file.
+
+    Example: trgrpo report runs/my_task-1 --figures
+    """
+    from trgrpo_dspy.report.figures import write_figures
+    from trgrpo_dspy.report.html import write_report
+
+    path = run_directory(run)
+    note(f"written: {write_report(path, Path(out) if out else None)}")
+    if figures:
+        folder = Path(out).parent / "figures" if out else None
+        for file in write_figures(path, folder):
+            note(f"written: {file}")

@@ -1,0 +1,205 @@
+"""The verbs for what was learned: show, diff, edit, apply, export, import."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trgrpo_dspy.library import ExperienceLibrary, diff
+from trgrpo_dspy.library.exchange import FORMATS
+
+from .arguments import AsJson, Format, Out
+from .console import library_table, line, note, show, show_json
+from .errors import InputError
+from .sources import Source, is_run, read_source, write_text
+
+__all__ = ["register"]
+
+_FORMATS = "; ".join(f"{name}: {kind.about}" for name, kind in FORMATS.items())
+_SOURCE = "A library in any format, a saved program, or a run's directory."
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help=_SOURCE)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for name, verb in (("show", show_), ("diff", diff_), ("edit", edit), ("apply", apply)):
+        app.command(name)(verb)
+    app.command("export")(export)
+    app.command("import")(import_)
+
+
+def show_(source: SourceName = "", format: Format = "", json: AsJson = False) -> None:
+    """Show a run, a library or a saved program.
+
+    Without SOURCE the newest run in runs/.
+
+    Example: trgrpo show compiled.json
+    """
+    path = Path(source).expanduser()
+    if not source or is_run(path):
+        _show_run(source or None, json=json)
+        return
+    found = read_source(source, format)
+    if json:
+        show_json({"source": str(found.path), "format": found.format, **dataclasses.asdict(_plain(found.library))})
+        return
+    show(f"{found.path}: {len(found.library)} experiences, {found.library.tokens:,} tokens")
+    if found.library.entries:
+        show(library_table(found.library))
+    if found.library.banned:
+        show(f"banned: {len(found.library.banned)}")
+
+
+def _show_run(name: str | None, *, json: bool) -> None:
+    from trgrpo_dspy.report import read_run
+
+    from .sources import run_directory
+    from .view import run_data, run_view
+
+    run = read_run(run_directory(name))
+    if json:
+        show_json(run_data(run))
+    else:
+        show(f"{run.log_dir}: {', '.join(run.models)}", *run_view(run))
+
+
+def diff_(
+    a: Annotated[str, typer.Argument(metavar="A", help=_SOURCE)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    json: AsJson = False,
+) -> None:
+    """Show what changed from one library to another.
+
+    Example: trgrpo diff runs/my_task-1/libraries/step_001.json compiled.json
+    """
+    changed = diff(read_source(a).library, read_source(b).library)
+    if json:
+        show_json(dataclasses.asdict(changed))
+    else:
+        show(str(changed))
+
+
+def edit(source: SourceName) -> None:
+    """Edit a library or a saved program in $EDITOR.
+
+    The text is checked and written back; one that can't be read is kept beside the file, and the next edit goes on
+    from it. Take lines out, change them, or add `- When ..., ...`.
+
+    Example: trgrpo edit compiled.json
+    """
+    if Path(source).expanduser().is_dir():
+        raise InputError(f"{source} is a run's record; edit a copy: trgrpo export {source} -o library.md")
+    found = read_source(source)
+    draft = found.path.with_name(f"{found.path.name}.edit.md")
+    before = found.library.to_markdown()
+    if draft.exists():
+        note(f"going on from {draft}, which was kept when it could not be read")
+    else:
+        write_text(draft, before)
+    _call_editor(draft)
+    text = draft.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        library = ExperienceLibrary.from_markdown(text)
+    except ValueError as error:
+        raise InputError(f"{error}. Nothing was written; your text is kept in {draft}, `edit` again goes on") from error
+    changed = diff(found.library, library)
+    if text != before:
+        write_text(found.path, found.with_library(library))
+    draft.unlink()
+    show(str(changed))
+    note(f"written: {found.path}" if text != before else "nothing was changed")
+
+
+def apply(
+    library: Annotated[str, typer.Argument(metavar="LIBRARY", help=_SOURCE)],
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A saved program (.json).")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="Where to write; by default PROGRAM itself.")
+    ] = "",
+    format: Format = "",
+) -> None:
+    """Write a library into a saved program.
+
+    It takes the place of what the program carries.
+
+    Example: trgrpo apply library.md compiled.json
+    """
+    found = _program(program)
+    new = read_source(library, format).library
+    target = Path(out).expanduser() if out else found.path
+    write_text(target, found.with_library(new))
+    written = read_source(str(target)).library
+    show(str(diff(found.library, written)))
+    note(f"written: {target} ({len(written)} experiences)")
+
+
+def export(source: SourceName, to: Annotated[str, typer.Option("--format", help=_FORMATS)] = "", out: Out = "") -> None:
+    """Write a library in another format.
+
+    Another project's, or a list to read and edit. Without --format it is markdown, or json for a FILE so named. What
+    is no entry in a FILE that exists stays as it is.
+
+    Example: trgrpo export compiled.json --format ace -o playbook.txt
+    """
+    library = read_source(source).library
+    path = Path(out).expanduser()
+    base = path.read_text(encoding="utf-8-sig") if out and path.exists() else ""
+    name = to or ("json" if path.suffix == ".json" else "markdown")
+    if name not in FORMATS:
+        raise InputError(f"--format {name}: the formats are {', '.join(FORMATS)}")
+    _deliver(FORMATS[name].write(_plain(library), base), out)
+
+
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Another project's file.")],
+    format: Annotated[str, typer.Option(help=f"{_FORMATS}. By default guessed.")] = "",
+    out: Out = "",
+) -> None:
+    """Read another project's file into a library.
+
+    FILE of --out ends in .json, or in .md to read and edit it.
+
+    Example: trgrpo import playbook.txt --format ace -o library.json
+    """
+    found = read_source(file, format)
+    note(f"{found.path}: {found.format}, {len(found.library)} experiences")
+    written = "markdown" if out.endswith(".md") else "json"
+    _deliver(FORMATS[written].write(_plain(found.library), ""), out)
+
+
+def _plain(library: ExperienceLibrary) -> ExperienceLibrary:
+    return ExperienceLibrary(library.entries, library.next_id, library.banned)
+
+
+def _program(name: str) -> Source:
+    found = read_source(name)
+    if found.format != "program":
+        raise InputError(f"{name} is no saved program; `compile --save` and `program.save(...)` write one")
+    return found
+
+
+def _deliver(text: str, out: str) -> None:
+    if not out:
+        for row in text.splitlines():
+            line(row)
+        return
+    write_text(Path(out), text)
+    note(f"written: {out}")
+
+
+def _call_editor(path: Path) -> None:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
+    try:
+        code = subprocess.call([*shlex.split(editor), str(path)])
+    except OSError as error:
+        raise InputError(
+            f"the editor {editor!r} can't be started: {error.strerror}; set EDITOR. Draft: {path}"
+        ) from error
+    if code:
+        raise InputError(f"the editor {editor!r} ended with {code}; nothing was written, your text is kept in {path}")

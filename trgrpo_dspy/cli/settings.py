@@ -1,0 +1,196 @@
+"""Options on the command line: `--set name=value` for every option, read by its type and explained by its docstring.
+
+Nothing is said twice: names, types, defaults and meanings come from the option dataclasses themselves.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from trgrpo_dspy.engine.options import Options
+from trgrpo_dspy.learning.reflector import Reflector
+from trgrpo_dspy.meter import Budget
+
+from .errors import InputError
+from .target import resolve
+
+__all__ = ["OptionText", "built", "texts_of"]
+
+OWN = {"log_dir": "--log-dir", "reflection_lm": "--reflection-model", "metric": "`metric` in TARGET"}
+"""Options that are given in another way."""
+PARTS = {"budget": Budget, "reflector": Reflector}
+"""Options that are objects: what they are made of is set as `budget.max_tokens=...`."""
+
+
+@dataclass(frozen=True)
+class OptionText:
+    """An option, to be shown."""
+
+    name: str
+    """As `--set` takes it."""
+    default: str
+    """As the source has it; empty where it must be given."""
+    meaning: str
+    """Its docstring, in one paragraph."""
+
+
+def texts_of(cls: type[Options]) -> list[OptionText]:
+    """All options of a command, those of its parts too."""
+    own = [text for text in _fields_of(cls) if text.name not in OWN and text.name not in PARTS]
+    parts = [text for name in PARTS if name in cls.names() for text in _parts(name)]
+    return [*own, *parts]
+
+
+def built(cls: type[Options], given: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments for options that were given as text.
+
+    Raises:
+        InputError: There is no such option, or a value can't be read.
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    found: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, text in given.items():
+        whole, _, part = name.partition(".")
+        if name in OWN and name in cls.names():
+            raise InputError(f"--set {name}: use {OWN[name]}")
+        if part and whole in PARTS and whole in cls.names() and part in _part_types(whole):
+            parts.setdefault(whole, {})[part] = _read(name, _part_types(whole)[part], text)
+        elif name in cls.names() and name not in PARTS:
+            found[name] = _read(name, hints[name], text)
+        else:
+            raise _unknown(name, cls)
+    return found | {whole: PARTS[whole](**values) for whole, values in parts.items()}
+
+
+def _unknown(name: str, cls: type[Options]) -> InputError:
+    known = [text.name for text in texts_of(cls)]
+    ends = {text.rpartition(".")[2]: text for text in known}
+    near = [ends[name]] if name in ends else difflib.get_close_matches(name, known, 2)
+    near = near or [ends[end] for end in difflib.get_close_matches(name, ends, 2)]
+    if name in PARTS:
+        near = [text for text in known if text.startswith(f"{name}.")]
+    hint = f"did you mean {' or '.join(near)}?" if near else "`trgrpo options` lists all"
+    return InputError(f"--set {name}: there is no such option; {hint}")
+
+
+# -- values by their types ---------------------------------------------------------------------------------------------
+
+
+def _read(name: str, hint: Any, text: str) -> Any:
+    kinds = list(_kinds(hint))
+    if type(None) in kinds and text.lower() in ("none", "null"):
+        return None
+    if ":" in text and any(not _is_plain(kind) for kind in kinds):
+        return resolve(text)
+    errors = []
+    for kind in kinds:
+        try:
+            return _value(kind, text)
+        except ValueError as error:
+            errors.append(str(error))
+    raise InputError(f"--set {name}={text}: {errors[0]}")
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The types that a hint allows, without annotations and unions."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        yield from _kinds(get_args(hint)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for part in get_args(hint):
+            yield from _kinds(part)
+    else:
+        yield hint
+
+
+def _is_plain(kind: Any) -> bool:
+    return kind in (bool, int, float, str, type(None)) or get_origin(kind) is Literal
+
+
+def _value(kind: Any, text: str) -> Any:
+    if kind is bool:
+        return _boolean(text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"a {'whole ' if kind is int else ''}number is wanted") from None
+    if kind is str:
+        return text
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"one of {', '.join(get_args(kind))} is wanted")
+        return text
+    if get_args(kind) == (str,):  # a sequence or collection of names
+        return [part.strip() for part in text.split(",") if part.strip()]
+    raise ValueError("an object is wanted; name one as my_task.py:name, or my_task.py:name() to call it")
+
+
+def _boolean(text: str) -> bool:
+    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in known:
+        raise ValueError("true or false is wanted")
+    return known[text.lower()]
+
+
+# -- meanings from the source ------------------------------------------------------------------------------------------
+
+
+def _fields_of(cls: type) -> Iterator[OptionText]:
+    """The fields of a dataclass and its bases, in order, with the docstrings below them."""
+    for base in reversed(cls.__mro__):
+        if "__dataclass_fields__" not in vars(base) or base.__module__ == "builtins":
+            continue
+        (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                yield OptionText(ast.unparse(field.target), _default(field.value), _text(after))
+
+
+def _default(value: ast.expr | None) -> str:
+    if isinstance(value, ast.Call):  # field(default_factory=dict)
+        return "{}" if "dict" in ast.unparse(value) else "()"
+    return "" if value is None else ast.unparse(value)
+
+
+def _text(node: ast.stmt | None) -> str:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return " ".join(node.value.value.split())
+    return ""
+
+
+def _parts(name: str) -> Iterator[OptionText]:
+    kind: Any = PARTS[name]
+    if kind is Budget:
+        texts = _fields_of(kind)
+    else:
+        parameters = inspect.signature(kind.__init__).parameters
+        texts = (
+            OptionText(part, repr(parameters[part].default), meaning) for part, meaning in _arguments(kind.__init__)
+        )
+    allowed = _part_types(name)
+    yield from (OptionText(f"{name}.{t.name}", t.default, t.meaning) for t in texts if t.name in allowed)
+
+
+def _part_types(name: str) -> dict[str, Any]:
+    """The parts that a text can say."""
+    kind: Any = PARTS[name]
+    hints = get_type_hints(kind if kind is Budget else kind.__init__)
+    return {part: hint for part, hint in hints.items() if all(map(_is_plain, _kinds(hint))) and part != "return"}
+
+
+def _arguments(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+    """Names and meanings under `Args:` of a docstring."""
+    _, _, text = inspect.cleandoc(function.__doc__ or "").partition("Args:\n")
+    for found in re.finditer(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE):
+        yield found[1], " ".join(found[2].split())

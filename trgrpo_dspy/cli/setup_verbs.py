@@ -1,0 +1,166 @@
+"""The verbs before a run: init, doctor, options, estimate."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import (
+    AsJson,
+    Auto,
+    Inputs,
+    LMArguments,
+    Model,
+    Offline,
+    ReflectionModel,
+    Set,
+    Target,
+    Trainset,
+    Valset,
+    given,
+    names,
+    option_texts,
+    pairs,
+)
+from .console import column_table, logged, note, show, show_json
+from .errors import ExitCode, InputError
+from .job import Job
+from .sources import write_text
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("init")(init)
+    app.command("doctor")(doctor)
+    app.command("options")(options)
+    app.command("estimate")(estimate)
+
+
+def init(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, such as my_task.py.")] = "my_task.py",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a target that runs as it stands.
+
+    Put your own program, metric and examples in place of its own.
+
+    Example: trgrpo init my_task.py
+    """
+    path = Path(file).expanduser()
+    if path.suffix != ".py":
+        raise InputError(f"{file}: the name must end in .py")
+    if path.exists() and not force:
+        raise InputError(f"{file} is there already; choose another name, or --force")
+    template = files("trgrpo_dspy.cli").joinpath("my_task.txt").read_text(encoding="utf-8")
+    write_text(path, template.replace("NAME", file))
+    note(f"written: {file}. Next: trgrpo compile {file} --offline")
+
+
+def doctor(
+    target: Annotated[str, typer.Argument(metavar="[TARGET]", help="A target to check too.")] = "",
+    model: Model = "",
+    reflection_model: ReflectionModel = "",
+    offline: Offline = False,
+    lm: LMArguments = [],  # noqa: B006
+    json: AsJson = False,
+) -> int:
+    """Say what would go wrong.
+
+    Versions, extras, keys, one call of each model, the target and its data. A call of a model
+    is paid for: a few tokens.
+
+    Example: trgrpo doctor my_task.py --model openai/gpt-4o-mini
+    """
+    from .checks import checks
+
+    with logged():
+        found = list(checks(target, model, reflection_model, pairs(lm, "--lm"), offline=offline))
+    if json:
+        show_json([check._asdict() for check in found])
+    else:
+        show(column_table(["", "what", "found"], [[c.verdict, c.what, c.text] for c in found], wide=(2,)))
+    return ExitCode.FAILED if any(check.verdict == "FAIL" for check in found) else ExitCode.OK
+
+
+def estimate(
+    target: Target,
+    model: Model = "",
+    reflection_model: ReflectionModel = "",
+    auto: Auto = "",
+    sample: Annotated[int, typer.Option(help="Trial attempts to make (paid for), for tokens and cost.")] = 0,
+    offline: Offline = False,
+    set_: Set = [],  # noqa: B006
+    lm: LMArguments = [],  # noqa: B006
+    trainset: Trainset = "",
+    valset: Valset = "",
+    inputs: Inputs = "",
+    json: AsJson = False,
+) -> None:
+    """Say what compile would take, before it spends anything.
+
+    LM calls by stage; with --sample tokens and cost too.
+
+    Example: trgrpo estimate my_task.py --model openai/gpt-4o-mini --auto light --sample 3
+    """
+    from trgrpo_dspy.optimizer import TrainingFreeGRPO
+
+    from .runs import models_of, subject_of
+    from .settings import built
+
+    job = Job(
+        "estimate",
+        target,
+        model=model,
+        reflection_model=reflection_model,
+        lm=pairs(lm, "--lm"),
+        offline=offline or (not model and not sample),  # counting calls takes no LM
+        options=option_texts(set_, auto=auto),
+        data=given(trainset=trainset, valset=valset),
+        inputs=names(inputs),
+    )
+    subject = subject_of(job)
+    metric = subject.target.metric
+    with logged(), models_of(job, subject.program) as reflection:
+        optimizer = TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **built(TrainingFreeGRPO, job.options))
+        found = optimizer.estimate(
+            subject.program,
+            trainset=subject.examples("trainset"),
+            valset=(subject.sets["valset"] or None) if metric is not None else None,
+            sample=sample,
+        )
+    if json:
+        show_json({"calls": found.calls, "at_most": found.at_most, "cost": found.cost, **dataclasses.asdict(found)})
+        return
+    show(str(found))
+    if not sample:
+        note("One LM call of each predictor to an attempt is assumed; --sample 3 tries it, for tokens and cost.")
+
+
+def options(
+    verb: Annotated[str, typer.Argument(metavar="[compile|evaluate]", help="Whose options.")] = "compile",
+    json: AsJson = False,
+) -> None:
+    """List every option that --set takes.
+
+    Example: trgrpo compile my_task.py --offline --set group_size=8 --set budget.max_tokens=1000000
+    """
+    from trgrpo_dspy.evaluation.options import EvaluationOptions
+    from trgrpo_dspy.learning.options import LearningOptions
+
+    from .settings import texts_of
+
+    kinds = {"compile": LearningOptions, "evaluate": EvaluationOptions, "compare": EvaluationOptions}
+    if verb not in kinds:
+        raise InputError(f"{verb} has no options of this kind; write compile or evaluate")
+    texts = texts_of(kinds[verb])
+    if json:
+        show_json([dataclasses.asdict(text) for text in texts])
+        return
+    rows = [[text.name, text.default, text.meaning] for text in texts]
+    show(column_table(["option", "default", "meaning"], rows, wide=(2,)))
