@@ -95,6 +95,24 @@ def test_lone_surrogates_become_replacement_characters(run: tuple[Path, Any], tm
     assert read_run(tmp_path).started.trainset[0][0] == "ticket: refund case \N{REPLACEMENT CHARACTER} 0"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"score": 1.0', '"score": "high"'), ('"id": "E2"', '"id": "<b>"'), ('"example": 0', '"example": null')],
+)
+def test_a_record_that_is_no_event_is_named(run: tuple[Path, Any], tmp_path: Path, old: str, new: str) -> None:
+    log = (run[0] / "events.jsonl").read_text()
+    assert old in log
+    (tmp_path / "events.jsonl").write_text(log.replace(old, new))
+    with pytest.raises(JournalError, match=r"an event \w+ can't be read: .*run again with the same log_dir"):
+        read_run(tmp_path)
+
+
+def test_a_number_that_is_not_finite_is_none(run: tuple[Path, Any], tmp_path: Path) -> None:
+    log = (run[0] / "events.jsonl").read_text().replace('"score": 1.0', '"score": NaN')
+    (tmp_path / "events.jsonl").write_text(log)
+    assert 1.0 not in {r.score for r in read_run(tmp_path).attempts}
+
+
 def test_an_evaluation_is_read_too(tmp_path: Path) -> None:
     with dspy.context(lm=scripted_lm()):
         found = evaluate(dspy.Predict(Triage), examples(4), told, k=2, log_dir=tmp_path)

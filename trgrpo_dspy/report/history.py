@@ -10,6 +10,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from trgrpo_dspy import events
 from trgrpo_dspy.engine.journal.eventlog import read_events
@@ -216,13 +217,23 @@ def _adapter(kind: str) -> TypeAdapter[Any] | None:
 def _event(record: Mapping[str, Any]) -> events.Event | None:
     """The record as an event; None for a kind that this version does not know."""
     adapter = _adapter(str(record["event"]))
-    return None if adapter is None else adapter.validate_python(_whole(record))
+    try:
+        return None if adapter is None else adapter.validate_python(_whole(record))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join(map(str, first["loc"]))
+        raise JournalError(
+            f"an event {record['event']} can't be read: {at}: {first['msg']}; run again with the same log_dir to have "
+            "events.jsonl written anew"
+        ) from error
 
 
 def _whole(value: Any) -> Any:
-    """The value with every lone surrogate replaced."""
+    """The value with every lone surrogate replaced; a number that is not finite is none."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Mapping):
         return {_whole(key): _whole(item) for key, item in value.items()}
     return [_whole(item) for item in value] if isinstance(value, list) else value

@@ -47,6 +47,7 @@
     const shown = () => rows.filter((row) => !row.hidden).map((row) => all("a.cell", row));
     const enter = () => { all("a.cell", panel).forEach((cell) => { cell.tabIndex = -1; }); shown().flat().slice(0, 1).forEach((cell) => { cell.tabIndex = 0; }); };
     enter();
+    panel.addEventListener("mouseover", (event) => { if (event.target.matches("a.cell")) event.target.title = event.target.getAttribute("aria-label"); });
     panel.addEventListener("keydown", (event) => {
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!step || !event.target.matches("a.cell")) return;
@@ -102,6 +103,7 @@
         el("div", {}, el("h4", {}, "Expected"), group.expected ? datum("div", text(group.expected), { class: "quote" }) : el("p", { class: "muted" }, "no label"))),
       el("div", { class: `attempts ${group.attempts.some((one) => text(one.transcript).length > 700) ? "long" : ""}`, role: "group", "aria-label": "Attempts side by side", tabindex: "0" }, ...group.attempts.map((one) => attempt(one, mixed ? Math.max(...scores) : undefined))),
       el("div", { class: "stack" }, ...learned));
+    $("#showing").textContent = `Showing ${group.title}, ${group.attempts.length} attempts`;
     chooser.value = link;
     $("#before").disabled = number.get(link) === 0;
     $("#after").disabled = number.get(link) === data.groups.length - 1;
