@@ -48,7 +48,7 @@ from dspy.lm15 import Message, Request, Response, Usage
 
 from programs import tickets
 from trgrpo_dspy import Reflector, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.engine.calls.call import current_unit
+from trgrpo_dspy.engine.calls.units import current_unit
 from trgrpo_dspy.learning import reflector as reflector_module
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.offline import NOTICE, OfflineEngine

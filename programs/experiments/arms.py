@@ -16,18 +16,18 @@ import dspy
 
 from trgrpo_dspy import Budget, ExperienceLibrary, Reflector, TrainingFreeGRPO
 from trgrpo_dspy.engine.journal.fingerprint import fingerprint
-from trgrpo_dspy.engine.runner import task_text
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.evaluation.result import DetailedResults, StepResult
 from trgrpo_dspy.learning.driver import Driver
-from trgrpo_dspy.learning.prompts import CompareAttempts
+from trgrpo_dspy.learning.paper_prompts import CompareAttempts
 from trgrpo_dspy.learning.replies import LessonReplies
 from trgrpo_dspy.learning.selection import every_attempt
 from trgrpo_dspy.learning.setup import Setup
 from trgrpo_dspy.learning.steps import Ask, Reply
 from trgrpo_dspy.library import Edit, apply_edits
 from trgrpo_dspy.meter import Spend, Stage
+from trgrpo_dspy.program.examples import task_text
 
 from .plan import ROLLOUT_TEMPERATURE, Limits, Plan, base
 from .tasks import Task

@@ -16,9 +16,10 @@ from support.scripted import TOKENS, Triage, exact, examples, learner, scripted_
 from trgrpo_dspy import FatalError, InfrastructureError, RunStopped, evaluate
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.runner import Runner, expected_text, task_text
+from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.program.examples import expected_text, task_text
 from trgrpo_dspy.program.rollout import Rollout
 
 

@@ -18,16 +18,18 @@ from support.scripted import Triage, scripted_lm
 
 from trgrpo_dspy import ExperienceLibrary, Reflector, attach
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.learning import prompts
+from trgrpo_dspy.learning import paper_prompts, prompts
 from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.learning.prompts import CompareAnswers, CompareAttempts, ConsolidateEdits, ProposeEdits
+from trgrpo_dspy.learning.paper_prompts import CompareAnswers, CompareAttempts, ProposeEdits
+from trgrpo_dspy.learning.prompts import ConsolidateEdits
 from trgrpo_dspy.learning.reading import names_of
 from trgrpo_dspy.learning.reflection import Context, Lesson
 from trgrpo_dspy.learning.replies import EditReplies, LessonReplies
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.program.rollout import Rollout
 
-PROMPTS = [getattr(prompts, name) for name in prompts.__all__]
+MODULES = (prompts, paper_prompts)
+PROMPTS = [getattr(module, name) for module in MODULES for name in module.__all__ if name[1].islower()]
 TYPED = [p for p in PROMPTS if not {"summary"} & set(p.output_fields)]
 
 LESSON = {"text": "When x, do y", "predictors": ""}
@@ -145,10 +147,9 @@ def test_without_a_metric_no_prompt_has_a_place_for_label_score_or_feedback() ->
 
 
 def test_every_prompt_is_exported() -> None:
-    found = {
-        name for name, value in vars(prompts).items() if isinstance(value, type) and issubclass(value, dspy.Signature)
-    }
-    assert found == set(prompts.__all__)
+    values = [value for module in MODULES for value in vars(module).values()]
+    found = {value for value in values if isinstance(value, type) and issubclass(value, dspy.Signature)}
+    assert found == set(PROMPTS)
 
 
 # --- What is read

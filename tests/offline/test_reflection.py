@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 import pytest
 
-from trgrpo_dspy.learning import prompts
+from trgrpo_dspy.learning import paper_prompts, prompts
 from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from trgrpo_dspy.offline import offline_lm
 
@@ -58,7 +58,7 @@ def edits_of(reply: Any) -> list[tuple[str, str, str]]:
 # -- attempts to lessons ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signature", [prompts.SummarizeAttempt, prompts.DescribeAttempt])
+@pytest.mark.parametrize("signature", [paper_prompts.SummarizeAttempt, prompts.DescribeAttempt])
 def test_a_summary_quotes_the_attempt_and_judges_by_what_the_prompt_gives(signature: Any) -> None:
     plain = ask(signature, task=TASK, attempt="=== Final ===\ncrew: onyx").summary
     assert "crew 'onyx'" in plain and "frozen" in plain and "expected" not in plain and "scored" not in plain
@@ -70,7 +70,9 @@ def test_a_summary_quotes_the_attempt_and_judges_by_what_the_prompt_gives(signat
 
 @every_adapter
 def test_a_contrast_becomes_a_lesson_about_the_task(style: str) -> None:
-    reply = ask(prompts.CompareAttempts, style, max_lessons="2", task=TASK, expected="crew: basalt", attempts=ATTEMPTS)
+    reply = ask(
+        paper_prompts.CompareAttempts, style, max_lessons="2", task=TASK, expected="crew: basalt", attempts=ATTEMPTS
+    )
     assert "the better answer is 'basalt', not onyx" in reply.comparison
     (lesson,) = reply.lessons.root
     assert re.fullmatch(r"When the note mentions '.*'frozen'.*, choose crew 'basalt'\.", lesson.text)
@@ -104,7 +106,7 @@ def test_only_outputs_that_went_wrong_are_taught_and_their_predictor_is_named() 
     )  # fmt: skip
     expected = "crew: basalt\nspeed: fast"
     for shown, targets in ((program, "first.sort"), (program.partition("\n\n")[0], "")):
-        reply = ask(prompts.CompareAttempts, program=shown, task=TASK, expected=expected, attempts=attempts)
+        reply = ask(paper_prompts.CompareAttempts, program=shown, task=TASK, expected=expected, attempts=attempts)
         (lesson,) = reply.lessons.root
         assert "crew 'basalt'" in lesson.text and lesson.predictors == targets
 
@@ -113,7 +115,7 @@ def test_without_labels_the_majority_counts() -> None:
     attempts = "\n\n".join(
         f"Attempt {i} (completed)\nAnswer: crew: {crew}" for i, crew in enumerate(["onyx", "basalt", "basalt"], 1)
     )
-    alone = ask(prompts.CompareAnswers, max_lessons="2", task=TASK, attempts=attempts).lessons.root
+    alone = ask(paper_prompts.CompareAnswers, max_lessons="2", task=TASK, attempts=attempts).lessons.root
     groups = f"Example 3\nTask: {TASK}\n{attempts}"
     beside = ask(prompts.CompareGroupsUnlabelled, max_edits="2", groups=groups).edits.root
     assert [item.text.rpartition(", ")[2] for item in (*alone, *beside)] == ["choose crew 'basalt'."] * 2
@@ -122,13 +124,13 @@ def test_without_labels_the_majority_counts() -> None:
 def test_attempts_that_agree_teach_nothing() -> None:
     agree = "Attempt 1 (score 1, completed)\nAnswer: crew: x\n\nAttempt 2 (score 1, completed)\nAnswer: crew: x"
     for attempts in (agree, "garbage"):
-        assert ask(prompts.CompareAttempts, task=TASK, attempts=attempts).lessons.root == []
+        assert ask(paper_prompts.CompareAttempts, task=TASK, attempts=attempts).lessons.root == []
 
 
 def test_better_prose_teaches_what_it_brings_in() -> None:
     long = "Attempt {} (score {}, completed)\nAnswer: answer: One had better {} the old valve before the winter comes"
     attempts = "\n\n".join([long.format(1, 1, "insulate"), long.format(2, 0, "ignore")])
-    (lesson,) = ask(prompts.CompareAttempts, task=TASK, attempts=attempts).lessons.root
+    (lesson,) = ask(paper_prompts.CompareAttempts, task=TASK, attempts=attempts).lessons.root
     assert "insulate" in lesson.text and "ignore" not in lesson.text
 
 
@@ -140,7 +142,7 @@ def test_a_lesson_becomes_an_edit() -> None:
         "1. When the note mentions 'hail' or 'frozen', choose crew 'basalt'.\n"
         "2. When the note mentions 'hail', choose crew 'basalt'.\n3. Count to ten. (for: sort)"
     )
-    reply = ask(prompts.ProposeEdits, experiences=LIBRARY, lessons=lessons)
+    reply = ask(paper_prompts.ProposeEdits, experiences=LIBRARY, lessons=lessons)
     added = ("ADD", "", "When the note mentions 'frozen', choose crew 'basalt'.")
     assert edits_of(reply) == [added, ("ADD", "", "Count to ten.")]
     assert [(e.predictors, e.sources) for e in reply.edits.root] == [("", "1"), ("sort", "3")]
@@ -152,7 +154,7 @@ def add(number: int, words: str, crew: str, source: str = "") -> str:
 
 
 @every_adapter
-@pytest.mark.parametrize("signature", [prompts.MergeEdits, prompts.ConsolidateEdits])
+@pytest.mark.parametrize("signature", [paper_prompts.MergeEdits, prompts.ConsolidateEdits])
 def test_a_plan_merges_what_speaks_for_one_answer(style: str, signature: Any) -> None:
     proposals = [
         add(1, "frozen pipe", "basalt", " (from: 4, 7)"),

@@ -12,7 +12,7 @@ import pytest
 from programs import reasoning_gym, workers
 from programs.reasoning_gym import dataset, metric
 from trgrpo_dspy import FatalError
-from trgrpo_dspy.engine.runner import expected_text, task_text
+from trgrpo_dspy.program.examples import expected_text, task_text
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None,

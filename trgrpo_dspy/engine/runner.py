@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -39,28 +38,13 @@ from .outcomes import Outcomes
 from .pool import Task
 from .tools import ToolFailures, ToolWatch
 
-__all__ = ["Runner", "attempt_task", "expected_text", "is_missing", "task_text", "total_cost"]
+__all__ = ["Runner", "attempt_task", "total_cost"]
 
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
 _FEEDBACK_TOKENS = 500
 _PROGRAMS = 4
 _NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
-
-
-def task_text(example: dspy.Example, max_tokens: int = 1000) -> str:
-    """The example's inputs as bounded text."""
-    return render_fields(dict(example.inputs().items()), max_tokens)
-
-
-def is_missing(label: object) -> bool:
-    """Whether a label says nothing: None or NaN, as rows of a table without a label hold."""
-    return label is None or (isinstance(label, float) and math.isnan(label))
-
-
-def expected_text(example: dspy.Example, max_tokens: int = 500) -> str:
-    """The example's labels as bounded text; empty if it has none."""
-    return render_fields({n: v for n, v in example.labels().items() if not is_missing(v)}, max_tokens)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import dspy
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import Flow
 from trgrpo_dspy.engine.pool import Task
-from trgrpo_dspy.engine.runner import attempt_task, expected_text, task_text
+from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError
@@ -22,6 +22,7 @@ from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.library import Edit, ExperienceLibrary
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.carrying import write_library
+from trgrpo_dspy.program.examples import expected_text, task_text
 from trgrpo_dspy.program.rollout import Rollout
 
 from .driver import REMAINING, Driver

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import dspy
 
 from trgrpo_dspy.engine.flows import Batch
-from trgrpo_dspy.engine.runner import task_text
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError, RunStopped
@@ -26,6 +25,7 @@ from trgrpo_dspy.library import Edit, ExperienceLibrary
 from trgrpo_dspy.library.screening import screen
 from trgrpo_dspy.program.carrying import carried, write_library
 from trgrpo_dspy.program.copies import own_copy
+from trgrpo_dspy.program.examples import task_text
 from trgrpo_dspy.program.rollout import Rollout
 
 from . import story

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import dspy
 
 from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits
-from trgrpo_dspy.library.entries import clean_entry, count_tokens, guard_fields
+from trgrpo_dspy.library.entries import clean_entry, count_tokens
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle
 
-from . import prompts
+from .asking import ask, predictors_of
 from .evidence import Evidence
 from .group import RolloutGroup
 from .reading import (
@@ -85,7 +85,7 @@ class Reflector(dspy.Module):
         self.max_lessons, self.context_tokens = max_lessons, context_tokens
         self.groups_per_comparison = 1 if form == "paper" else groups_per_comparison
         self.limits = limits or LibraryLimits()
-        self.steps = _predictors(form, label_free)
+        self.steps = predictors_of(form, label_free)
 
     @property
     def attempt_tokens(self) -> int:
@@ -166,7 +166,7 @@ class Reflector(dspy.Module):
                 "score": number_text(rollout.score),
                 "feedback": rollout.feedback,
             }
-        reply = _ask(
+        reply = ask(
             self.steps["summarize"], program=context.program, task=group.task, attempt=rollout.transcript, **judged
         )
         return cut_middle(clean(text_of(reply.summary)), self.attempt_tokens)
@@ -187,7 +187,7 @@ class Reflector(dspy.Module):
             return self._compare_one(groups[0], summaries[groups[0].example], shared)
         texts = [group_text(g, summaries[g.example], self.attempt_tokens) for g in groups]
         room = min(self.context_tokens // 8, self.context_tokens // 2 - sum(map(count_tokens, texts)))
-        reply = _ask(
+        reply = ask(
             self.steps["compare"],
             **shared,
             max_edits=str(self.max_lessons * len(groups)),
@@ -201,7 +201,7 @@ class Reflector(dspy.Module):
             f"Attempt {i} {attempt_text(rollout, summary, self.label_free, self.attempt_tokens)}"
             for i, (rollout, summary) in enumerate(zip(group.usable, summaries, strict=True), 1)
         ]
-        reply = _ask(
+        reply = ask(
             self.steps["compare"],
             **shared,
             max_lessons=str(self.max_lessons),
@@ -217,7 +217,7 @@ class Reflector(dspy.Module):
         """Turn a group's lessons into edits of the library as it stood at the start of the step (the paper's form)."""
         targets = [f" (for: {', '.join(lesson.targets)})" if lesson.targets else "" for lesson in lessons]
         numbered = [f"{i}. {lesson.text}{t}" for i, (lesson, t) in enumerate(zip(lessons, targets, strict=True), 1)]
-        reply = _ask(
+        reply = ask(
             self.steps["propose"],
             program=context.program,
             experiences=library_text(context.library),
@@ -227,7 +227,7 @@ class Reflector(dspy.Module):
 
     def merge(self, proposals: Sequence[Edit], evidence: Evidence, context: Context) -> Plan:
         """Turn proposals into one plan, with the evidence side by side in the batch form."""
-        reply = _ask(
+        reply = ask(
             self.steps["consolidate"],
             program=context.program,
             max_experiences=str(self.limits.max_entries),
@@ -256,12 +256,12 @@ class Reflector(dspy.Module):
                 'contradicts' or 'silent'.
         """
         step = self.steps["check" if blind else "judge"]
-        reply = _ask(step, program=program, experiences=library_text(library), examples=examples)
+        reply = ask(step, program=program, experiences=library_text(library), examples=examples)
         return decisions_of(items_of(reply.decisions))
 
     def repair(self, library: ExperienceLibrary, problems: str, program: str) -> tuple[Edit, ...]:
         """Rewrite entries that were contradicted or are too long."""
-        reply = _ask(self.steps["repair"], program=program, experiences=library_text(library), problems=problems)
+        reply = ask(self.steps["repair"], program=program, experiences=library_text(library), problems=problems)
         return tuple(edit_of(item, ()) for item in items_of(reply.edits))
 
     def _reads_whole(self, rollout: Rollout) -> bool:
@@ -303,50 +303,6 @@ def _usable(reply: Reply, proposals: Sequence[Edit]) -> Plan:
     if plan is None or (proposals and not plan.edits and not plan.dispositions):
         return Plan(tuple(proposals), lost=(reply.lost or "consolidation: empty plan",))
     return plan
-
-
-def _predictors(form: str, label_free: bool) -> dict[str, dspy.Predict]:
-    """The predictor of each step."""
-    if form == "paper":
-        used: dict[str, Any] = {
-            "summarize": prompts.SummarizeAttempt,
-            "compare": prompts.CompareAnswers if label_free else prompts.CompareAttempts,
-            "propose": prompts.ProposeEdits,
-            "consolidate": prompts.MergeEdits,
-        }
-    else:
-        used = {
-            "summarize": prompts.DescribeAttempt,
-            "compare": prompts.CompareGroupsUnlabelled if label_free else prompts.CompareGroups,
-            "consolidate": prompts.ConsolidateEdits,
-        }
-        if not label_free:
-            used |= {"check": prompts.CheckEntries, "judge": prompts.JudgeEntries, "repair": prompts.RepairEntries}
-    return {name: dspy.Predict(signature) for name, signature in used.items()}
-
-
-def _ask(predictor: dspy.Predict, **inputs: str) -> Any:
-    """Call a step with the inputs that are there: an absent input is an absent field."""
-    absent = tuple(name for name in predictor.signature.input_fields if not inputs.get(name))
-    signature = _without(predictor.signature, absent, predictor.signature.instructions)
-    # The XML adapter does not escape inputs: a tag named like a field of the prompt would close it.
-    known = {
-        name: guard_fields(value, predictor.signature.fields)
-        for name, value in inputs.items()
-        if value and name in predictor.signature.input_fields
-    }
-    return predictor(signature=signature, **known)
-
-
-@functools.lru_cache(maxsize=64)
-def _without(signature: Any, absent: tuple[str, ...], instructions: str) -> Any:
-    """The signature without some fields, made once: making a class is slow.
-
-    The instructions are part of the key because they can be changed in place.
-    """
-    for name in absent:
-        signature = signature.delete(name)
-    return signature
 
 
 def _content(rollout: Rollout) -> tuple[Any, ...]:

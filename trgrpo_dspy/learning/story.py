@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trgrpo_dspy import events
-from trgrpo_dspy.engine.runner import expected_text, task_text
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult
 from trgrpo_dspy.evaluation.statistics.intervals import Interval
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.program.examples import expected_text, task_text
 
 from .attempts import Lessons
 from .draft import Update

@@ -16,8 +16,7 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.engine.calls.call import UNIT
-from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.calls.units import UNIT, Unit
 
 __all__ = ["StageAttributes", "labels_here"]
 

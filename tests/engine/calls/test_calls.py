@@ -16,7 +16,7 @@ from support.scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, example
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls.gate import Gate
-from trgrpo_dspy.engine.calls.observed import finish_reason
+from trgrpo_dspy.engine.calls.reported import finish_reason
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.meter import Stage

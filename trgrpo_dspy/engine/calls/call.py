@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.lm15 import Request
 
-from trgrpo_dspy.engine.journal.fingerprint import request_hash
-from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import (
     Failure,
@@ -24,19 +21,18 @@ from trgrpo_dspy.failures.classify import (
 )
 from trgrpo_dspy.failures.errors import LM, is_a
 from trgrpo_dspy.failures.secrets import remember
-from trgrpo_dspy.meter import LMCall, Stage
+from trgrpo_dspy.meter import LMCall
 
-from .observed import Report
 from .replies import decode_reply, encode_reply
+from .reported import Report
+from .sampling import Outgoing, prepared, sampled
 from .slots import Use
 from .state import RunState
-from .units import Unit
+from .units import current_unit
 from .waiting import POLL
 
-__all__ = ["UNIT", "Call", "current_unit", "sampled"]
+__all__ = ["Call"]
 
-UNIT = "trgrpo_dspy_unit"
-"""The DSPy setting that says which unit of work a call is made for."""
 _DEADLINE = 900.0
 """Seconds after which a request is given up, where the user set no timeout: those of the clients (600 s between two
 bytes) never end a reply that trickles."""
@@ -44,19 +40,6 @@ _FIRST_DEADLINE = 240.0
 """The same before a backend has answered once: one that hangs from the start is known in less than five minutes."""
 _SHORTEST_DEADLINE = 10.0
 """The least that a request gets where the user set a timeout, of which else twice as much is granted."""
-
-
-@dataclass
-class _Request:
-    """What is sent, and where the journal keeps its reply."""
-
-    prompt: Any
-    messages: Any
-    kwargs: dict[str, Any]
-    hash: str = ""
-    """Hash of the request; empty where no journal could tell whose reply it was."""
-    occurrence: int = 0
-    """Which of the unit's equal requests it is."""
 
 
 @dataclass
@@ -91,7 +74,7 @@ class Call:
         self._run, self.lm, self.unit = run, lm, current_unit()
         if own := {name: value for name, value in kwargs.items() if isinstance(value, (str, Mapping))}:
             remember(own)  # a predictor may bring a key of its own
-        self._given = _Request(prompt, messages, kwargs)
+        self._given = Outgoing(prompt, messages, kwargs)
         self.backend = run.backends.of(lm.model)
         """What is known of the LM's backend."""
         self.reply: Any = None
@@ -100,12 +83,12 @@ class Call:
         self._tries, self._reserved = _Tries(), False
         self.use: Use | None = None
         """The call's use of its unit's slot."""
-        self.request = self._replay(_prepared(run, lm, self.unit, self._given))
+        self.request = self._replay(prepared(run, lm, self.unit, self._given))
         """What is sent."""
         if self.unit.account.slot is not None and not self.replayed:
             self.use = self.unit.account.slot.use()
 
-    def _replay(self, request: _Request) -> _Request:
+    def _replay(self, request: Outgoing) -> Outgoing:
         """Take the reply from the journal if that holds one; returns the request as it is to be sent."""
         journal = self._run.journal
         if journal is None or not request.hash:
@@ -240,7 +223,7 @@ class Call:
         if not name or ours.get(name) == self._given.kwargs.get(name):
             return False  # the user's own value
         self._run.keep_own(self.lm, name)
-        self.request = self._replay(_prepared(self._run, self.lm, self.unit, self._given))
+        self.request = self._replay(prepared(self._run, self.lm, self.unit, self._given))
         return True
 
     def answered(self, reply: Any, report: Report) -> Any:
@@ -302,44 +285,3 @@ def _most_seconds(lm: Any, answered: bool) -> float:
     if (timeout := _timeout(lm)) is not None:
         return max(_SHORTEST_DEADLINE, 2 * timeout)
     return _DEADLINE if answered else _FIRST_DEADLINE
-
-
-def _prepared(run: RunState, lm: Any, unit: Unit, given: _Request) -> _Request:
-    """The request as the unit changes it, with its hash where there is a journal."""
-    request = _Request(given.prompt, given.messages, sampled(run, lm, unit, given.kwargs))
-    if isinstance(asked := given.kwargs.get("request", given.prompt), Request):
-        request.prompt, request.kwargs = _typed(asked, given.kwargs, request.kwargs)
-    if run.journal is not None and unit.key:  # of no known unit: there is no telling whose reply it was
-        request.hash = request_hash(lm, request.prompt, request.messages, request.kwargs)
-    return request
-
-
-def sampled(run: RunState, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
-    if not unit.resample or not lm.takes_any:
-        return kwargs
-    own_rollout = kwargs.get("rollout_id", lm.kwargs.get("rollout_id"))
-    rollout_id = derive_seed(run.seed, *unit.key, *([] if own_rollout is None else [own_rollout]))
-    changed = {**kwargs, "rollout_id": rollout_id}
-    keeps_own = "max_completion_tokens" in lm.kwargs or lm.keeps_temperature
-    refused = {name for model, name in run.refused_parameters if model == lm.model}
-    if unit.temperature is not None and "temperature" not in kwargs and not keeps_own and "temperature" not in refused:
-        changed["temperature"] = unit.temperature
-    if "seed" not in kwargs and lm.kwargs.get("seed") is not None and "seed" not in refused:
-        changed["seed"] = derive_seed(int(lm.kwargs["seed"]), rollout_id) % 2**31
-    return changed
-
-
-def _typed(request: Request, given: dict[str, Any], changed: dict[str, Any]) -> tuple[Request, dict[str, Any]]:
-    """A typed request carries its sampling itself: put in what the unit changes; what it says itself wins."""
-    ours = {name: changed[name] for name in ("temperature", "seed") if name in changed and name not in given}
-    config = {name: value for name, value in ours.items() if getattr(request.config, name) is None}
-    rest = {name: value for name, value in changed.items() if name not in ours and name != "request"}
-    return replace(request, config=replace(request.config, **config)), rest
-
-
-def current_unit() -> Unit:
-    """The unit of work that is under way here."""
-    unit = dspy.settings.get(UNIT)
-    # A thread that a program starts by itself carries no settings: its calls still count.
-    return unit if isinstance(unit, Unit) else Unit(Stage.ROLLOUT)

@@ -28,10 +28,11 @@ from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
 from trgrpo_dspy.failures.secrets import remember
 from trgrpo_dspy.meter import Meter
 
-from .call import UNIT, Call, current_unit
-from .observed import close_pools, is_observed, is_watched, observe_adapter, observe_lm, watch
+from .call import Call
+from .observed import close_pools, is_observed, observe_adapter, observe_lm
+from .reported import is_watched, watch
 from .state import RunState
-from .units import Unit
+from .units import UNIT, Unit, current_unit
 from .waiting import POLL
 
 __all__ = ["Gate"]

@@ -8,12 +8,17 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import dspy
+
 from trgrpo_dspy.failures.replies import ReplyFault
 from trgrpo_dspy.meter import LMCall, Stage
 
 from .slots import Slot
 
-__all__ = ["Account", "Clock", "Unit"]
+__all__ = ["UNIT", "Account", "Clock", "Unit", "current_unit"]
+
+UNIT = "trgrpo_dspy_unit"
+"""The DSPy setting that says which unit of work a call is made for."""
 
 
 @dataclass
@@ -105,3 +110,10 @@ class Unit:
         """The unit of the metric's own calls: booked on the attempt, without its sampling."""
         own = replace(self.account, outage=None, try_again=False, fault=None, asked=Counter())
         return replace(self, resample=False, temperature=None, role="judge", account=own)
+
+
+def current_unit() -> Unit:
+    """The unit of work that is under way here."""
+    unit = dspy.settings.get(UNIT)
+    # A thread that a program starts by itself carries no settings: its calls still count.
+    return unit if isinstance(unit, Unit) else Unit(Stage.ROLLOUT)

@@ -1,0 +1,127 @@
+"""What DSPy reports of one LM call: tokens, cost, finish reason, faults of the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dspy
+
+from trgrpo_dspy.errors import InfrastructureError
+from trgrpo_dspy.failures.classify import says_context_window
+from trgrpo_dspy.failures.replies import ReplyFault, reply_fault, words_in
+
+__all__ = ["NO_HISTORY", "Report", "finish_reason", "is_watched", "watch"]
+
+NO_HISTORY = "trgrpo_dspy_no_history"
+"""The DSPy setting that says whether the user has switched the history off."""
+_HISTORY = 100
+
+
+class Report:
+    """What DSPy reports of one LM call; stands in for `dspy.settings.usage_tracker` while the call is under way.
+
+    DSPy reports usage for fresh replies only: so a cached reply is known.
+    """
+
+    def __init__(self, outer: Any) -> None:
+        """Report to the user's own tracker as well."""
+        self._outer = outer
+        self._counted = False
+        self._usage: dict[str, Any] = {}
+        self.entry: dict[str, Any] = {}
+        """DSPy's history entry."""
+
+    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
+        """Take what DSPy tells its usage tracker."""
+        self._counted, self._usage = True, dict(usage or {})
+        if self._outer is not None:
+            self._outer.add_usage(model, usage)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the reply is the backend's and not from DSPy's cache; an LM that reports nothing has no cache."""
+        return self._counted or not self.entry
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Billed prompt tokens."""
+        return _count(self._usage, "prompt_tokens", "input_tokens")
+
+    @property
+    def completion_tokens(self) -> int:
+        """Billed completion tokens."""
+        return _count(self._usage, "completion_tokens", "output_tokens")
+
+    @property
+    def provider_cached_tokens(self) -> int:
+        """Prompt tokens the provider served from its own cache."""
+        details = self._usage.get("prompt_tokens_details") or {}
+        return _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars as the backend or DSPy priced it; None is unknown; a cached reply is free."""
+        return self.entry.get("cost") if self.fresh else 0.0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the reply was cut by length, by its finish reason."""
+        return finish_reason(self.entry.get("response")) == "length"
+
+    @property
+    def fault(self) -> ReplyFault | None:
+        """What the reply lacks; None if it has text, or if DSPy reported no response."""
+        response = self.entry.get("response")
+        faults = [reply_fault(one) for one in (response if isinstance(response, (list, tuple)) else [response])]
+        return None if response is None or None in faults or not faults else faults[0]
+
+    def check(self) -> None:
+        """Raise `InfrastructureError` if the reply holds no choice at all: that is no verdict on the program.
+
+        Some backends send errors under the status of a success: what they say is told, and a prompt that does not fit
+        is what it is.
+        """
+        if self.fault is ReplyFault.NO_CHOICE:
+            words = words_in(self.entry["response"])
+            if says_context_window(words):
+                raise dspy.ContextWindowExceededError(message=words)
+            raise InfrastructureError(": ".join(filter(None, [ReplyFault.NO_CHOICE.value, words])))
+
+
+@contextmanager
+def watch() -> Iterator[Report]:
+    """Have DSPy report usage and the history entry of the next call, whatever the user's settings are."""
+    report = Report(dspy.settings.usage_tracker)
+    no_history = bool(dspy.settings.disable_history)
+    # Programs may read their history; the run's copies keep no more of it than an attempt can need.
+    size = min(_HISTORY, dspy.settings.max_history_size)
+    with dspy.context(usage_tracker=report, disable_history=False, max_history_size=size, **{NO_HISTORY: no_history}):
+        yield report
+
+
+def is_watched() -> bool:
+    """Whether this is inside an LM call that is watched."""
+    return isinstance(dspy.settings.usage_tracker, Report)
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int:
+    return next((int(v) for v in (usage.get(name) for name in names) if isinstance(v, (int, float))), 0)
+
+
+def finish_reason(response: Any) -> str:
+    """Why a reply ended, from what the backend said; 'length' for every way of saying that it was cut."""
+    if isinstance(response, (list, tuple)):
+        reasons = [finish_reason(item) for item in response]
+        return "length" if "length" in reasons else (reasons[0] if reasons else "")
+    reason = _get(response, "finish_reason") or _get(_get(response, "incomplete_details"), "reason")
+    if not reason:
+        choices = _get(response, "choices") or []
+        reasons = [str(_get(choice, "finish_reason") or "") for choice in choices]
+        reason = "length" if "length" in reasons else next(iter(reasons), "")
+    return "length" if str(reason) in ("length", "max_tokens", "max_output_tokens", "MAX_TOKENS") else str(reason)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
