@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import flow, memory, overhead
+from benchmarks import flow, memory, overhead, report
 from benchmarks.idle import LOOKUPS
 from benchmarks.overhead import CASES, Case, Cost, Round
 
@@ -90,3 +90,17 @@ class TestFlow:
             assert all(2 <= len(group.summary) <= 5 and len(group.comparison) == 1 for group in step.groups)
             assert step.wall > flow.least(step) > 0.2, "a chain of four replies of 0.05 s, then the plan"
         assert steps[0].retries == 0 < steps[1].retries
+
+
+class TestReport:
+    def test_long_transcripts_are_cut_and_the_size_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "opening", lambda file: 0.5)
+        report.learn(tmp_path, 1)
+        short = report.measure(tmp_path)
+        report.lengthen(tmp_path, 30_000)
+        long = report.measure(tmp_path)
+        assert short.attempts == long.attempts == 580
+        assert short.mb < 2 and long.log_mb > 15 and 9 < long.mb < 10
+        assert "580 attempts" in str(long) and "opened in 0.50 s" in str(long)
