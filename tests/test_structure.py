@@ -231,3 +231,17 @@ def test_no_class_is_large() -> None:
                 if methods > 14 or len(attributes) > 12:
                     large[f"{path.name}:{node.name}"] = methods, len(attributes)
     assert not large
+
+
+def test_no_file_and_no_function_is_long() -> None:
+    """At most 320 lines a file, and 50 a function besides its docstring."""
+    long = {path.name: n for path in FILES if (n := len(path.read_text().splitlines())) > 320}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                docstring = node.body[0] if ast.get_docstring(node) else None
+                lines = node.end_lineno - node.lineno + 1  # type: ignore[operator]
+                lines -= docstring.end_lineno - docstring.lineno + 1 if docstring else 0  # type: ignore[operator]
+                if lines > 50:
+                    long[f"{path.name}:{node.name}"] = lines
+    assert not long

@@ -1,11 +1,12 @@
-"""What happens in a run, as frozen records, and how listeners are called.
+"""What happens in a run, as frozen records.
 
 Everything that shows a run is a listener: progress, log lines, `events.jsonl` in the log directory, a tracker, a
 user's own function (`callbacks=[...]`). Nothing that shows a run reaches into the engine.
 
 Guarantees:
 
-- `Emitter.emit` calls the listeners one at a time, in the thread that drives the run, in the order they were given.
+- The session's `Emitter` (`engine/listeners.py`) calls the listeners one at a time, in the thread that drives the run,
+  in the order they were given.
 - A listener that raises is dropped with one warning and never ends a run.
 - Events are plain data. `to_record` gives one as JSON data, with its kind and the version of its schema.
 - A resumed run emits its whole story again; what comes from the journal carries `replayed=True`.
@@ -14,8 +15,7 @@ Guarantees:
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,6 @@ __all__ = [
     "Consolidated",
     "EditApplied",
     "EditRefused",
-    "Emitter",
     "EntriesChecked",
     "Event",
     "GroupCompared",
@@ -42,8 +41,6 @@ __all__ = [
     "StepStarted",
     "to_record",
 ]
-
-logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 """Version of the records that `to_record` gives."""
@@ -289,34 +286,6 @@ class RunEnded(Event):
 
 Listener = Callable[[Event], object]
 """A function that is called with every event; what it returns is not used."""
-
-
-class Emitter:
-    """Calls listeners with events; not thread-safe: events come from the thread that drives the run."""
-
-    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
-        """Take the listeners in the order they are to be called."""
-        self._listeners = list(listeners)
-        self._all = list(self._listeners)
-
-    def __call__(self, event: Event) -> None:
-        """Call every listener with the event."""
-        for listener in list(self._listeners):
-            try:
-                listener(event)
-            except (Exception, SystemExit) as error:  # a display or a tracker never ends a run
-                self._listeners.remove(listener)
-                name = getattr(listener, "__qualname__", type(listener).__qualname__)
-                logger.warning("the listener %s raised %s: %s; it is called no more", name, type(error).__name__, error)
-
-    def close(self) -> None:
-        """Close the listeners that have a `close`, those that were dropped too."""
-        for listener in self._all:
-            if callable(close := getattr(listener, "close", None)):
-                try:
-                    close()
-                except (Exception, SystemExit) as error:
-                    logger.warning("a listener could not be closed: %s: %s", type(error).__name__, error)
 
 
 def to_record(event: Event) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import dspy
 
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.events import Emitter, Event, Listener
+from trgrpo_dspy.events import Event, Listener
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.meter import Meter
 from trgrpo_dspy.program.copies import own_copy
@@ -35,7 +35,7 @@ from .interrupts import graceful_interrupt
 from .journal.eventlog import EventLog
 from .journal.journal import Journal
 from .journal.logdir import LogDir
-from .listeners import log_notice
+from .listeners import Emitter, log_notice
 from .options import RunOptions
 from .progress import Progress
 from .runner import Runner, attempt_task
@@ -84,24 +84,10 @@ class Session:
             known=known,
         )
         """Every LM call goes through it."""
-        settings: dict[str, Any] = {
-            "failure_score": options.failure_score,
-            "compare_fields": compare_fields,
-            "transcript_tokens": transcript_tokens,
-        }
-        self.runner = (
-            Runner(self.gate, metric, **settings)
-            if options.executor is None
-            else RemoteRunner(
-                options.executor,
-                run_attempt,
-                self.gate,
-                metric,
-                timeout=options.rollout_timeout,
-                patience=options.outage_patience,
-                **settings,
-            )
-        )
+        self.runner = _runner(
+            self.gate, options, metric,
+            failure_score=options.failure_score, compare_fields=compare_fields, transcript_tokens=transcript_tokens,
+        )  # fmt: skip
         """Makes attempts, in this process or on the executor's workers."""
         self.journal: Journal | None = None
         """Where replies and attempts are kept; None without a `log_dir`."""
@@ -185,6 +171,16 @@ class Session:
     def problem(self) -> str:
         """What the user has to mend, where the session was stopped for that; else empty."""
         return self.gate.state.ending.problem
+
+
+def _runner(gate: Gate, options: RunOptions, metric: Metric | None, **settings: Any) -> Runner | RemoteRunner:
+    """What makes the attempts: this process, or the executor's workers."""
+    if options.executor is None:
+        return Runner(gate, metric, **settings)
+    return RemoteRunner(
+        options.executor, run_attempt, gate, metric,
+        timeout=options.rollout_timeout, patience=options.outage_patience, **settings,
+    )  # fmt: skip
 
 
 def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:

@@ -123,19 +123,12 @@ def _measure(
     with session:
         if session.calls_before:
             logger.info("going on in %s: %d LM calls were made before", options.log_dir, session.calls_before)
-        session.emit(
-            RunStarted(
-                run=session.kind,
-                options=options.as_record(),
-                valset=tasks,
-                attempts=len(programs) * len(devset) * options.k,
-            )
-        )
+        attempts = len(programs) * len(devset) * options.k
+        session.emit(RunStarted(run=session.kind, options=options.as_record(), valset=tasks, attempts=attempts))
         found = [replace(evaluation, tasks=tasks) for evaluation in _run(session, programs, devset, options)]
         if session.journal is not None:
             for name, evaluation in zip(programs, found, strict=True):
-                directory = LogDir.inside(session.journal.directory, "" if alone else name)
-                directory.results(evaluation.to_json())
+                LogDir.inside(session.journal.directory, "" if alone else name).results(evaluation.to_json())
         session.emit(
             RunEnded(
                 stop_reason=found[0].stop_reason,

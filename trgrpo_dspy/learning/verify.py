@@ -69,21 +69,7 @@ def verify(
     calls = batches(cases, reflector.context_tokens // 4, blind=bool(closed))[:_CALLS]
     shown = [case for group, _ in calls for case in group]
 
-    def look(library: ExperienceLibrary, round_: int) -> Steps[tuple[Findings, tuple[str, ...]]]:
-        replies = yield [
-            Ask(
-                Stage.CHECK,
-                (round_, i),
-                functools.partial(reflector.check, library, text, program, blind=bool(closed)),
-            )
-            for i, (_, text) in enumerate(calls)
-        ]
-        read = [
-            (group, reply.value) for (group, _), reply in zip(calls, replies, strict=True) if reply.value is not None
-        ]
-        seen = [case for group, _ in read for case in group]
-        return count([d for _, ds in read for d in ds], seen, library, closed), losses(replies)
-
+    look = functools.partial(_look, reflector, calls, closed, program)
     findings, lost = yield from look(draft, 0)
     over = _too_long(draft, changed, limits)
     failed = [id for id in changed if findings.contradicted.get(id) or findings.is_unclear(id) or id in over]
@@ -113,6 +99,24 @@ def verify(
         findings = again
     refused = [(id, _reason(findings, id)) for id in changed if report.library.get(id) and findings.is_wrong(id)]
     return Verified(report.library, findings, report.applied, (*refused, *unchecked), lost)
+
+
+def _look(
+    reflector: Reflector,
+    calls: Sequence[tuple[Sequence[Case], str]],
+    closed: frozenset[str],
+    program: str,
+    library: ExperienceLibrary,
+    round_: int,
+) -> Steps[tuple[Findings, tuple[str, ...]]]:
+    """Have a library applied to the examples; what that found, and replies that could not be used."""
+    replies = yield [
+        Ask(Stage.CHECK, (round_, i), functools.partial(reflector.check, library, text, program, blind=bool(closed)))
+        for i, (_, text) in enumerate(calls)
+    ]
+    read = [(cases, reply.value) for (cases, _), reply in zip(calls, replies, strict=True) if reply.value is not None]
+    seen = [case for cases, _ in read for case in cases]
+    return count([d for _, ds in read for d in ds], seen, library, closed), losses(replies)
 
 
 def _too_long(library: ExperienceLibrary, ids: Sequence[str], limits: LibraryLimits) -> dict[str, str]:

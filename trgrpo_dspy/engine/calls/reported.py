@@ -80,8 +80,8 @@ class Report:
     def check(self) -> None:
         """Raise `InfrastructureError` if the reply holds no choice at all: that is no verdict on the program.
 
-        Some backends send errors under the status of a success: what they say is told, and a prompt that does not fit
-        is what it is.
+        Some backends send errors under the status of a success. Their words become the message; a prompt that is too
+        long for the model raises what DSPy raises for that.
         """
         if self.fault is ReplyFault.NO_CHOICE:
             words = words_in(self.entry["response"])
