@@ -62,7 +62,7 @@ from .meter import Budget, Estimate
 from .program.calling import check_program
 from .program.instructions import teachable_predictors
 from .report.html import report_at_end
-from .tracking.trackers import tracked
+from .tracking.trackers import carried, tracked
 
 __all__ = ["TrainingFreeGRPO"]
 
@@ -140,7 +140,8 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
         errors as in `compile`.
         """
         given: dict[str, Any] = {"trainset": trainset, "valset": valset, "teacher": teacher, "library": library}
-        return await in_thread(partial(self.compile, student, **given))
+        with carried(self.report_to):
+            return await in_thread(partial(self.compile, student, **given))
 
     def estimate(
         self,

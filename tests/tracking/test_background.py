@@ -45,7 +45,7 @@ def test_the_first_error_is_the_last(caplog: pytest.LogCaptureFixture) -> None:
     listener = Background(handle, "a tracker")
     for i in range(3):
         listener(Notice(text=str(i)))
-    assert listener.close() and heard == ["0"]
+    assert not listener.close() and heard == ["0"]
     assert [r.getMessage() for r in caplog.records] == ["a tracker is given up: ValueError: out of paint"]
 
 

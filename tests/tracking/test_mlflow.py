@@ -13,6 +13,7 @@ import pytest
 from support.scripted import Triage, examples, scripted_lm, told
 
 from trgrpo_dspy import Budget, TrainingFreeGRPO
+from trgrpo_dspy.program.calling import finished
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and what it imports warn of much
@@ -96,9 +97,11 @@ def test_a_run_is_logged_from_its_parameters_to_its_verdict(tmp_path: Path) -> N
         assert f"{score.value:g}" == trace.info.tags["score"] and "case" in trace.data.spans[0].inputs
 
 
-def test_the_active_run_is_used_and_left_open() -> None:
+@pytest.mark.parametrize("way", ["compile", "acompile"])
+def test_the_active_run_is_used_and_left_open(way: str) -> None:
     with mlflow.start_run() as run:
-        compiled(num_epochs=1)
+        optimizer = TrainingFreeGRPO(metric=told, group_size=2, num_epochs=1, report_to="mlflow")
+        finished(getattr(optimizer, way)(dspy.Predict(Triage), trainset=examples(3), valset=examples(4, start=8)))
         assert mlflow.active_run().info.run_id == run.info.run_id
     data = mlflow.get_run(run.info.run_id).data
     assert "gain" in data.metrics and last_run().info.run_id == run.info.run_id
@@ -166,3 +169,32 @@ def test_a_tracker_that_fails_ends_nothing(
         program = compiled(num_epochs=1)
     assert program.detailed_results.stop_reason == "completed"
     assert sum("the tracking server is gone" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_server_that_is_gone_is_known_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trgrpo_dspy.tracking.mlflow_server.PATIENCE", 0.2)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        assert compiled(num_epochs=1).detailed_results.stop_reason == "completed"
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert "http://127.0.0.1:9 did not answer within 0.2 seconds" in caplog.text
+
+
+def test_hostile_texts_are_stored(model: Any) -> None:
+    texts = ["refund \ud83d", "login \x00 <script>alert(1)</script>", "printer " + "x" * 100_000, "contract \u202e"]
+    trainset = [dspy.Example(ticket=text, queue="access").with_inputs("ticket") for text in texts]
+
+    def judged(example: Any, prediction: Any, trace: Any = None) -> Any:
+        return dspy.Prediction(score=float(prediction.queue == example.queue), feedback="\ud83d\x00" + "f" * 5000)
+
+    optimizer = TrainingFreeGRPO(
+        metric=judged, group_size=2, num_epochs=1, report_to="mlflow", objective="\ud83d\x00" * 9
+    )
+    optimizer.compile(dspy.Predict(Triage), trainset=trainset)
+    made = traces(last_run())
+    assert len(made) == 8 and not any("\x00" in str(trace.data.spans[0].inputs) for trace in made)
+    assert last_run().info.status == "FINISHED"

@@ -30,6 +30,7 @@ class Background:
         self._handle, self._name = handle, name
         self._queue: queue.SimpleQueue[tuple[Event, int] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._failed = False
 
     def __call__(self, event: Event) -> None:
         """Take an event in; the time it happened is kept with it."""
@@ -46,15 +47,14 @@ class Background:
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             logger.warning("%s has not taken everything in within %g seconds; the rest is lost", self._name, PATIENCE)
-        return not self._thread.is_alive()
+        return not self._failed and not self._thread.is_alive()
 
     def _work(self) -> None:
-        failed = False
         while (item := self._queue.get()) is not None:
-            if failed:  # emptied, so that nothing is kept in memory
+            if self._failed:  # emptied, so that nothing is kept in memory
                 continue
             try:
                 self._handle(*item)
             except (Exception, SystemExit) as error:  # a tracker never ends a run
-                failed = True
+                self._failed = True
                 logger.warning("%s is given up: %s: %s", self._name, type(error).__name__, error)

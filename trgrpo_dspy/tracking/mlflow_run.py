@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 
 from .background import Background
-from .mlflow_traces import AttemptTraces
+from .mlflow_server import active_run, check_server, impatient
+from .mlflow_traces import AttemptTraces, storable
 
 __all__ = ["MLflowTracker", "SaveProgram"]
 
@@ -84,16 +85,21 @@ class MLflowTracker:
         if self._run is None:
             return
         handled = self._background.close()
+        with nullcontext() if handled else impatient():
+            self._say_goodbye(handled)
+
+    def _say_goodbye(self, handled: bool) -> None:
         if handled and self._log_dir is not None and (report := self._log_dir / "report.html").exists():
             self._client.log_artifact(self._run.info.run_id, str(report))
         if self._began:
             mlflow.end_run(self._status)
 
     def _begin(self, event: RunStarted) -> None:
+        check_server()
         directory = event.options.get("log_dir")
         self._log_dir = Path(directory).expanduser() if directory else None
         known = self._known_run()
-        if (active := mlflow.active_run()) is not None:
+        if (active := active_run()) is not None:
             self._run = active
         else:
             name = " ".join(["trgrpo", self._log_dir.name if self._log_dir else ", ".join(event.models)])
@@ -230,7 +236,7 @@ class MLflowTracker:
         )
 
     def _text(self, text: str, name: str) -> None:
-        self._client.log_text(self._run.info.run_id, text.encode(errors="replace").decode(), name)
+        self._client.log_text(self._run.info.run_id, storable(text), name)
 
 
 def _spent(prefix: str, spend: Iterable[Spend]) -> dict[str, float | None]:
@@ -251,5 +257,5 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = str(value).encode(errors="replace").decode()
+    text = storable(str(value))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

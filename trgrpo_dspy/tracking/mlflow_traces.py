@@ -12,7 +12,6 @@ and a patched `compile` runs with tracing switched off; one that was imported la
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from trgrpo_dspy.events import AttemptFinished, RunStarted
 
 from .spans import labels_here
 
-__all__ = ["AttemptTraces", "attempts_traced"]
+__all__ = ["AttemptTraces", "attempts_traced", "storable"]
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +164,8 @@ class AttemptTraces:
         span = mlflow.start_span_no_context(
             name=event.stage,
             span_type=SpanType.AGENT if rollout.tool_calls else SpanType.CHAIN,
-            inputs=_text(task),
-            attributes={name: _text(value) for name, value in facts.items() if value not in (None, "")},
+            inputs=storable(task),
+            attributes={name: _plain(value) for name, value in facts.items() if value not in (None, "")},
             tags=tags,
             metadata={"mlflow.sourceRun": self._run.info.run_id},
             experiment_id=self._run.info.experiment_id,
@@ -178,11 +177,11 @@ class AttemptTraces:
                     trace_id=span.trace_id,
                     name="score",
                     value=rollout.score,
-                    rationale=_text(rollout.feedback) or None,
+                    rationale=storable(rollout.feedback) or None,
                     source=AssessmentSource(source_type="CODE", source_id="metric"),
                 )
         span.end(
-            outputs=_text(rollout.answer or rollout.error),
+            outputs=storable(rollout.answer or rollout.error),
             status=SpanStatusCode.ERROR if rollout.error else SpanStatusCode.OK,
             end_time_ns=time_ns,
         )
@@ -196,8 +195,10 @@ def _tags(event: AttemptFinished) -> dict[str, str]:
     return {name: str(value)[:_LONGEST_TAG] for name, value in tags.items()}
 
 
-def _text(value: Any) -> Any:
-    """The value with texts as UTF-8 can hold them: a lone surrogate becomes a question mark."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    return value if isinstance(value, (int, float)) else json.loads(json.dumps(value))
+def storable(text: str) -> str:
+    """The text without lone surrogates, and without NUL, which PostgreSQL bars."""
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
+
+
+def _plain(value: Any) -> Any:
+    return storable(value) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ from typing import Any
 from trgrpo_dspy.events import Listener
 from trgrpo_dspy.library import ExperienceLibrary
 
-__all__ = ["check_report_to", "tracked"]
+__all__ = ["carried", "check_report_to", "tracked"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,3 +51,15 @@ def tracked(
                 tracker.end()
             except (Exception, SystemExit) as error:
                 logger.warning("the MLflow run could not be ended: %s: %s", type(error).__name__, error)
+
+
+@contextmanager
+def carried(report_to: str | None) -> Iterator[None]:
+    """Let a run that is made in another thread report to what is active in this one."""
+    if report_to is None:
+        yield
+        return
+    from .mlflow_server import carried_run
+
+    with carried_run():
+        yield
