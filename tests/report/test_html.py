@@ -19,6 +19,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
+from trgrpo_dspy.events import EditApplied
+from trgrpo_dspy.library import Edit
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.report import RunHistory, read_run, write_report
 from trgrpo_dspy.report.html import render_report
@@ -116,6 +118,16 @@ def test_its_data_hold_every_attempt_and_every_library(history: RunHistory) -> N
         assert [texts[entry["text"]] for entry in data["libraries"][str(step)]] == [e.text for e in library]
     followed = {link[1:] for link in Page(render_report(history)).links if link.startswith(("#g-", "#v-"))}
     assert followed <= set(links)
+
+
+def test_what_came_after_the_returned_library_is_told_apart(history: RunHistory) -> None:
+    assert history.ended is not None
+    start, last = history.libraries[0], history.steps[-1]
+    kept = EditApplied(step=last.step, edit=Edit("KEEP", "E1"), before=start["E1"], after=start["E1"])
+    steps = (*history.steps[:-1], replace(last, applied=(*last.applied, kept)))
+    returned = replace(history, steps=steps, ended=replace(history.ended, step=1, library=history.libraries[1]))
+    assert render_report(returned).count("which were not returned") == 1
+    assert "which were not returned" not in render_report(replace(returned, ended=None))
 
 
 def test_every_text_is_data(hostile_run: Path, history: RunHistory) -> None:

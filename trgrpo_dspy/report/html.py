@@ -15,6 +15,7 @@ import base64
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -104,6 +105,7 @@ def render_report(history: RunHistory) -> str:
         spending=spend_rows(history),
         next_runs=next_runs(history),
         prompts=_prompts(history),
+        links=_links(history),
     )
     data = payload(history, _LARGEST - len(page.encode()))
     return page + templates.get_template("end.html.j2").render(data=data, script=Markup(script))
@@ -155,6 +157,22 @@ def _entries(history: RunHistory) -> list[EntryHistory]:
     """Every entry that any library of the run had, in order of its number."""
     ids = {entry.id for library in (*history.libraries.values(), history.library) for entry in library}
     return [history.entry_history(id) for id in sorted(ids, key=lambda id: int(id[1:]))]
+
+
+def _links(history: RunHistory) -> Callable[[int, int], str]:
+    """Gives the address of an example's group: that of a step, else the last before it, else the first; '' for none."""
+    steps: dict[int, list[int]] = {}
+    for step in history.steps:
+        for group in step.groups:
+            if group.attempts:
+                steps.setdefault(group.example, []).append(step.step)
+
+    def link(step: int, example: int) -> str:
+        found = steps.get(example, [])
+        before = [one for one in found if one <= step] or found[:1]
+        return f"g-{before[-1]}-{example}" if before else ""
+
+    return link
 
 
 @dataclass(frozen=True)

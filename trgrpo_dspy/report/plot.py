@@ -165,7 +165,7 @@ def gain_bar(gain: float | None, interval: tuple[float, float] | None) -> GainBa
     low, high = ticks[0], ticks[-1]
 
     def x(value: float) -> float:
-        return round(16 + 448 * (value - low) / (high - low), 1)
+        return round(24 + 428 * (value - low) / (high - low), 1)
 
     shown = tuple(Tick(x(t), f"{t:+g}".replace("-", "\N{MINUS SIGN}") if t else "0") for t in ticks)
     return GainBar(x(0.0), x(interval[0]), x(gain), x(interval[1]), shown)
