@@ -747,8 +747,8 @@ def test_option(lm: dspy.LM, name: str) -> None:
     OPTIONS[name](lm)
 
 
-LIMITS = {"budget", "log_dir", "rollout_timeout", "outage_patience", "requests_per_minute", "executor"}
-"""Options with test files of their own: test_budget, test_resume, test_timeouts, test_executor."""
+LIMITS = {"budget", "log_dir", "rollout_timeout", "outage_patience", "requests_per_minute", "executor", "report_to"}
+"""Options with test files of their own: test_budget, test_resume, test_timeouts, test_executor, tracking."""
 
 
 def test_every_option_has_a_test() -> None:

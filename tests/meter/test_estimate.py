@@ -16,6 +16,7 @@ from trgrpo_dspy import InfrastructureError, Reflector, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.library import LibraryLimits
 from trgrpo_dspy.meter import Budget, Estimate, total_spend
+from trgrpo_dspy.meter.estimate import estimate_calls
 from trgrpo_dspy.offline import offline_lm
 
 PRICES = {"scripted/model": (1.0, 1.0), "offline/ngram-1-seed0": (1.0, 4.0)}
@@ -77,6 +78,12 @@ class TestCallsByStage:
             assert at_most == in_fact and expected.at_most == len(lm.engine.calls)
         assert set(in_fact) <= set(at_most) and all(calls <= at_most[stage] for stage, calls in in_fact.items())
         assert (in_fact["rollout"], in_fact["validation"]) == (at_most["rollout"], at_most["validation"])
+
+    def test_a_large_batch_is_consolidated_in_a_tree_and_checked_in_three_calls(self) -> None:
+        given: Any = {"examples": 80, "epochs": 2, "group_size": 5, "val_examples": 0, "val_repeats": 1}
+        found = estimate_calls(**given, steps=2, calls_per_attempt=1, form="batch", checks=True)
+        calls = {row.stage: row.calls for row in found.stages}
+        assert calls["consolidation"] == 2 * (9 + 1) and calls["check"] == 2 * 3
 
     def test_about_a_third_of_the_groups_are_expected_to_teach(self) -> None:
         optimizer = TrainingFreeGRPO(

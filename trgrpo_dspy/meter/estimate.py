@@ -14,8 +14,12 @@ INFORMATIVE = 1 / 3
 """Share of groups that teach, where nothing better is known: about a third in practice."""
 _LEAST_NODE = 8
 """Examples at least in one node of a consolidation that is made in a tree."""
+_TABLE = 64
+"""Examples at most in one table of evidence."""
 _PER_CHECK = 30
-"""Examples of one check."""
+"""Examples of one call of a check."""
+_CHECKS = 3
+"""Calls of one check at most."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +147,14 @@ def estimate_calls(
         reflection = [
             StageEstimate(Stage.SUMMARY.value, 0.0, groups * group_size),
             StageEstimate(Stage.COMPARISON.value, max(steps, teaching / groups_per_comparison), groups),
-            StageEstimate(Stage.CONSOLIDATION.value, float(steps), steps + groups / _LEAST_NODE),
+            StageEstimate(
+                Stage.CONSOLIDATION.value,
+                float(steps * _nodes(math.ceil(groups / steps))),
+                float(steps * (1 + math.ceil(groups / steps / _LEAST_NODE))),
+            ),
         ]
         if checks:
-            calls = steps * math.ceil(min(examples, 2 * _PER_CHECK) / _PER_CHECK)
+            calls = steps * min(_CHECKS, math.ceil(examples / _PER_CHECK))
             reflection.append(StageEstimate(Stage.CHECK.value, float(calls), 2.0 * calls))
             reflection.append(StageEstimate(Stage.REPAIR.value, steps / 2, float(steps)))
     return Estimate(
@@ -156,6 +164,13 @@ def estimate_calls(
             StageEstimate(Stage.VALIDATION.value, validation, validation),
         )
     )
+
+
+def _nodes(groups: int) -> int:
+    """Calls that consolidate a batch: one, or those of a tree where it is too large for one table."""
+    if groups <= _TABLE:
+        return 1
+    return math.ceil(groups / max(_LEAST_NODE, math.ceil(math.sqrt(groups)))) + 1
 
 
 def _share_with_library(row: StageEstimate, steps: int) -> float:
