@@ -19,12 +19,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRGRPO_PROGRESS", "0")
     for name in ("FORCE_COLOR", "TRGRPO_DEBUG", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    path, modules = list(sys.path), set(sys.modules)
+    path = list(sys.path)
     yield
     sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name in ("my_task", "other", "pack") or name.startswith(("target_", "pack.")):
-            del sys.modules[name]
+    for name in {"my_task", "other", "pack", "pack.data", "pack.task"} & set(sys.modules):
+        del sys.modules[name]
 
 
 @pytest.fixture
@@ -45,6 +44,7 @@ def compiled_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command("compile", "my_task.py", "--offline", "--auto", "light", "--save", "compiled.json")
     finally:
         os.chdir(before)
+        del sys.modules["my_task"]
     return folder
 
 

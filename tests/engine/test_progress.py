@@ -44,7 +44,7 @@ def test_in_a_terminal_one_bar_for_the_run_and_a_last_line_that_stays() -> None:
     show(RunStarted(run="compile", options={}, steps=2, attempts=4))
     meter.record(LMCall("m", cost=0.25), Stage.ROLLOUT, 1)
     show(attempt(0))
-    assert "compile ██████░" in stream.getvalue()
+    assert "compile ██░" in stream.getvalue()
     assert "1 of 4 attempts, 0:00, 0:00 left, 1 calls, $0.25" in stream.getvalue()
     show(Notice(text="look"))
     assert stream.getvalue().endswith("\r\x1b[K"), "the log line that follows gets the line"
@@ -78,3 +78,12 @@ def test_it_can_be_hidden_and_never_ends_a_run(
         monkeypatch.setenv("TRGRPO_PROGRESS", "0")
         evaluate(dspy.Predict(Triage), examples(4), exact)
     assert "done" not in capsys.readouterr().err
+
+
+def test_a_line_that_is_drawn_over_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Stream(True)
+    show = Progress(Meter(), stream)
+    show(RunStarted(run="compile", options={}, steps=2, attempts=4))
+    show(attempt(0))
+    assert max(len(text) for text in stream.getvalue().split("\r\x1b[K")) == 39

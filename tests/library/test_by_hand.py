@@ -139,6 +139,7 @@ def test_markdown_is_a_list_that_people_can_edit() -> None:
         ("Only prose.", []),
         ("  - indented\n  - again\n", ["[E1] indented", "[E2] again"]),
         ("- [E2] kept\n\nNext id: E7\n\n- late", ["[E2] kept", "[E7] late"]),
+        ("- [E2] kept\nNext id: E7\n- late", ["[E2] kept", "[E7] late"]),
         ("- [x] done\n- [ ] open", ["[E1] [x] done", "[E2] [ ] open"]),
     ],
 )  # fmt: skip

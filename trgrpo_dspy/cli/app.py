@@ -33,6 +33,7 @@ class _Commands(TyperGroup):
         given = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in given or bool(os.environ.get("TRGRPO_DEBUG"))
         given = [word for word in given if word != "--debug"]
+        given = given if given or "_TRGRPO_COMPLETE" in os.environ else ["--help"]
         for stream in (sys.stdout, sys.stderr):
             if callable(set_up := getattr(stream, "reconfigure", None)):
                 set_up(errors="backslashreplace")  # a terminal without UTF-8 still shows everything
@@ -59,7 +60,6 @@ app = typer.Typer(
         "First steps: `trgrpo init my_task.py`, then `trgrpo compile my_task.py --offline`. `trgrpo VERB --help` shows "
         f"an example of each verb.\n\n\b\nExit codes:\n{_EXITS}"
     ),
-    no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

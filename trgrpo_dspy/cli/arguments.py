@@ -11,6 +11,7 @@ from .errors import InputError
 __all__ = [
     "AsJson",
     "Auto",
+    "Columns",
     "Format",
     "Inputs",
     "LMArguments",
@@ -26,6 +27,7 @@ __all__ = [
     "Testset",
     "Trainset",
     "Valset",
+    "column_names",
     "given",
     "names",
     "option_texts",
@@ -34,9 +36,7 @@ __all__ = [
 
 _DATA = "in place of the target's: a .jsonl, .json, .csv or .parquet file, or owner/name:split on the hub"
 
-Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="A .py file or module with program, metric, trainset, valset, testset.")
-]
+Target = Annotated[str, typer.Argument(help="A .py file or module with program, metric, trainset, valset, testset.")]
 Model = Annotated[str, typer.Option(help="The LM, as LiteLLM names it: openai/gpt-4o-mini. Keys: the environment.")]
 ReflectionModel = Annotated[str, typer.Option(help="The LM that reflects; by default the same.")]
 LMArguments = Annotated[
@@ -52,11 +52,14 @@ LogDir = Annotated[str, typer.Option(help="The run's directory.")]
 Trainset = Annotated[str, typer.Option(metavar="DATA", help=f"Training examples {_DATA}.")]
 Valset = Annotated[str, typer.Option(metavar="DATA", help="Validation examples, likewise.")]
 Testset = Annotated[str, typer.Option(metavar="DATA", help=f"Test examples {_DATA}.")]
-Inputs = Annotated[str, typer.Option(metavar="NAME,NAME", help="Columns that are inputs; by default the program's.")]
+Inputs = Annotated[str, typer.Option(metavar="NAME,NAME", help="Fields that are inputs; by default the program's.")]
+Columns = Annotated[
+    str, typer.Option(metavar="FIELD=COLUMN,...", help="The column of a field, where the data name it otherwise.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for a script.")]
-Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's directory; by default the newest in runs/.")]
+Run = Annotated[str | None, typer.Argument(help="A run's directory; by default the newest in runs/.")]
 Format = Annotated[str, typer.Option(help="Format of the file; by default guessed. `trgrpo export --help` lists them.")]
-Out = Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where to write; by default the screen.")]
+Out = Annotated[str, typer.Option("--out", "-o", help="Where to write; by default the screen.")]
 
 
 def option_texts(texts: list[str], **named: Any) -> dict[str, str]:
@@ -89,6 +92,11 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
 def given(**data: str) -> dict[str, str]:
     """Those of the named texts that were given."""
     return {name: source for name, source in data.items() if source}
+
+
+def column_names(text: str) -> dict[str, str]:
+    """Columns by the names of the fields."""
+    return pairs(list(names(text)), "--columns")
 
 
 def names(text: str) -> tuple[str, ...]:

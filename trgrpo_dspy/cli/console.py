@@ -37,6 +37,9 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-
 """Control characters, and what turns the direction of text; all but the tab and the line's end."""
 
 
+_NUMBER = re.compile(r"[-\d.,/ *~+]*")
+
+
 def printable(text: str) -> str:
     """The text with control characters written out, so that no terminal obeys them."""
     return _UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}" if ord(m[0]) > 255 else f"\\x{ord(m[0]):02x}", text)
@@ -67,6 +70,7 @@ def show_json(data: Any) -> None:
 
 def column_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Sequence[int] = ()) -> Table:
     """Rows under a head; the columns `wide` take what width is left, all others are no wider than what they hold."""
+    rows = list(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(head):
         table.add_column(
@@ -74,7 +78,9 @@ def column_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Se
             overflow="fold",
             ratio=1 if number in wide else None,
             no_wrap=number not in wide,
-            justify="left" if number in wide or number == 0 else "right",
+            justify="right"
+            if number not in wide and all(_NUMBER.fullmatch(cells[number]) for cells in rows)
+            else "left",
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
@@ -106,20 +112,25 @@ def _steps(entry: Experience) -> str:
 
 
 @contextmanager
-def logged(level: int = logging.INFO) -> Iterator[None]:
-    """The package's log lines on standard error while a command runs."""
+def logged(level: int = logging.INFO) -> Iterator[set[str]]:
+    """The package's log lines on standard error while a command runs; gives the set of lines to leave out."""
     handler = _OnStandardError()
     logger = logging.getLogger("trgrpo_dspy")
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)
     try:
-        yield
+        yield handler.left_out
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
 
 
 class _OnStandardError(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        if (text := record.getMessage()) not in self.left_out:
+            note(text)

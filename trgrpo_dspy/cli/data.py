@@ -6,6 +6,7 @@ A slice may follow, as in `data.csv[:80]`. Which columns are inputs is said by `
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,14 +24,17 @@ _SLICE = re.compile(r"(?P<name>.*?)\[(?P<start>\d*):(?P<end>\d*)\]")
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))??(?::(?P<split>[\w.\[\]:%+-]+))?")
 
 
-def examples_from(source: str, program: dspy.Module, inputs: Sequence[str] = ()) -> list[dspy.Example]:
+def examples_from(
+    source: str, program: dspy.Module, inputs: Sequence[str] = (), columns: Mapping[str, str] | None = None
+) -> list[dspy.Example]:
     """Read examples.
 
     Args:
         source: A file, or a data set on the hub as `owner/name:split`, `owner/name:config:split` or
             `owner/name:train[:100]`.
         program: Says which columns are inputs, where `inputs` does not.
-        inputs: Names of the columns that are inputs.
+        inputs: Names of the fields that are inputs.
+        columns: The column of a field, where it has another name.
 
     Raises:
         InputError: The source can't be read, is empty, or lacks a column.
@@ -38,13 +42,22 @@ def examples_from(source: str, program: dspy.Module, inputs: Sequence[str] = ())
     rows = _rows(source)
     if not rows:
         raise InputError(f"{source} holds no rows")
+    for field, column in (columns or {}).items():
+        if column not in rows[0]:
+            raise InputError(f"--columns {field}={column}: {source} has the columns {', '.join(rows[0])}")
+        for row in rows:
+            row[field] = row.pop(column)
     names = list(inputs) or input_names(program, rows[0])
     if missing := [name for name in names if name not in rows[0]]:
         raise InputError(f"{source} has no column {', '.join(missing)}; its columns: {', '.join(rows[0])}")
     if not names:
         raise InputError(
-            f"{source}: which columns are inputs? None of {', '.join(rows[0])} is an input of the program; rename "
-            "them, or pass --inputs name,name"
+            f"{source}: which columns are inputs? None of {', '.join(rows[0])} is an input of the program; say "
+            "which are: --columns question=text, or --inputs name,name"
+        )
+    if not set(names) & set(input_names(program, rows[0])):
+        raise InputError(
+            f"--inputs {','.join(names)}: the program takes none of them; name them by --columns field=column"
         )
     return [dspy.Example(**row).with_inputs(*names) for row in rows]
 
@@ -78,6 +91,7 @@ def _rows_of_file(path: Path) -> list[dict[str, Any]]:
 
     if not path.is_file():
         raise InputError(f"{path} is not there")
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs the traceback of what it then raises
     if (kind := _FORMATS.get(path.suffix.lower())) is None:
         raise InputError(f"{path} must end in one of {', '.join(_FORMATS)}")
     with TemporaryDirectory() as cache:  # streaming reads the file afresh: no cache to go stale
@@ -85,6 +99,8 @@ def _rows_of_file(path: Path) -> list[dict[str, Any]]:
             found = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, cache_dir=cache)
             return _whole(found)
         except Exception as error:  # readers of files raise anything
+            if not path.stat().st_size:
+                return []
             reason = error.__cause__ or error
             raise InputError(f"{path} can't be read as {kind}: {type(reason).__name__}: {reason}") from error
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def why(
-    entry: Annotated[str, typer.Argument(metavar="ID", help="An entry's id, such as E7.")],
+    entry: Annotated[str, typer.Argument(metavar="id", help="An entry's id, such as E7.")],
     run: Run = None,
     everything: Annotated[bool, typer.Option("--all", help="Show all groups behind it.")] = False,
     json: AsJson = False,
@@ -88,7 +88,7 @@ def watch(
 
 def report(
     run: Run = None,
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="By default RUN/report.html.")] = "",
+    out: Annotated[str, typer.Option("--out", "-o", help="By default RUN/report.html.")] = "",
     figures: Annotated[bool, typer.Option("--figures", help="Write the charts as SVG and PNG too.")] = False,
 ) -> None:
     """Write the report of a run as one HTML file.

@@ -44,7 +44,9 @@ class Job(Saved):
     data: dict[str, str] = field(default_factory=dict)
     """Files or hub names in place of the target's sets."""
     inputs: tuple[str, ...] = ()
-    """Columns of these that are inputs."""
+    """Fields of these that are inputs."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """The column of a field, where it has another name."""
     on: str = ""
     """The set to measure on."""
     save: str = ""

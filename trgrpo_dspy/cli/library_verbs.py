@@ -23,7 +23,7 @@ __all__ = ["register"]
 
 _FORMATS = "; ".join(f"{name}: {kind.about}" for name, kind in FORMATS.items())
 _SOURCE = "A library in any format, a saved program, or a run's directory."
-SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help=_SOURCE)]
+SourceName = Annotated[str, typer.Argument(help=_SOURCE)]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,8 +70,8 @@ def _show_run(name: str | None, *, json: bool) -> None:
 
 
 def diff_(
-    a: Annotated[str, typer.Argument(metavar="A", help=_SOURCE)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    a: Annotated[str, typer.Argument(help=_SOURCE)],
+    b: Annotated[str, typer.Argument(help="Likewise.")],
     json: AsJson = False,
 ) -> None:
     """Show what changed from one library to another.
@@ -82,7 +82,7 @@ def diff_(
     if json:
         show_json(dataclasses.asdict(changed))
     else:
-        show(str(changed))
+        _lines(str(changed))
 
 
 def edit(source: SourceName) -> None:
@@ -102,7 +102,7 @@ def edit(source: SourceName) -> None:
         note(f"going on from {draft}, which was kept when it could not be read")
     else:
         write_text(draft, before)
-    _call_editor(draft)
+    _call_editor(draft, before)
     text = draft.read_text(encoding="utf-8", errors="surrogateescape")
     try:
         library = ExperienceLibrary.from_markdown(text)
@@ -112,16 +112,14 @@ def edit(source: SourceName) -> None:
     if text != before:
         write_text(found.path, found.with_library(library))
     draft.unlink()
-    show(str(changed))
+    _lines(str(changed))
     note(f"written: {found.path}" if text != before else "nothing was changed")
 
 
 def apply(
-    library: Annotated[str, typer.Argument(metavar="LIBRARY", help=_SOURCE)],
-    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A saved program (.json).")],
-    out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FILE", help="Where to write; by default PROGRAM itself.")
-    ] = "",
+    library: Annotated[str, typer.Argument(help=_SOURCE)],
+    program: Annotated[str, typer.Argument(help="A saved program (.json).")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where to write; by default PROGRAM itself.")] = "",
     format: Format = "",
 ) -> None:
     """Write a library into a saved program.
@@ -135,7 +133,7 @@ def apply(
     target = Path(out).expanduser() if out else found.path
     write_text(target, found.with_library(new))
     written = read_source(str(target)).library
-    show(str(diff(found.library, written)))
+    _lines(str(diff(found.library, written)))
     note(f"written: {target} ({len(written)} experiences)")
 
 
@@ -157,7 +155,7 @@ def export(source: SourceName, to: Annotated[str, typer.Option("--format", help=
 
 
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Another project's file.")],
+    file: Annotated[str, typer.Argument(help="Another project's file.")],
     format: Annotated[str, typer.Option(help=f"{_FORMATS}. By default guessed.")] = "",
     out: Out = "",
 ) -> None:
@@ -186,20 +184,25 @@ def _program(name: str) -> Source:
 
 def _deliver(text: str, out: str) -> None:
     if not out:
-        for row in text.splitlines():
-            line(row)
+        _lines(text.rstrip("\n"))
         return
     write_text(Path(out), text)
     note(f"written: {out}")
 
 
-def _call_editor(path: Path) -> None:
+def _lines(text: str) -> None:
+    for row in text.split("\n"):
+        line(row)
+
+
+def _call_editor(path: Path, before: str) -> None:
+    """Let the user edit a draft; one that was never touched goes where there is no editor."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
     try:
         code = subprocess.call([*shlex.split(editor), str(path)])
     except OSError as error:
-        raise InputError(
-            f"the editor {editor!r} can't be started: {error.strerror}; set EDITOR. Draft: {path}"
-        ) from error
+        if path.read_text(encoding="utf-8", errors="replace") == before:
+            path.unlink()
+        raise InputError(f"the editor {editor!r} can't be started: {error.strerror}; set EDITOR") from error
     if code:
         raise InputError(f"the editor {editor!r} ended with {code}; nothing was written, your text is kept in {path}")

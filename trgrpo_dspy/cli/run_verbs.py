@@ -12,6 +12,7 @@ import typer
 from .arguments import (
     AsJson,
     Auto,
+    Columns,
     Inputs,
     LMArguments,
     LogDir,
@@ -25,6 +26,7 @@ from .arguments import (
     Testset,
     Trainset,
     Valset,
+    column_names,
     given,
     names,
     option_texts,
@@ -33,7 +35,7 @@ from .arguments import (
 from .console import logged, note, show, show_json
 from .errors import InputError
 from .job import Job, read_job
-from .sources import run_directory, write_text
+from .sources import run_directory, shortest, write_text
 
 __all__ = ["register"]
 
@@ -66,6 +68,7 @@ def compile_(
     trainset: Trainset = "",
     valset: Valset = "",
     inputs: Inputs = "",
+    columns: Columns = "",
     json: AsJson = False,
 ) -> int:
     """Learn experiences for a program.
@@ -84,6 +87,7 @@ def compile_(
         options=option_texts(set_, auto=auto, budget__max_cost=max_cost),
         data=given(trainset=trainset, valset=valset),
         inputs=names(inputs),
+        columns=column_names(columns),
         save=_checked_save(save),
     )
     return _compile(job, Path(log_dir).expanduser() if log_dir else None, json=json)
@@ -91,9 +95,7 @@ def compile_(
 
 def evaluate(
     target: Target,
-    program: Annotated[
-        str, typer.Argument(metavar="[PROGRAM]", help="A saved program, library or run; else the target's.")
-    ] = "",
+    program: Annotated[str, typer.Argument(help="A saved program, library or run; else the target's.")] = "",
     model: Model = "",
     on: On = "",
     k: Attempts = 1,
@@ -106,6 +108,7 @@ def evaluate(
     testset: Testset = "",
     valset: Valset = "",
     inputs: Inputs = "",
+    columns: Columns = "",
     json: AsJson = False,
 ) -> int:
     """Measure a program: its mean score with a 95% interval.
@@ -122,6 +125,7 @@ def evaluate(
         options=option_texts(set_, k=k if k != 1 else None, budget__max_cost=max_cost),
         data=given(testset=testset, valset=valset),
         inputs=names(inputs),
+        columns=column_names(columns),
         on=_set_name(on),
         save=_checked_save(save),
     )
@@ -144,6 +148,7 @@ def compare(
     testset: Testset = "",
     valset: Valset = "",
     inputs: Inputs = "",
+    columns: Columns = "",
     json: AsJson = False,
 ) -> int:
     """Say whether program B beats program A, with a 95% interval.
@@ -162,6 +167,7 @@ def compare(
         options=option_texts(set_, k=k if k != 1 else None, budget__max_cost=max_cost),
         data=given(testset=testset, valset=valset),
         inputs=names(inputs),
+        columns=column_names(columns),
         on=_set_name(on),
     )
     return _measure(job, Path(log_dir).expanduser() if log_dir else None, json=json)
@@ -197,10 +203,10 @@ def _compile(job: Job, run: Path | None, *, json: bool) -> int:
     from .runs import ended_with, run_compile
     from .view import run_data, run_view
 
-    with logged():
-        run = run_compile(job.with_paths() if not job.folder else job, run)
+    with logged() as left_out:
+        run = run_compile(job.with_paths() if not job.folder else job, run, left_out)
     history = read_run(run)
-    run = _shown(run)
+    run = shortest(run)
     if json:
         show_json({**run_data(history), "run": str(run), "saved": job.save or None})
     else:
@@ -209,7 +215,7 @@ def _compile(job: Job, run: Path | None, *, json: bool) -> int:
         note(f"saved: {job.save}")
     code = ended_with(history.ended.stop_reason if history.ended is not None else "unfinished", run)
     if not code:
-        note(f"next: trgrpo show {run}, trgrpo why E1 {run}, trgrpo report {run}")
+        note(f"next: trgrpo show {run}, trgrpo why E1 {run}, open {run}/report.html")
     return code
 
 
@@ -225,7 +231,7 @@ def _measure(job: Job, run: Path | None, *, json: bool) -> int:
         show_json(_measured(found))
     else:
         show(str(found))
-    return ended_with(found.stop_reason, _shown(run) if run is not None else None)
+    return ended_with(found.stop_reason, shortest(run) if run is not None else None)
 
 
 def _measured(found: Any) -> dict[str, Any]:
@@ -243,14 +249,6 @@ def _measured(found: Any) -> dict[str, Any]:
         "per_attempt": dataclasses.asdict(found.per_attempt),
         "examples": found.rows(),
     }
-
-
-def _shown(run: Path) -> Path:
-    """The run's directory as it is shortest to type."""
-    try:
-        return run.absolute().relative_to(Path.cwd())
-    except ValueError:
-        return run
 
 
 def _set_name(on: str) -> str:

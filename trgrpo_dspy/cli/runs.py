@@ -16,7 +16,7 @@ import dspy
 from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.evaluation.evaluate import compare, evaluate
 from trgrpo_dspy.evaluation.options import EvaluationOptions
-from trgrpo_dspy.events import Event, RunStarted
+from trgrpo_dspy.events import Event, RunEnded, RunStarted
 from trgrpo_dspy.failures.secrets import remember, secrets_of
 from trgrpo_dspy.offline import NOTICE, offline_lm
 from trgrpo_dspy.optimizer import TrainingFreeGRPO
@@ -27,7 +27,7 @@ from .data import examples_from
 from .errors import ExitCode, InputError
 from .job import FILE, Job
 from .settings import built
-from .sources import RUNS, read_source, write_text
+from .sources import RUNS, read_source, shortest, write_text
 from .target import SETS, Target, load_target
 
 __all__ = [
@@ -74,15 +74,19 @@ def subject_of(job: Job) -> Subject:
     target = load_target(job.target)
     program = target.program
     sets = {
-        name: examples_from(job.data[name], program, job.inputs) if name in job.data else target.examples(name) or []
+        name: examples_from(job.data[name], program, job.inputs, job.columns)
+        if name in job.data
+        else target.examples(name) or []
         for name in SETS
     }
     return Subject(target, program, sets)
 
 
 @contextmanager
-def models_of(job: Job, program: dspy.Module) -> Iterator[dspy.BaseLM | None]:
+def models_of(job: Job, program: dspy.Module, *, called: bool = True) -> Iterator[dspy.BaseLM | None]:
     """Set the job's LM for what is done inside; gives the LM of the reflection, None where it is the same.
+
+    Without `called` nothing is said of the built-in model.
 
     Raises:
         InputError: No LM is named or configured.
@@ -91,7 +95,8 @@ def models_of(job: Job, program: dspy.Module) -> Iterator[dspy.BaseLM | None]:
         raise InputError("--offline is the built-in model: leave it out, or --model")
     own = [p.lm for _, p in program.named_sub_modules(dspy.Predict) if p.lm is not None]
     if job.offline:
-        note(f"offline: {NOTICE}")
+        if called:
+            note(f"offline: {NOTICE}")
         lm: Any = offline_lm(seed=int(job.options.get("seed", "0")))
     elif job.model:
         lm = language_model(job.model, job.lm)
@@ -152,19 +157,24 @@ class _Keep:
 
     job: Job
     run: Path
+    left_out: set[str]
+    """Takes the verdict, which is shown with the results and need not be a log line too."""
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, RunEnded):
+            self.left_out.add(event.verdict)
         if isinstance(event, RunStarted):
             write_text(self.run / FILE, self.job.to_json())
             (self.run / FILE).chmod(0o600)
 
 
-def run_compile(job: Job, run: Path | None) -> Path:
+def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
     """Compile a job's program; gives the run's directory, which holds all that was found.
 
     Args:
         job: The job.
         run: The run's directory; None makes a new one.
+        left_out: Takes the lines of the log that are shown with the results.
 
     Raises:
         FatalError: Nothing can go on; what was found until then is saved.
@@ -181,14 +191,17 @@ def run_compile(job: Job, run: Path | None) -> Path:
             subject.program, trainset=trainset, valset=valset
         )  # refuses what can't be used before a directory is made
         run = run or new_run(subject.target.stem)
-        optimizer = TrainingFreeGRPO(metric=metric, log_dir=run, callbacks=[*listeners, _Keep(job, run)], **options)
+        optimizer = TrainingFreeGRPO(
+            metric=metric, log_dir=run, callbacks=[*listeners, _Keep(job, run, left_out)], **options
+        )
         sets = f"{len(trainset)} training and {len(valset or ())} validation examples"
-        note(f"{run}: {sets}, about {expected.calls:,.0f} LM calls, at most {expected.at_most:,.0f}")
+        note(f"{shortest(run)}: {sets}, about {expected.calls:,.0f} LM calls, at most {expected.at_most:,.0f}")
         try:
             compiled = optimizer.compile(subject.program, trainset=trainset, valset=valset)
         except FatalError as error:
             if job.save and isinstance(error.program, dspy.Module):
                 _save(error.program, job.save)
+            note(f"what was paid for is kept; once it is mended, go on with: trgrpo resume {shortest(run)}")
             raise
         if job.save:
             _save(compiled, job.save)
@@ -215,7 +228,7 @@ def run_measure(job: Job, run: Path | None) -> Any:
         programs.insert(0, subject.program)
     with models_of(job, subject.program):
         if run is not None:
-            options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), _Keep(job, run)]}
+            options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), _Keep(job, run, set())]}
         note(f"{len(devset)} examples, {options.get('k', 1)} attempts each")
         if job.verb == "compare":
             return compare(*programs, devset, metric, **options)

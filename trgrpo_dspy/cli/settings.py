@@ -146,8 +146,8 @@ def _boolean(text: str) -> bool:
 
 
 def _fields_of(cls: type) -> Iterator[OptionText]:
-    """The fields of a dataclass and its bases, in order, with the docstrings below them."""
-    for base in reversed(cls.__mro__):
+    """The fields of a dataclass and then of its bases, with the docstrings below them."""
+    for base in cls.__mro__:
         if "__dataclass_fields__" not in vars(base) or base.__module__ == "builtins":
             continue
         (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(base))).body

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
 from .arguments import (
     AsJson,
     Auto,
+    Columns,
     Inputs,
     LMArguments,
     Model,
@@ -21,6 +24,7 @@ from .arguments import (
     Target,
     Trainset,
     Valset,
+    column_names,
     given,
     names,
     option_texts,
@@ -43,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, such as my_task.py.")] = "my_task.py",
+    file: Annotated[str, typer.Argument(help="The file to write, such as my_task.py.")] = "my_task.py",
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write a target that runs as it stands.
@@ -63,7 +67,7 @@ def init(
 
 
 def doctor(
-    target: Annotated[str, typer.Argument(metavar="[TARGET]", help="A target to check too.")] = "",
+    target: Annotated[str, typer.Argument(help="A target to check too.")] = "",
     model: Model = "",
     reflection_model: ReflectionModel = "",
     offline: Offline = False,
@@ -100,6 +104,7 @@ def estimate(
     trainset: Trainset = "",
     valset: Valset = "",
     inputs: Inputs = "",
+    columns: Columns = "",
     json: AsJson = False,
 ) -> None:
     """Say what compile would take, before it spends anything.
@@ -123,11 +128,12 @@ def estimate(
         options=option_texts(set_, auto=auto),
         data=given(trainset=trainset, valset=valset),
         inputs=names(inputs),
+        columns=column_names(columns),
     )
     subject = subject_of(job)
-    metric = subject.target.metric
-    with logged(), models_of(job, subject.program) as reflection:
-        optimizer = TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **built(TrainingFreeGRPO, job.options))
+    metric, settings = subject.target.metric, built(TrainingFreeGRPO, job.options)
+    with logged(), models_of(job, subject.program, called=sample > 0) as reflection:
+        optimizer = TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **settings)
         found = optimizer.estimate(
             subject.program,
             trainset=subject.examples("trainset"),
@@ -143,7 +149,7 @@ def estimate(
 
 
 def options(
-    verb: Annotated[str, typer.Argument(metavar="[compile|evaluate]", help="Whose options.")] = "compile",
+    verb: Annotated[str, typer.Argument(metavar="compile|evaluate", help="Whose options.")] = "compile",
     json: AsJson = False,
 ) -> None:
     """List every option that --set takes.
@@ -162,5 +168,5 @@ def options(
     if json:
         show_json([dataclasses.asdict(text) for text in texts])
         return
-    rows = [[text.name, text.default, text.meaning] for text in texts]
-    show(column_table(["option", "default", "meaning"], rows, wide=(2,)))
+    for text in texts:
+        show(f"{text.name}={text.default}", Padding(Text(text.meaning), (0, 0, 1, 4)))

@@ -18,7 +18,7 @@ from trgrpo_dspy.library.exchange import FORMATS, guess_format
 
 from .errors import InputError
 
-__all__ = ["Source", "is_run", "newest_run", "read_source", "run_directory", "write_text"]
+__all__ = ["Source", "is_run", "newest_run", "read_source", "run_directory", "shortest", "write_text"]
 
 RUNS = Path("runs")
 """Where runs are kept that are given no directory."""
@@ -64,9 +64,14 @@ def read_source(name: str, format: str = "") -> Source:
     text = _text_of(path)
     if not format and (state := _state(text)) is not None:
         return Source(path, _read_state(state), "program", text)
-    format = format or guess_format(text, path.name)
+    if path.suffix == ".py":
+        raise InputError(f"{path} is a target; name a library, a saved program or a run's directory")
+    guessed, format = not format, format or guess_format(text, path.name)
     try:
-        return Source(path, FORMATS[format].read(text), format, text)
+        library = FORMATS[format].read(text)
+        if guessed and not library.entries and format == "markdown" and "Next id:" not in text:
+            raise ValueError("it holds no list of experiences")
+        return Source(path, library, format, text)
     except (ValueError, KeyError, TypeError) as error:
         hint = "" if name.endswith((".json", ".md", ".yaml", ".yml")) else "; --format names another format"
         raise InputError(f"{path}: {error}{hint}") from error
@@ -91,6 +96,14 @@ def run_directory(name: str | None) -> Path:
     if not is_run(path):
         raise InputError(f"{name} is no run's directory: it has no events.jsonl")
     return path
+
+
+def shortest(path: Path) -> Path:
+    """The path as it is shortest to type."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
 
 
 def is_run(path: Path) -> bool:

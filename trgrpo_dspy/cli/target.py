@@ -148,7 +148,7 @@ def _import(name: str, folder: Path, path: Path | None) -> ModuleType:
 
 
 def resolve(reference: str) -> Any:
-    """The object of a reference such as `my_task.py:expose` or `package.module:name`; `()` after it calls it."""
+    """The object of a reference such as `my_task.py:expose`; classes, and with `()` functions, are called."""
     name, _, attribute = reference.rpartition(":")
     called = attribute.endswith("()")
     try:
@@ -157,7 +157,7 @@ def resolve(reference: str) -> Any:
             value = getattr(value, part)
     except AttributeError:
         raise InputError(f"{name} has no {attribute.removesuffix('()')!r}") from None
-    return value() if called else value  # type: ignore[operator]
+    return value() if called or isinstance(value, type) else value  # type: ignore[operator]
 
 
 def _where(error: BaseException, target: ModuleType | Path | None) -> str:

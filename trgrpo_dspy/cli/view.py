@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Group as Stack
 from rich.console import RenderableType
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +30,8 @@ NOTICE = (
 )
 _STEPS = 12
 """Steps that the live view shows."""
+_BAR = 60
+"""Characters of its bar."""
 _EDITS = 5
 """Edits that the live view shows."""
 _GROUPS = 3
@@ -106,7 +107,7 @@ def _state(run: RunHistory) -> str:
 
 
 def _step_table(run: RunHistory, last: int | None = None) -> Table:
-    rows = [["input", "", "", "", "", "", _measured(run.measured.get(0))]]
+    rows = [["input", "", "", "", "", "", _measured(run.measured.get(0)) + _returned(run, 0)]]
     for step in run.steps[-last:] if last else run.steps:
         ended = step.ended
         teaching = sum(1 for group in step.groups if group.teaches)
@@ -118,10 +119,14 @@ def _step_table(run: RunHistory, last: int | None = None) -> Table:
                 _edits(step),
                 str(len(step.refused)) if ended is not None else "",
                 str(len(ended.library)) if ended is not None else "",
-                _measured(run.measured.get(step.step)) + (" *" if run.ended and run.ended.step == step.step else ""),
+                _measured(run.measured.get(step.step)) + _returned(run, step.step),
             ]
         )
     return column_table(["", "train", "groups teach", "edits", "refused", "entries", "validation"], rows)
+
+
+def _returned(run: RunHistory, step: int) -> str:
+    return " *" if run.ended is not None and run.ended.step == step else ""
 
 
 def _mean(value: float | None) -> str:
@@ -160,9 +165,14 @@ def entry_view(run: RunHistory, found: EntryHistory, *, everything: bool = False
             f"{_mean(effect.after)} with it ({effect.attempts_after}); other entries came with it."
         )
     groups = found.groups if everything else found.groups[:_GROUPS]
+    before = ""
     for group in groups:
         yield ""
         yield from _group_view(group)
+        if group.compared is not None and (said := group.compared.comparison):
+            together = "together with the group above" if said == before else f": {said}"
+            yield f"compared ({group.teaches}){' ' if said == before else ''}{together}"
+            before = said
     if len(found.groups) > len(groups):
         yield f"\n{len(found.groups) - len(groups)} more groups; --all shows them"
     if run.offline:
@@ -212,8 +222,6 @@ def _group_view(group: Group) -> Iterator[RenderableType]:
         yield f"expected: {group.expected}"
     rows = [[str(r.attempt + 1), _mean(r.score), r.answer or r.error, r.feedback] for r in group.attempts]
     yield column_table(["attempt", "score", "answer", "feedback"], rows, wide=(2, 3))
-    if group.compared is not None and group.compared.comparison:
-        yield f"compared ({group.teaches}): {group.compared.comparison}"
 
 
 # -- while it goes on --------------------------------------------------------------------------------------------------
@@ -227,13 +235,15 @@ def watch_view(run: RunHistory) -> RenderableType:
     calls = spend_text(spent) if spent is not None else f"{sum(r.lm_calls for r in run.attempts):,} calls of attempts"
     parts: list[RenderableType] = [
         Text(printable(f"{run.started.run} {run.log_dir}  {', '.join(run.models)}")),
-        ProgressBar(total=total, completed=done, width=60),
+        Text("█" * (_BAR * done // total) + "░" * (_BAR - _BAR * done // total)),
         Text(f"{done:,} of {total:,} attempts; {', '.join(f'{n} {name}' for name, n in outcomes.items())}; {calls}"),
     ]
     if run.started.run == "compile":
         parts += [Text(""), _step_table(run, _STEPS), Text("")]
         parts += [Text(printable(text)) for text in _news(run)]
     parts += [Text(printable(f"! {notice.text}"), style="yellow") for notice in run.notices[-3:]]
+    if run.offline:
+        parts.append(Text("offline model, no LLM: figures show that the machinery works", style="dim"))
     parts.append(Text(printable(run.ended.verdict if run.ended is not None else _state(run)), style="bold"))
     return Stack(*parts)
 

@@ -6,17 +6,27 @@ A listener of events like any other: what goes wrong in here never ends a run.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from typing import TextIO
 
-from trgrpo_dspy.events import AttemptFinished, Event, Notice, RunEnded, RunStarted, StepEnded, StepStarted
+from trgrpo_dspy.events import (
+    AttemptFinished,
+    Event,
+    LibraryMeasured,
+    Notice,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+)
 from trgrpo_dspy.meter import Meter, total_spend
 
 __all__ = ["Progress"]
 
-_WIDTH = 24
-"""Characters of the bar."""
+_WIDTH = 10
+"""Characters of the bar: with the counts a line of 80."""
 _DRAW_EVERY = 0.2
 """Seconds between two drawings of the bar."""
 _LINE_EVERY = 30.0
@@ -54,7 +64,9 @@ class Progress:
         if isinstance(event, RunEnded):
             self._write(f"{self._name} {'done' if event.stop_reason == 'completed' else event.stop_reason}: ", now)
             self._name = ""  # this line stays
-        elif self._terminal and isinstance(event, (Notice, StepEnded)):  # log lines follow: they get the line
+        elif self._terminal and isinstance(
+            event, (LibraryMeasured, Notice, StepEnded)
+        ):  # log lines follow: they get the line
             self._stream.write("\r\x1b[K")
         elif self._terminal and now - self._last >= _DRAW_EVERY:
             filled = min(_WIDTH, _WIDTH * self._done // max(1, self._total))
@@ -76,7 +88,10 @@ class Progress:
             parts.append(f"${spend.cost:.2f}")
         where = f"{self._where}: " if self._where and not end else ""
         clear = "\r\x1b[K" if self._terminal else ""
-        self._stream.write(f"{clear}{head}{where}{', '.join(parts)}{end}")
+        line = f"{head}{where}{', '.join(parts)}"
+        if not end:  # a line that wraps can't be drawn over
+            line = line[: shutil.get_terminal_size().columns - 1]
+        self._stream.write(f"{clear}{line}{end}")
         self._stream.flush()
 
     def close(self) -> None:

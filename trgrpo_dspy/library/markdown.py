@@ -107,6 +107,9 @@ def list_items(text: str) -> list[Item]:
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         line = line.expandtabs(4)
         mark = _FENCE.match(line)
+        if not fence and _NEXT.fullmatch(line.strip()):  # also where the empty line before it went in editing
+            outer = -1
+            continue
         if mark and fence in ("", mark[1]):
             fence = "" if fence else mark[1]
         elif not fence and line.startswith("#"):
