@@ -30,9 +30,11 @@ from trgrpo_dspy.report.text import visible
 HOSTILE = (
     "</script><script>window.hacked=1</script><img src='https://example.com/x.png' onerror=\"window.hacked=1\">"
     "</textarea><!-- ]]> {{ 7*7 }} {% raw %} --- End of experiences --- [[ ## completed ## ]] "
-    "\x00\x1b[31m\x07 \u202e\u2066 rtl \u05d0\u05d1 \u200b \U000e0041 \ud800 \u2028 &lt;b&gt; javascript:alert(1)"
+    "\x00\x1b[31m\x07 \u202e\u2066 rtl \u05d0\u05d1 \u200b \U000e0041 \ud800 \u2028 &lt;b&gt; javascript:alert(1) "
+    + "W"
+    * 300
 )
-STRUCTURE = {"event", "stage", "outcome", "operation", "id", "teaches", "stop_reason", "run", "shown", "level"}
+STRUCTURE = {"event", "stage", "outcome", "id", "stop_reason", "run", "shown", "level"}
 
 
 class Page(HTMLParser):
@@ -137,14 +139,14 @@ def test_every_text_is_data(hostile_run: Path, history: RunHistory) -> None:
     assert page.tags == plain.tags and page.tags["script"] == 2 and not page.tags["img"]
     assert not [link for link in page.links if not link.startswith("#")]
     assert re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\u2028]", source) is None
-    assert "⟨U+202E⟩" in page.text and "{{ 7*7 }}" in page.text and "␛[31m" in page.text
+    assert "⟨U+202E⟩" in page.text and "{{ 7*7 }}" in page.text and "⟨U+001B⟩[31m" in page.text
     data = json.loads(page.data)
     assert sum("</script><script>" in text for text in data["texts"]) > 20
     assert "</script><script>window" not in source
 
 
 def test_invisible_characters_show_and_scripts_of_people_stay() -> None:
-    assert visible("a\x00b\x7f\u202ec\r\nd\re") == "a␀b⟨U+007F⟩⟨U+202E⟩c\nd␍\ne"
+    assert visible("a\x00b\x7f\u202ec\r\nd\re") == "a⟨U+0000⟩b⟨U+007F⟩⟨U+202E⟩c\nd⟨U+000D⟩e"
     kept = "\u0645\u06cc\u200c\u062e क्\u200dष 👩\u200d💻 \u05d0\u05d1 ก็ é\n\tx"
     assert visible(kept) == kept
 
@@ -271,6 +273,8 @@ def test_hostile_texts_do_nothing_in_a_browser(hostile_run: Path, opened: Any) -
         page.locator("#shown-title:focus").wait_for()
         assert "</script><script>window.hacked=1" in page.inner_text("#shown")
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("[window.hacked, document.scripts.length, document.images.length]") == [None, 2, 0]
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 __all__ = ["count", "duration", "finalize", "first_line", "money", "number", "score", "share", "signed", "visible"]
 
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 """Controls, separators, what reorders text or has no width. Joiners stay: Persian, Hindi and emoji need them."""
@@ -23,13 +23,11 @@ _MISSING = "–"  # noqa: RUF001 (a dash is what tables show for nothing)
 
 def visible(text: str) -> str:
     """The text with every invisible character shown as its code."""
-    text = text.replace("\r\n", "\n")
-    return text if text.isprintable() else _INVISIBLE.sub(_shown, text.replace("\r", "\u240d\n"))
+    return text if text.isprintable() else _INVISIBLE.sub(_shown, text.replace("\r\n", "\n"))
 
 
 def _shown(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    return chr(0x2400 + code) if code < 0x20 else f"\u27e8U+{code:04X}\u27e9"
+    return f"\u27e8U+{ord(found.group()):04X}\u27e9"
 
 
 def finalize(value: Any) -> Any:
