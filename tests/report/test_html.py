@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections import Counter
@@ -19,10 +20,10 @@ from jinja2.utils import htmlsafe_json_dumps
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
-from trgrpo_dspy.events import EditApplied
+from trgrpo_dspy.events import EditApplied, RunEnded
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.library.entries import as_written
-from trgrpo_dspy.report import RunHistory, read_run, write_report
+from trgrpo_dspy.report import RunHistory, html, read_run, write_report
 from trgrpo_dspy.report.html import render_report
 from trgrpo_dspy.report.payload import payload
 from trgrpo_dspy.report.text import visible
@@ -186,6 +187,25 @@ def test_runs_of_every_other_kind_have_a_report(tmp_path: Path) -> None:
         assert "Offline model." in page.text and page.tags["section"] >= 4
 
 
+def test_a_directory_below_home_and_a_program_that_changes_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def moving(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        os.chdir("/")
+        return exact(example, prediction)
+
+    for name in ("~/below", "relative"):
+        os.chdir(tmp_path)
+        with dspy.context(lm=scripted_lm()):
+            optimizer = TrainingFreeGRPO(metric=moving, num_epochs=1, group_size=2, log_dir=name)
+            optimizer.compile(dspy.Predict(Triage), trainset=examples(2))
+        assert (tmp_path / name.removeprefix("~/") / "report.html").exists()
+    assert read_run("~/below").log_dir == tmp_path / "below"
+
+
 def test_a_report_that_can_not_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "report.html").mkdir()
     with caplog.at_level(logging.WARNING), dspy.context(lm=scripted_lm()):
@@ -193,6 +213,15 @@ def test_a_report_that_can_not_be_written_only_warns(tmp_path: Path, caplog: pyt
         compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(2))
     assert compiled.detailed_results.stop_reason == "completed"
     assert "report" in caplog.text
+
+
+def test_a_run_with_too_many_events_leaves_the_report_to_its_user(
+    run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(html, "_LARGEST_LOG", -1)
+    monkeypatch.setattr(html, "write_report", lambda log_dir: pytest.fail("written"))
+    html.report_at_end(run[0])(RunEnded(stop_reason="completed", verdict=""))
+    assert "`trgrpo report` reads them" in caplog.text
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------

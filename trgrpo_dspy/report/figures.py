@@ -48,7 +48,7 @@ def write_figures(log_dir: str | os.PathLike[str], directory: str | os.PathLike[
         JournalError: The log holds no run yet, or can't be read.
     """
     history = read_run(log_dir)
-    folder = Path(log_dir) / "figures" if directory is None else Path(directory)
+    folder = history.log_dir / "figures" if directory is None else Path(directory).expanduser()
     returned = history.ended.step if history.ended is not None else None
     files: list[Path] = []
     for curve in curves(history):

@@ -119,14 +119,15 @@ def read_run(log_dir: str | os.PathLike[str]) -> RunHistory:
         JournalError: The log holds no run yet, or can't be read.
         SchemaVersionError: It was written by a newer version.
     """
-    found = [event for record in read_events(Path(log_dir) / "events.jsonl") if (event := _event(record))]
+    directory = Path(log_dir).expanduser()
+    found = [event for record in read_events(directory / "events.jsonl") if (event := _event(record))]
     begins = [i for i, event in enumerate(found) if isinstance(event, events.RunStarted)]
     if not begins:
         raise JournalError(f"{os.fspath(log_dir)!r} holds no run yet: its events.jsonl does not say that one began")
     story = _Story(found[begins[-1] :])
     (started,) = story.all(events.RunStarted)
     return RunHistory(
-        Path(log_dir),
+        directory,
         started,
         tuple(_step(begun, story, started) for begun in story.all(events.StepStarted)),
         {step: Measured(step, tuple(story.measured[step]), story.results.get(step)) for step in sorted(story.measured)},

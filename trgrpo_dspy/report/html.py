@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 9_500_000
 """Bytes of the page at most; what the rest of it leaves is for the texts of attempts."""
-_LARGEST_LOG = 500_000_000
-"""Bytes of events up to which a run writes its report by itself: reading them takes 3 times as much memory."""
+_LARGEST_LOG = 500
+"""Megabytes of events up to which a run writes its report by itself: reading them takes 3 times as much memory."""
 
 
 def write_report(log_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -65,23 +65,24 @@ def write_report(log_dir: str | os.PathLike[str], path: str | os.PathLike[str] |
         JournalError: The log holds no run yet, or can't be read.
         SchemaVersionError: The log was written by a newer version.
     """
-    file = Path(log_dir) / "report.html" if path is None else Path(path)
-    write_atomically(file, render_report(read_run(log_dir)))
+    history = read_run(log_dir)
+    file = history.log_dir / "report.html" if path is None else Path(path).expanduser()
+    write_atomically(file, render_report(history))
     return file
 
 
 def report_at_end(log_dir: str | os.PathLike[str]) -> Listener:
     """A listener that writes the report once the run has ended; to be called after the one that keeps the events."""
+    directory = Path(log_dir).expanduser().absolute()  # the program may change the working directory
 
     def write_report_of_run(event: Event) -> None:
         if not isinstance(event, RunEnded):
             return
-        if (size := (Path(log_dir) / "events.jsonl").stat().st_size) > _LARGEST_LOG:
-            logger.warning(
-                "no report was written: the events have %d MB; write_report(%r) reads them", size // 10**6, log_dir
-            )
+        megabytes = (directory / "events.jsonl").stat().st_size // 10**6
+        if megabytes > _LARGEST_LOG:
+            logger.warning("no report was written: the events have %d MB; `trgrpo report` reads them", megabytes)
         else:
-            logger.info("report: %s", write_report(log_dir))
+            logger.info("report: %s", write_report(directory))
 
     return write_report_of_run
 
