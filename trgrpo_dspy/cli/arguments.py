@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import InputError
+from .sources import RUNS, is_run
 
 __all__ = [
     "AsJson",
@@ -20,6 +21,7 @@ __all__ = [
     "Model",
     "Offline",
     "Out",
+    "Price",
     "ReflectionModel",
     "Run",
     "Set",
@@ -34,6 +36,19 @@ __all__ = [
     "pairs",
 ]
 
+
+def _runs_beginning(incomplete: str) -> list[str]:
+    return [str(path) for path in sorted(RUNS.glob("*")) if is_run(path) and str(path).startswith(incomplete)]
+
+
+def _options_beginning(incomplete: str) -> list[str]:
+    from trgrpo_dspy.learning.options import LearningOptions
+
+    from .settings import texts_of
+
+    return [f"{text.name}=" for text in texts_of(LearningOptions) if text.name.startswith(incomplete)]
+
+
 _DATA = "in place of the target's: a .jsonl, .json, .csv or .parquet file, or owner/name:split on the hub"
 
 Target = Annotated[str, typer.Argument(help="A .py file or module with program, metric, trainset, valset, testset.")]
@@ -44,10 +59,20 @@ LMArguments = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use the built-in model, no LLM: no key, no network.")]
 Set = Annotated[
-    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Any option by name; `trgrpo options` lists them.")
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any option by name; `trgrpo options` lists them.",
+        autocompletion=_options_beginning,
+    ),
 ]
 Auto = Annotated[str, typer.Option(metavar="light|medium|heavy", help="How much to spend on learning.")]
 MaxCost = Annotated[float | None, typer.Option(help="US dollars at most.")]
+Price = Annotated[
+    str,
+    typer.Option(metavar="PROMPT,REPLY", help="US dollars per million tokens, if the model's price is unknown."),
+]
 LogDir = Annotated[str, typer.Option(help="The run's directory.")]
 Trainset = Annotated[str, typer.Option(metavar="DATA", help=f"Training examples {_DATA}.")]
 Valset = Annotated[str, typer.Option(metavar="DATA", help="Validation examples, likewise.")]
@@ -57,7 +82,10 @@ Columns = Annotated[
     str, typer.Option(metavar="FIELD=COLUMN,...", help="The column of a field, where the data name it otherwise.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for a script.")]
-Run = Annotated[str | None, typer.Argument(help="A run's directory; by default the newest in runs/.")]
+Run = Annotated[
+    str | None,
+    typer.Argument(help="A run's directory; by default the newest in runs/.", autocompletion=_runs_beginning),
+]
 Format = Annotated[str, typer.Option(help="Format of the file; by default guessed. `trgrpo export --help` lists them.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Where to write; by default the screen.")]
 

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich import box
@@ -113,14 +113,15 @@ def _steps(entry: Experience) -> str:
 
 @contextmanager
 def logged(level: int = logging.INFO) -> Iterator[set[str]]:
-    """The package's log lines on standard error while a command runs; gives the set of lines to leave out."""
+    """The package's log lines, and what programs print, on standard error; gives the set of lines to leave out."""
     handler = _OnStandardError()
     logger = logging.getLogger("trgrpo_dspy")
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)
     try:
-        yield handler.left_out
+        with redirect_stdout(sys.stderr):  # standard output is for results alone
+            yield handler.left_out
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)

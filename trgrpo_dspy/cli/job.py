@@ -37,6 +37,8 @@ class Job(Saved):
     """Likewise, of the reflection."""
     lm: dict[str, str] = field(default_factory=dict)
     """Arguments of `dspy.LM`."""
+    price: str = ""
+    """US dollars per million prompt and completion tokens, 'prompt,completion', where the price is not known."""
     offline: bool = False
     """Whether the built-in text model answers."""
     options: dict[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from .arguments import (
     MaxCost,
     Model,
     Offline,
+    Price,
     ReflectionModel,
     Run,
     Set,
@@ -60,6 +61,7 @@ def compile_(
     reflection_model: ReflectionModel = "",
     auto: Auto = "",
     max_cost: MaxCost = None,
+    price: Price = "",
     offline: Offline = False,
     log_dir: LogDir = "",
     save: Save = "",
@@ -84,6 +86,7 @@ def compile_(
         reflection_model=reflection_model,
         lm=pairs(lm, "--lm"),
         offline=offline,
+        price=price,
         options=option_texts(set_, auto=auto, budget__max_cost=max_cost),
         data=given(trainset=trainset, valset=valset),
         inputs=names(inputs),
@@ -100,6 +103,7 @@ def evaluate(
     on: On = "",
     k: Attempts = 1,
     max_cost: MaxCost = None,
+    price: Price = "",
     offline: Offline = False,
     log_dir: LogDir = "",
     save: Annotated[str, typer.Option(metavar="FILE", help="Where to save all attempts (.json).")] = "",
@@ -122,6 +126,7 @@ def evaluate(
         model=model,
         lm=pairs(lm, "--lm"),
         offline=offline,
+        price=price,
         options=option_texts(set_, k=k if k != 1 else None, budget__max_cost=max_cost),
         data=given(testset=testset, valset=valset),
         inputs=names(inputs),
@@ -141,6 +146,7 @@ def compare(
     on: On = "",
     k: Attempts = 1,
     max_cost: MaxCost = None,
+    price: Price = "",
     offline: Offline = False,
     log_dir: LogDir = "",
     set_: Set = [],  # noqa: B006
@@ -164,6 +170,7 @@ def compare(
         model=model,
         lm=pairs(lm, "--lm"),
         offline=offline,
+        price=price,
         options=option_texts(set_, k=k if k != 1 else None, budget__max_cost=max_cost),
         data=given(testset=testset, valset=valset),
         inputs=names(inputs),
@@ -176,6 +183,7 @@ def compare(
 def resume(
     run: Run = None,
     max_cost: MaxCost = None,
+    price: Price = "",
     set_: Set = [],  # noqa: B006
     json: AsJson = False,
 ) -> int:
@@ -190,7 +198,8 @@ def resume(
 
     directory = run_directory(run).absolute()
     job = read_job(directory)
-    job = replace(job, options={**job.options, **option_texts(set_, budget__max_cost=max_cost)})
+    changed = option_texts(set_, budget__max_cost=max_cost)
+    job = replace(job, options={**job.options, **changed}, price=price or job.price)
     with inside(job.folder):
         if job.verb == "compile":
             return _compile(job, directory, json=json)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,20 @@ def language_model(name: str, arguments: Mapping[str, str]) -> dspy.LM:
     return lm
 
 
+def _priced(options: Mapping[str, Any], job: Job, *lms: Any) -> dict[str, Any]:
+    """The options with the price that was given, for the LMs of the job; the built-in model costs nothing."""
+    text = "0,0" if job.offline else job.price
+    budget = options.get("budget")
+    if not text or budget is None:
+        return dict(options)
+    try:
+        prompt, reply = map(float, text.split(","))
+    except ValueError:
+        raise InputError(f"--price {text}: write two amounts, prompt and reply, as in --price 0.15,0.60") from None
+    prices = {lm.model: (prompt, reply) for lm in (*lms, dspy.settings.lm) if lm is not None}
+    return {**options, "budget": replace(budget, prices=prices)}
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -186,7 +200,7 @@ def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
     valset = (subject.sets["valset"] or None) if metric is not None else None
     with models_of(job, subject.program) as reflection:
         listeners = options.pop("callbacks", ())
-        options["reflection_lm"] = reflection
+        options = {**_priced(options, job, reflection), "reflection_lm": reflection}
         expected = TrainingFreeGRPO(metric=metric, **options).estimate(
             subject.program, trainset=trainset, valset=valset
         )  # refuses what can't be used before a directory is made
@@ -201,6 +215,8 @@ def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
         except FatalError as error:
             if job.save and isinstance(error.program, dspy.Module):
                 _save(error.program, job.save)
+            if "prices=" in str(error):
+                note("no price is known for a model: pass --price 0.15,0.60, or cap with --set budget.max_lm_calls=500")
             note(f"what was paid for is kept; once it is mended, go on with: trgrpo resume {shortest(run)}")
             raise
         if job.save:
@@ -227,6 +243,7 @@ def run_measure(job: Job, run: Path | None) -> Any:
     if job.verb == "compare" and len(programs) == 1:
         programs.insert(0, subject.program)
     with models_of(job, subject.program):
+        options = _priced(options, job)
         if run is not None:
             options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), _Keep(job, run, set())]}
         note(f"{len(devset)} examples, {options.get('k', 1)} attempts each")

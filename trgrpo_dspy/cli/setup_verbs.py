@@ -130,7 +130,8 @@ def estimate(
         inputs=names(inputs),
         columns=column_names(columns),
     )
-    subject = subject_of(job)
+    with logged():
+        subject = subject_of(job)
     metric, settings = subject.target.metric, built(TrainingFreeGRPO, job.options)
     with logged(), models_of(job, subject.program, called=sample > 0) as reflection:
         optimizer = TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **settings)

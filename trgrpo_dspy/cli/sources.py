@@ -18,7 +18,7 @@ from trgrpo_dspy.library.exchange import FORMATS, guess_format
 
 from .errors import InputError
 
-__all__ = ["Source", "is_run", "newest_run", "read_source", "run_directory", "shortest", "write_text"]
+__all__ = ["RUNS", "Source", "is_run", "newest_run", "read_source", "run_directory", "shortest", "write_text"]
 
 RUNS = Path("runs")
 """Where runs are kept that are given no directory."""
