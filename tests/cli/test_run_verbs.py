@@ -74,6 +74,10 @@ def test_evaluate_and_compare(compiled: Command) -> None:
         (["compile", "my_task.py", "--offline", "--trainset", "no.jsonl"], "no.jsonl is not there"),
         (["compile", "my_task.py", "--model", "openai/x", "--lm", "api_key=sk-12345678901234"], "environment variable"),
         (["compile", "my_task.py", "--modle", "x"], "--model"),
+        (["compile", "my_task.py", "--price", "x", "--model", "openai/x", "--max-cost", "1"], "--price 0.15,0.60"),
+        (["compile"], "See: trgrpo compile --help"),
+        (["init", "json.py"], "would hide the module json"),
+        (["why", "E1", "."], "has no events.jsonl"),
         (["complie"], "Did you mean 'compile'"),
         (["compare", "my_task.py", "no.json", "--offline"], "no.json is not there"),
         (["evaluate", "my_task.py", "--offline", "--on", "dev"], "train, val or test is wanted"),
@@ -122,6 +126,21 @@ def test_a_target_of_functions_in_a_package_and_as_a_module(trgrpo: Command) -> 
     )
     for target in ("pack/task.py", "pack.task"):
         assert json.loads(trgrpo("evaluate", target, "--offline", "--json").stdout)["k"] == 1
+
+
+def test_what_programs_print_is_no_result_and_a_price_lets_a_cost_be_capped(trgrpo: Command) -> None:
+    path = Path("my task.py")
+    path.write_text("print('from the target')\n" + Path("my_task.py").read_text())
+    done = trgrpo("compile", "my task.py", "--offline", "--auto", "light", "--max-cost", "1", "--json")
+    assert json.loads(done.stdout)["run"] == "runs/my_task-1"
+    assert "from the target" in done.stderr
+
+
+def test_a_run_that_was_started_from_python_says_how_it_goes_on(compiled: Command) -> None:
+    Path("runs/my_task-1/command.json").unlink()
+    assert "Run the same lines of Python again" in compiled("resume", code=2).stderr
+    Path("runs/my_task-1/command.json").write_text('{"schema_version": 99}')
+    assert "upgrade trgrpo-dspy" in compiled("resume", code=2).stderr
 
 
 def test_models_are_made_of_texts_without_secrets() -> None:

@@ -110,7 +110,7 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
         name, sign, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not sign or not name:
-            raise InputError(f"{option} {text}: write {option} name=value, e.g. {option} group_size=8")
+            raise InputError(f"{option} {text}: write {option} name=value")
         if name in found:
             raise InputError(f"{option} {name} is given twice; leave one out")
         found[name] = value.strip()

@@ -55,7 +55,10 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, KeyboardInterrupt):
         return Problem("interrupted", ExitCode.INTERRUPTED)
     if callable(usage := getattr(error, "format_message", None)):  # an error in the use of a command, typer's own
-        return Problem(_line(usage()), ExitCode.INPUT)
+        path = getattr(getattr(error, "ctx", None), "command_path", "")
+        said = _line(usage())
+        said += "" if said[-1:] in ".?)" else "."
+        return Problem(said + (f" See: {path} --help" if path else ""), ExitCode.INPUT)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return Problem(_line(f"{where}{error.strerror}"), ExitCode.INPUT)

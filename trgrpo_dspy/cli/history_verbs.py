@@ -11,6 +11,7 @@ import typer
 
 from .arguments import AsJson, Run
 from .console import note, show, show_json
+from .errors import InputError
 from .sources import run_directory
 
 __all__ = ["register"]
@@ -39,6 +40,8 @@ def why(
     from .view import entry_data, entry_view
 
     history = read_run(run_directory(run))
+    if history.started.run != "compile":
+        raise InputError(f"{history.log_dir} is {history.started.run!r} and has no entries; name a run of compile")
     id = entry.strip("[] ").upper()
     found = history.entry_history(id if id.startswith("E") else f"E{id}")
     if json:

@@ -46,7 +46,7 @@ Save = Annotated[
 On = Annotated[
     str, typer.Option("--on", metavar="train|val|test", help="The set to measure on; by default test, else val.")
 ]
-Attempts = Annotated[int, typer.Option("-k", help="Attempts at each example.")]
+Attempts = Annotated[int, typer.Option("-k", min=1, help="Attempts at each example.")]
 
 
 def register(app: typer.Typer) -> None:

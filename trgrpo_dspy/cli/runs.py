@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -155,9 +156,9 @@ def _value(text: str) -> Any:
 
 def new_run(stem: str) -> Path:
     """Make the directory of a new run: `runs/NAME-1`, the next number where that is taken."""
-    number = 1
+    number, name = 1, re.sub(r"[^\w.-]+", "_", stem)  # no name that a shell would want quoted
     while True:
-        path = RUNS / f"{stem}-{number}"
+        path = RUNS / f"{name}-{number}"
         try:
             path.mkdir(parents=True)
             return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,8 @@ def init(
     path = Path(file).expanduser()
     if path.suffix != ".py":
         raise InputError(f"{file}: the name must end in .py")
+    if path.stem in {*sys.stdlib_module_names, "dspy", "trgrpo_dspy"}:
+        raise InputError(f"{file} would hide the module {path.stem}; choose another name")
     if path.exists() and not force:
         raise InputError(f"{file} is there already; choose another name, or --force")
     template = files("trgrpo_dspy.cli").joinpath("my_task.txt").read_text(encoding="utf-8")
@@ -97,7 +100,7 @@ def estimate(
     model: Model = "",
     reflection_model: ReflectionModel = "",
     auto: Auto = "",
-    sample: Annotated[int, typer.Option(help="Trial attempts to make (paid for), for tokens and cost.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, help="Trial attempts to make (paid for), for tokens and cost.")] = 0,
     offline: Offline = False,
     set_: Set = [],  # noqa: B006
     lm: LMArguments = [],  # noqa: B006

@@ -121,9 +121,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; its mode stays.
 
     Raises:
+        InputError: Its directory is not there.
         OSError: It can't be written.
     """
     path = path.expanduser().resolve()
+    if not path.parent.is_dir():
+        raise InputError(f"{path} can't be written: its directory is not there")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
