@@ -50,6 +50,8 @@ class Taught:
     """A line a step; empty for arms that take none."""
     stop_reason: str = "completed"
     """Why learning ended."""
+    warnings: tuple[str, ...] = ()
+    """What the optimizer warned of, such as groups without a contrast."""
 
 
 class DistilLessons(dspy.Signature):
@@ -139,7 +141,7 @@ def _told(compiled: dspy.Module) -> Taught:
     """What `compile` returns, as a record."""
     results: DetailedResults = compiled.detailed_results
     last = results.steps[-1].library if results.steps else ExperienceLibrary()
-    return Taught(last, results.spend, results.steps, results.stop_reason)
+    return Taught(last, results.spend, results.steps, results.stop_reason, results.warnings)
 
 
 # -- experiences written directly --------------------------------------------------------------------------------------

@@ -149,6 +149,8 @@ class Report:
     spend: list[SpendRow] = field(default_factory=list)
     libraries: dict[str, list[str]] = field(default_factory=dict)
     """What each arm learned, an entry each."""
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+    """What each arm's learning warned of."""
     expected: str = ""
     """The estimate."""
     pictures: list[str] = field(default_factory=list)

@@ -185,6 +185,7 @@ class _Experiment:
         )  # fmt: skip
         self.report.curve += curve_of(arm, taught.steps, self._folder(arm) / "learning" / "events.jsonl")
         self.report.libraries[arm] = entries_of(taught.library)
+        self.report.warnings[arm] = list(taught.warnings)
         self._note_spend(arm, taught.spend)
         self._go_on(taught.stop_reason, f"{arm_name(arm)}: learning")
         if arm == "full":

@@ -281,6 +281,7 @@ def _libraries(report: Report) -> str:
         lines = "\n".join(entries) or "(nothing)"
         note = f"\n\n{_REPEATS}" if report.plan.offline and arm == "written" else ""
         found.append(f"## What was learned: {arm_name(arm)}{_marked(report.plan)}{note}\n\n```\n{lines}\n```")
+        found += report.warnings.get(arm, [])
     return "\n\n".join(found)
 
 

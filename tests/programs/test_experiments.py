@@ -184,7 +184,9 @@ class TestTables:
 
     def test_an_empty_library_is_said(self) -> None:
         for entries in ([], ["[E1] a"]):
-            text = tables.scores(report_of(plan_of(), libraries={"full": entries}))
+            report = report_of(plan_of(), libraries={"full": entries}, warnings={"full": ["No contrast."]})
+            assert "```\n\nNo contrast.\n" in tables.markdown(report)
+            text = tables.scores(report)
             assert ("Training-Free GRPO: nothing was learned, so its program" in text) == (not entries)
 
     def test_what_is_not_measured_is_a_dash(self) -> None:
