@@ -223,7 +223,8 @@ class TestThePapersForm:
 
     def test_a_single_proposal_needs_no_consolidation(self, lm: dspy.LM) -> None:
         one = (Edit("ADD", text="x"),)
-        assert in_place(paper().consolidate(one, Evidence(), NOTHING)).edits == one and not lm.engine.calls
+        empty = (Edit("ADD"), Edit("MODIFY", "E1"), Edit("KEEP", "E1"))
+        assert in_place(paper().consolidate((*empty, *one), Evidence(), NOTHING)).edits == one and not lm.engine.calls
 
 
 def test_a_comparison_shows_right_examples_for_contrast_by_their_answers_alone(lm: dspy.LM) -> None:

@@ -136,6 +136,8 @@ class Reflector(dspy.Module):
 
     def consolidate(self, proposals: Sequence[Edit], evidence: Evidence, context: Context) -> Steps[Plan]:
         """Merge the proposals of a step into one plan, in a tree where the batch is too large for one prompt."""
+        # Small models fill lists with empty records, which are not worth a call.
+        proposals = [edit for edit in proposals if edit.text or edit.operation == "DELETE"]
         if self.form == "paper" and len(proposals) < 2:
             return Plan(tuple(proposals))
         if not proposals and not evidence.wrong:
