@@ -91,7 +91,8 @@ def _row(report: Report, arm: str, name: str, cell: Cell | None) -> Row:
         scores = {key: getattr(cell, key if "gain" not in key else key.replace("gain", "difference"))
                   for key in _SCORES}  # fmt: skip
         found = {key: None if value is None else 100 * value for key, value in scores.items()}
-        found |= {key: getattr(cell, key) for key in ("tool_calls", "prompt_tokens", "completion_tokens", "cost")}
+        found |= {key: getattr(cell, key) for key in ("prompt_tokens", "completion_tokens", "cost")}
+        found["tool_calls"] = cell.tool_calls if plan.uses_tools else None
         found["failed"] = sum(number for _, number in cell.failures)
         if (fewer := cell.tool_difference) is not None and plan.uses_tools:
             found |= {"tool_difference": fewer.value, "tool_low": fewer.low, "tool_high": fewer.high}
@@ -115,7 +116,7 @@ def _shown(row: Row) -> list[str]:
     tokens = [row.learning_prompt_tokens, row.learning_completion_tokens]
     theirs = "-" if row.paper_cost is None else f"${row.paper_cost:,.0f}"
     if row.paper_prompt_tokens is not None:
-        theirs = f"{_millions(row.paper_prompt_tokens, row.paper_completion_tokens, digits=1)}, {theirs}"
+        theirs = f"{_millions(row.paper_prompt_tokens, row.paper_completion_tokens)}, {theirs}"
     return [
         row.setting, row.program, row.data_set, percent(row.mean, row.low, row.high),
         percent(row.gain, row.gain_low, row.gain_high, sign="+"), percent(row.paper), percent(row.paper_gain, sign="+"),
@@ -125,14 +126,14 @@ def _shown(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def _millions(*tokens: float | None, digits: int = 2) -> str:
-    return " + ".join("?" if t is None else f"{t / 1e6:.{digits}f}" for t in tokens)
+def _millions(*tokens: float | None) -> str:
+    return " + ".join("?" if t is None else f"{t / 1e6:.3g}" for t in tokens)
 
 
 def to_markdown(rows: Iterable[Row]) -> str:
     """The table in Markdown, and what the paper's learning took."""
     rows = list(rows)
-    shown = table(*without_empty(_HEAD, [_shown(row) for row in rows], "paper"))
+    shown = table(*without_empty(_HEAD, [_shown(row) for row in rows]))
     if all(row.paper is None for row in rows):
         return shown
     note = f"Paper: {paper.SOURCE}, {paper.MODEL}; its learning: {paper.LEARNING}. Its fine-tunes: {paper.FINE_TUNED}."
@@ -151,7 +152,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 def to_latex(rows: Sequence[Row]) -> str:
     """A `tabular` of the package `booktabs`; its first lines are comments that say what must be known."""
     lines = [f"% {notice}" for notice in dict.fromkeys(row.notice for row in rows) if notice]
-    head, cells = without_empty(_HEAD, [_shown(row) for row in rows], "paper")
+    head, cells = without_empty(_HEAD, [_shown(row) for row in rows])
     lines += ["% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{lll{'r' * (len(head) - 3)}}}", "\\toprule"]
     lines += [" & ".join(map(escaped, head)) + " \\\\", "\\midrule"]
     before = ""

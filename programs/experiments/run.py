@@ -29,6 +29,7 @@ from .plan import EVALUATION_TEMPERATURE, Limits, Plan, arm_name, claimed, keep_
 from .records import Report, cell_of, curve_of, entries_of, spend_of
 from .tables import markdown
 from .tasks import DataSet, Task, open_task
+from .text import counted
 
 __all__ = ["Refused", "run"]
 
@@ -204,7 +205,7 @@ class _Experiment:
     def _measure(self, arm: str, program: dspy.Module, data_set: DataSet, step: int | None = None) -> None:
         """Measure a program on a data set, k attempts at each problem, at the paper's temperature."""
         when = "" if step is None else f" step {step}"
-        self.say(f"{arm_name(arm)}{when}: {self.plan.k} attempts at each of {data_set.title} ...")
+        self.say(f"{arm_name(arm)}{when}: {counted(self.plan.k, 'attempt')} at each of {data_set.title} ...")
         found = evaluate(
             program, data_set.examples, self.task.metric, self.plan.k, temperature=EVALUATION_TEMPERATURE,
             num_threads=self.limits.threads, rollout_timeout=self.limits.timeout, seed=self.plan.seed,

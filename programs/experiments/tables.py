@@ -11,7 +11,7 @@ from .models import sampling_text
 from .pictures import PICTURES
 from .plan import EVALUATION_TEMPERATURE, ROLLOUT_TEMPERATURE, Plan, arm_name, base
 from .records import OFFLINE, Band, Cell, CurvePoint, Report, SpendRow, learning_of
-from .text import dollars, number, percent, table, without_empty
+from .text import counted, dollars, number, percent, table, without_empty
 
 __all__ = ["markdown", "scores", "spent_in_all"]
 
@@ -66,7 +66,7 @@ def _scores_of(report: Report, name: str, title: str) -> str:
     return "\n\n".join(
         [
             f"## {title}{_marked(plan)}",
-            table(*without_empty(head, rows, "paper")),
+            table(*without_empty(head, rows)),
             " ".join(_notes(report, name, cells, any_of)),
         ]
     )
@@ -75,7 +75,7 @@ def _scores_of(report: Report, name: str, title: str) -> str:
 def _notes(report: Report, name: str, cells: dict[str, Cell], any_of: str) -> list[str]:
     """What must be known to read a data set's table."""
     plan = report.plan
-    notes = ["Tool calls, tokens and dollars are per attempt at a problem."]
+    notes = [f"{'Tool calls, tokens' if plan.uses_tools else 'Tokens'} and dollars are per attempt at a problem."]
     if plan.task != "gym":
         notes.append(f"Paper: {paper.SOURCE}.")
     if plan.mode == "agent":
@@ -141,7 +141,7 @@ def _row(cell: Cell | None, gain: float | None, first: float | None, *more: floa
     return [
         _share(cell.mean, cell.low, cell.high), figures[0],
         _share(cell.difference, cell.difference_low, cell.difference_high, sign="+"),
-        percent(gain, sign="+"), _share(cell.pass_at_k), *figures[1:], number(cell.tool_calls, 1),
+        percent(gain, sign="+"), _share(cell.pass_at_k), *figures[1:], number(cell.tool_calls, 1) if tools else "-",
         _band(cell.tool_difference if tools else None, sign="+"),
         f"{number(cell.prompt_tokens)} + {number(cell.completion_tokens)}", dollars(cell.cost, 4),
     ]  # fmt: skip
@@ -195,8 +195,10 @@ def _spend(report: Report) -> str:
     rows.append(["all", "", *sums, dollars(spent_in_all(report))])
     head = ["program", "stage", "LM calls", "failed", "cut by length", "prompt tokens", "completion tokens", "cost, $"]
     told = table(head, rows)
-    note = f"The paper's learning: {paper.LEARNING}. The rows 'learning in all' are part of the sum already."
-    return f"## What it took{_marked(report.plan)}\n\n{told}\n\n{' '.join([*map(_beside, learned), note])}"
+    notes = [*map(_beside, learned), "The rows 'learning in all' are part of the sum already."]
+    if report.plan.task != "gym":
+        notes.insert(-1, f"The paper's learning: {paper.LEARNING}.")
+    return f"## What it took{_marked(report.plan)}\n\n{told}\n\n{' '.join(notes)}"
 
 
 def spent_in_all(report: Report) -> float | None:
@@ -207,8 +209,8 @@ def spent_in_all(report: Report) -> float | None:
 
 def _beside(row: SpendRow) -> str:
     return (
-        f"{arm_name(row.arm)}: learning took {row.prompt_tokens / 1e6:.2f}M input and "
-        f"{row.completion_tokens / 1e6:.2f}M output tokens, ${dollars(row.cost)}."
+        f"{arm_name(row.arm)}: learning took {row.prompt_tokens:,} input and {row.completion_tokens:,} output tokens, "
+        f"${dollars(row.cost)}."
     )
 
 
@@ -224,7 +226,7 @@ def _curve(report: Report) -> str:
         learned = (
             [
                 _share(point.train_mean, point.train_low, point.train_high),
-                _band(point.tools),
+                _band(point.tools if report.plan.uses_tools else None),
                 f"{100 * point.informative:.0f}%",
             ]
             if point.step
@@ -247,13 +249,15 @@ def _curve(report: Report) -> str:
     note = (
         "" if report.plan.curve else "\n\nWith `--curve` the libraries between the first and the last are measured too."
     )
-    return f"## Learning curve{_marked(report.plan)}\n\n{table(head, rows)}{note}"
+    return f"## Learning curve{_marked(report.plan)}\n\n{table(*without_empty(head, rows))}{note}"
 
 
 def _held_out(report: Report, data_set: str, arm: str, step: int | None) -> tuple[str, str]:
     """Score and tool calls on problems that were not learned from; dashes where that was not measured."""
     cells = [c for c in (*report.cells, *report.along) if (c.data_set, c.arm, c.step) == (data_set, arm, step)]
-    return (_share(cells[0].mean), number(cells[0].tool_calls, 1)) if cells else ("-", "-")
+    if not cells:
+        return "-", "-"
+    return _share(cells[0].mean), number(cells[0].tool_calls, 1) if report.plan.uses_tools else "-"
 
 
 def _settings(report: Report) -> str:
@@ -262,9 +266,9 @@ def _settings(report: Report) -> str:
     lines = [
         f"model {model}, reflection {plan.reflection_model or 'the same'}"
         + (f", judge {plan.judge or 'the same'}" if plan.task == "web" else ""),
-        f"learning: {plan.train} problems, {plan.epochs} epochs, group size {plan.group_size}, temperature "
-        f"{ROLLOUT_TEMPERATURE}; the library after the last step is measured, as in the paper",
-        f"evaluation: {plan.k} attempts at each problem, temperature {EVALUATION_TEMPERATURE}",
+        f"learning: {counted(plan.train, 'problem')}, {counted(plan.epochs, 'epoch')}, group size {plan.group_size}, "
+        f"temperature {ROLLOUT_TEMPERATURE}; the library after the last step is measured, as in the paper",
+        f"evaluation: {counted(plan.k, 'attempt')} at each problem, temperature {EVALUATION_TEMPERATURE}",
         f"seed {plan.seed}",
         *(f"{model}: {sampling_text(plan, model)}" for model in plan.models),
         *([f"agent: at most {plan.max_iters} steps"] if plan.mode == "agent" else []),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["dollars", "escaped", "number", "percent", "table", "without_empty"]
+__all__ = ["counted", "dollars", "escaped", "number", "percent", "table", "without_empty"]
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
           **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
@@ -18,9 +18,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def without_empty(head: Sequence[str], rows: Sequence[Sequence[str]], start: str) -> tuple[list[str], list[list[str]]]:
-    """Leave out the columns whose head starts with a text and which hold nothing but dashes."""
-    kept = [i for i, name in enumerate(head) if not name.startswith(start) or any(row[i] != "-" for row in rows)]
+def without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Leave out the columns of the paper's figures and of tool calls which hold nothing but dashes."""
+    optional = [name.startswith("paper") or "tool calls" in name for name in head]
+    kept = [i for i, may_go in enumerate(optional) if not may_go or any(row[i] != "-" for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
@@ -35,6 +36,11 @@ def percent(value: float | None, low: float | None = None, high: float | None = 
 def number(value: float | None, digits: int = 0) -> str:
     """A number with thousands set apart."""
     return "?" if value is None else f"{value:,.{digits}f}"
+
+
+def counted(value: int, noun: str) -> str:
+    """A number with its noun: '1 epoch', '3 epochs'."""
+    return f"{value:,} {noun}" + ("" if value == 1 else "s")
 
 
 def dollars(value: float | None, digits: int = 2) -> str:
