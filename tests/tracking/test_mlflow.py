@@ -134,6 +134,7 @@ def test_it_works_beside_autolog_whichever_comes_first(patched: bool, whole: boo
         {"comparison", "consolidation", "check"} if whole else set()
     )
     assert {len(trace.data.spans) > 1 for trace in attempts} == {whole}
+    assert all([f"{a.value:g}" for a in trace.info.assessments] == [trace.info.tags["score"]] for trace in attempts)
     after = mlflow.search_traces(locations=[run.info.experiment_id], return_type="list", max_results=1, flush=True)
     assert "afterwards" in str(after[0].data.spans[0].inputs)  # what the run changed about tracing was put back
 

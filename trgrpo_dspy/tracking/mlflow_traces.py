@@ -26,6 +26,7 @@ from mlflow.tracing.provider import is_tracing_enabled, safe_set_span_in_context
 
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.events import AttemptFinished, RunStarted
+from trgrpo_dspy.program.rollout import Rollout
 
 from .spans import labels_here
 
@@ -132,6 +133,7 @@ class AttemptTraces:
             for trace in made:
                 for name in ("score", "outcome"):
                     mlflow.set_trace_tag(trace, name, tags[name])
+                _log_score(trace, event.rollout)
             if not made and (self._continued or not event.replayed):  # a killed process had not sent everything
                 self._log(event, tags, time_ns)
         self._waiting.clear()
@@ -171,19 +173,24 @@ class AttemptTraces:
             experiment_id=self._run.info.experiment_id,
             start_time_ns=time_ns - round(rollout.seconds * 1e9),
         )
-        if rollout.score is not None:
-            with safe_set_span_in_context(span):  # the score of a trace that is under way is sent with the trace
-                mlflow.log_feedback(
-                    trace_id=span.trace_id,
-                    name="score",
-                    value=rollout.score,
-                    rationale=storable(rollout.feedback) or None,
-                    source=AssessmentSource(source_type="CODE", source_id="metric"),
-                )
+        with safe_set_span_in_context(span):  # what is said of a trace that is under way is sent with the trace
+            _log_score(span.trace_id, rollout)
         span.end(
             outputs=storable(rollout.answer or rollout.error),
             status=SpanStatusCode.ERROR if rollout.error else SpanStatusCode.OK,
             end_time_ns=time_ns,
+        )
+
+
+def _log_score(trace: str, rollout: Rollout) -> None:
+    """Log the score as feedback, for which MLflow has a column in its table of traces."""
+    if rollout.score is not None:
+        mlflow.log_feedback(
+            trace_id=trace,
+            name="score",
+            value=rollout.score,
+            rationale=storable(rollout.feedback) or None,
+            source=AssessmentSource(source_type="CODE", source_id="metric"),
         )
 
 
