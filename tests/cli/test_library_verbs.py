@@ -89,6 +89,33 @@ def test_edit_is_written_back(trgrpo: Command, library: str, tmp_path: Path, mon
     assert "nothing was changed" in trgrpo("edit", library).stderr
 
 
+def test_a_list_is_edited_as_it_stands(trgrpo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.md").write_text("# Ours\n\nRead this.\n\n- When wet, red.\n\nThe end.\n")
+    editor(tmp_path / "ed", monkeypatch, "sed -i 's/wet/dry/' \"$1\"")
+    trgrpo("edit", "notes.md")
+    assert (tmp_path / "notes.md").read_text() == "# Ours\n\nRead this.\n\n- When dry, red.\n\nThe end.\n"
+
+
+def test_a_file_that_changes_while_it_is_edited_keeps_both(
+    trgrpo: Command, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor(tmp_path / "ed", monkeypatch, f"echo '- mine' >> \"$1\"; echo >> {library}")
+    assert "by something else meanwhile" in trgrpo("edit", library, code=2).stderr
+    assert Path(library).read_text() == LIBRARY.to_json() + "\n"
+    assert (tmp_path / "library.json.edit.md").read_text().endswith("- mine\n")
+
+
+def test_no_file_of_another_kind_is_written_over(trgrpo: Command, library: str, tmp_path: Path) -> None:
+    for name in ("README.md", "package.json"):
+        (tmp_path / name).write_text('{"mine": 1}\n')
+        assert "is no library" in trgrpo("export", library, "-o", name, code=2).stderr
+        assert "is no library" in trgrpo("import", library, "-o", name, code=2).stderr
+    for verb in ("compile", "evaluate"):
+        done = trgrpo(verb, "my_task.py", "--offline", "--save", "package.json", code=2)
+        assert "holds something else" in done.stderr
+    assert (tmp_path / "package.json").read_text() == '{"mine": 1}\n'
+
+
 def test_an_invalid_edit_loses_nothing(
     trgrpo: Command, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

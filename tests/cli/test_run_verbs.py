@@ -48,7 +48,9 @@ def test_another_command_on_a_run_is_refused_and_keeps_its_record(compiled: Comm
 
 def test_evaluate_and_compare(compiled: Command) -> None:
     plain = json.loads(compiled("evaluate", "my_task.py", "--offline", "--json", "--log-dir", "runs/e").stdout)
-    better = json.loads(compiled("evaluate", "my_task.py", "compiled.json", "--offline", "--json", "-k", "2").stdout)
+    better = json.loads(
+        compiled("evaluate", "my_task.py", "compiled.json", "--offline", "--json", "-k", "2", "--save", "e.json").stdout
+    )
     assert better["score"] > plain["score"] and len(better["examples"][0]["scores"]) == 2
     assert "nothing paid" not in compiled("resume", "runs/e").stderr
     found = json.loads(compiled("compare", "my_task.py", "runs/my_task-1", "--offline", "--json").stdout)

@@ -116,7 +116,7 @@ def _model(name: str, arguments: Mapping[str, str]) -> Iterator[Check]:
     seconds = time.monotonic() - began
     used = lm.history[-1] if lm.history else {}
     cost = used.get("cost") if isinstance(used, dict) else getattr(used, "cost", None)
-    priced = f"${cost:.6f}" if cost else "price unknown: --max-cost needs it, cap --set budget.max_lm_calls instead"
+    priced = f"${cost:.6f}" if cost else "price unknown: --max-cost needs --price; or cap --set budget.max_lm_calls"
     yield Check("ok" if cost else "warn", name, f"answered in {seconds:.1f} s; {priced}")
 
 

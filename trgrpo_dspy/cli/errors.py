@@ -11,8 +11,9 @@ from typing import NamedTuple
 from trgrpo_dspy.errors import FatalError, InfrastructureError, TrainingFreeGRPOError
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.redaction import redact
+from trgrpo_dspy.failures.secrets import blank
 
-__all__ = ["EXIT_CODES", "ExitCode", "Failed", "InputError", "Problem", "problem_of"]
+__all__ = ["EXIT_CODES", "ExitCode", "InputError", "Problem", "problem_of"]
 
 
 class ExitCode(IntEnum):
@@ -39,10 +40,6 @@ class InputError(Exception):
     """What the user gave can't be used; the message is one line and says what to do."""
 
 
-class Failed(Exception):
-    """The run failed; the message is one line and says what to do."""
-
-
 class Problem(NamedTuple):
     """What is said of an error, and what is returned to the shell."""
 
@@ -62,8 +59,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return Problem(_line(f"{where}{error.strerror}"), ExitCode.INPUT)
-    if isinstance(error, (FatalError, InfrastructureError, Failed)):
-        return Problem(_line(str(error)), ExitCode.FAILED)
+    if isinstance(error, (FatalError, InfrastructureError)):  # redacted already, but for advice such as 'api_key=...'
+        return Problem(blank(" ".join(str(error).split())), ExitCode.FAILED)
     if isinstance(error, KeyError) and error.args:  # whose text is quoted
         return Problem(_line(str(error.args[0])), ExitCode.INPUT)
     if isinstance(error, (InputError, TrainingFreeGRPOError, ImportError, TypeError, ValueError)):

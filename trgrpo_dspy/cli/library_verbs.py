@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -97,22 +98,26 @@ def edit(source: SourceName) -> None:
         raise InputError(f"{source} is a run's record; edit a copy: trgrpo export {source} -o library.md")
     found = read_source(source)
     draft = found.path.with_name(f"{found.path.name}.edit.md")
-    before = found.library.to_markdown()
+    is_list = found.format in ("markdown", "list")  # edited as it stands, with all that is no entry
+    before = found.text if is_list else found.library.to_markdown()
     if draft.exists():
         note(f"going on from {draft}, which was kept when it could not be read")
     else:
         write_text(draft, before)
+        shutil.copymode(found.path, draft)
     _call_editor(draft, before)
-    text = draft.read_text(encoding="utf-8", errors="surrogateescape")
     try:
+        text = draft.read_text(encoding="utf-8")
         library = ExperienceLibrary.from_markdown(text)
+        written = text if is_list else found.with_library(library)
     except ValueError as error:
         raise InputError(f"{error}. Nothing was written; your text is kept in {draft}, `edit` again goes on") from error
-    changed = diff(found.library, library)
+    if found.path.read_text(encoding="utf-8-sig") != found.text:
+        raise InputError(f"{found.path} was changed by something else meanwhile; your text is kept in {draft}")
     if text != before:
-        write_text(found.path, found.with_library(library))
+        write_text(found.path, written)
     draft.unlink()
-    _lines(str(changed))
+    _lines(str(diff(found.library, library)))
     note(f"written: {found.path}" if text != before else "nothing was changed")
 
 
@@ -147,11 +152,10 @@ def export(source: SourceName, to: Annotated[str, typer.Option("--format", help=
     """
     library = read_source(source).library
     path = Path(out).expanduser()
-    base = path.read_text(encoding="utf-8-sig") if out and path.exists() else ""
     name = to or ("json" if path.suffix == ".json" else "markdown")
     if name not in FORMATS:
         raise InputError(f"--format {name}: the formats are {', '.join(FORMATS)}")
-    _deliver(FORMATS[name].write(_plain(library), base), out)
+    _deliver(FORMATS[name].write(_plain(library), _base(out, name)), out)
 
 
 def import_(
@@ -168,11 +172,23 @@ def import_(
     found = read_source(file, format)
     note(f"{found.path}: {found.format}, {len(found.library)} experiences")
     written = "markdown" if out.endswith(".md") else "json"
-    _deliver(FORMATS[written].write(_plain(found.library), ""), out)
+    _deliver(FORMATS[written].write(_plain(found.library), _base(out, written)), out)
 
 
 def _plain(library: ExperienceLibrary) -> ExperienceLibrary:
     return ExperienceLibrary(library.entries, library.next_id, library.banned)
+
+
+def _base(out: str, format: str) -> str:
+    """The text of the file that is written to; refuses one whose other text the format would not keep."""
+    path = Path(out).expanduser()
+    if not out or not path.exists():
+        return ""
+    text = path.read_text(encoding="utf-8-sig")
+    ours = {"json": '"next_id"', "markdown": "Next id: E"}
+    if ours.get(format, "") not in text:
+        raise InputError(f"{out} is there and is no library; choose another name, or write into it with --format list")
+    return text
 
 
 def _program(name: str) -> Source:

@@ -48,6 +48,9 @@ On = Annotated[
 ]
 Attempts = Annotated[int, typer.Option("-k", min=1, help="Attempts at each example.")]
 
+_SHOWN = 10
+"""Entries that are shown at the end of a run."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
@@ -91,7 +94,7 @@ def compile_(
         data=given(trainset=trainset, valset=valset),
         inputs=names(inputs),
         columns=column_names(columns),
-        save=_checked_save(save),
+        save=_checked_save(save, '"instructions"'),
     )
     return _compile(job, Path(log_dir).expanduser() if log_dir else None, json=json)
 
@@ -132,7 +135,7 @@ def evaluate(
         inputs=names(inputs),
         columns=column_names(columns),
         on=_set_name(on),
-        save=_checked_save(save),
+        save=_checked_save(save, '"rollouts"'),
     )
     return _measure(job, Path(log_dir).expanduser() if log_dir else None, json=json)
 
@@ -219,7 +222,7 @@ def _compile(job: Job, run: Path | None, *, json: bool) -> int:
     if json:
         show_json({**run_data(history), "run": str(run), "saved": job.save or None})
     else:
-        show(*run_view(history))
+        show(*run_view(history, most=_SHOWN))
     if job.save:
         note(f"saved: {job.save}")
     code = ended_with(history.ended.stop_reason if history.ended is not None else "unfinished", run)
@@ -267,10 +270,13 @@ def _set_name(on: str) -> str:
     return name
 
 
-def _checked_save(path: str) -> str:
+def _checked_save(path: str, holds: str) -> str:
     """Refuse a file that could not be written at the end, before anything is paid for."""
     if path and not path.endswith(".json"):
         raise InputError(f"--save {path}: the name must end in .json")
     if path and not Path(path).expanduser().absolute().parent.is_dir():
         raise InputError(f"--save {path}: its directory is not there; make it first")
+    file = Path(path).expanduser()
+    if path and file.exists() and holds not in file.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"--save {path}: this file is there and holds something else; choose another name")
     return path

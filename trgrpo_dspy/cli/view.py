@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trgrpo_dspy.library import Experience
+from trgrpo_dspy.library import Experience, ExperienceLibrary
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.meter import Spend, total_spend
 from trgrpo_dspy.report.entries import EntryHistory, Moment
@@ -38,8 +38,8 @@ _GROUPS = 3
 """Groups that the history of an entry shows, unless all are asked for."""
 
 
-def run_view(run: RunHistory) -> Iterator[RenderableType]:
-    """A run: its verdict, steps, library and spend."""
+def run_view(run: RunHistory, most: int | None = None) -> Iterator[RenderableType]:
+    """A run: its verdict, steps, library (of `most` entries) and spend."""
     if run.started.run == "compile":
         yield run.ended.verdict if run.ended is not None else _state(run)
         yield ""
@@ -49,7 +49,9 @@ def run_view(run: RunHistory) -> Iterator[RenderableType]:
         yield ""
         yield f"{len(run.library)} experiences, {run.library.tokens:,} tokens"
         if run.library.entries:
-            yield library_table(run.library)
+            yield library_table(ExperienceLibrary(run.library.entries[:most], run.library.next_id))
+        if most and len(run.library) > most:
+            yield f"... and {len(run.library) - most} more: trgrpo show {run.log_dir}"
     else:
         yield f"{run.started.run}: {run.ended.verdict if run.ended is not None else _state(run)}"
     yield ""
@@ -93,7 +95,7 @@ def run_data(run: RunHistory) -> dict[str, Any]:
 
 def spend_text(spend: Spend) -> str:
     """Calls, tokens and cost."""
-    cost = "cost unknown" if spend.cost is None else f"${spend.cost:.2f}"
+    cost = "cost unknown" if spend.cost is None else f"${spend.cost:.2f}" if spend.cost >= 1 else f"${spend.cost:.4f}"
     return (
         f"{spend.calls:,} LM calls ({spend.failed} failed, {spend.retries} retries), {spend.prompt_tokens:,} prompt "
         f"and {spend.completion_tokens:,} completion tokens, {cost}"
@@ -158,6 +160,8 @@ def entry_view(run: RunHistory, found: EntryHistory, *, everything: bool = False
     yield ""
     moments = [row for moment in found.moments for row in _moment(run, moment, found.id)]
     yield column_table(["step", "what", "why"], moments, wide=(2,))
+    if (ended := run.ended) is not None and any(moment.step > ended.step for moment in found.moments):
+        yield f"The library of step {ended.step} was returned: what later steps did is not in it."
     if (effect := found.effect).attempts_after:
         yield ""
         yield (
