@@ -15,7 +15,9 @@ from support.commands import command
 from trgrpo_dspy import ExperienceLibrary
 from trgrpo_dspy.library.exchange import FORMATS
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OWN = "command_line.md"
+"""The page that `tests/cli/test_page.py` runs from an empty directory."""
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != OWN)]
 BLOCK = re.compile(r"```(?:bash|console|sh)\n(.*?)```", re.DOTALL)
 PAID = re.compile(r"--(model|reflection-model|max-cost|lm)[ =]\S+")
 
