@@ -89,11 +89,21 @@ def test_edit_is_written_back(trgrpo: Command, library: str, tmp_path: Path, mon
     assert "nothing was changed" in trgrpo("edit", library).stderr
 
 
+def test_edit_without_an_editor(trgrpo: Command, library: str) -> None:
+    trgrpo("edit", library, "--remove", "E1", "--add", "When new, do.")
+    trgrpo("edit", library, "--ban", "E2", "--pin", "E3")
+    found = ExperienceLibrary.from_json(Path(library).read_text())
+    assert found == LIBRARY.without("E1").add("When new, do.").ban("E2").pin("E3")
+    assert "there is no entry 'E9'; ids: E3" in trgrpo("edit", library, "--remove", "E9", code=2).stderr
+
+
 def test_a_list_is_edited_as_it_stands(trgrpo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.md").write_text("# Ours\n\nRead this.\n\n- When wet, red.\n\nThe end.\n")
     editor(tmp_path / "ed", monkeypatch, "sed -i 's/wet/dry/' \"$1\"")
     trgrpo("edit", "notes.md")
     assert (tmp_path / "notes.md").read_text() == "# Ours\n\nRead this.\n\n- When dry, red.\n\nThe end.\n"
+    trgrpo("edit", "notes.md", "--add", "When cold, blue.")
+    assert (tmp_path / "notes.md").read_text().startswith("# Ours\n\nRead this.\n\n- When dry, red.\n")
 
 
 def test_a_file_that_changes_while_it_is_edited_keeps_both(

@@ -12,9 +12,12 @@ import typer
 from .arguments import AsJson, Run
 from .console import note, show, show_json
 from .errors import InputError
-from .sources import run_directory
+from .sources import is_run, run_directory
 
 __all__ = ["register"]
+
+_PATIENCE = 30.0
+"""Seconds for which a run's first event is waited for."""
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +72,8 @@ def watch(
 
     from .view import run_view, watch_view
 
+    if run is not None and sys.stdout.isatty() and not once:
+        _wait_for(Path(run).expanduser())
     path = run_directory(run)
     history = read_run(path)
     if once or not sys.stdout.isatty():
@@ -87,6 +92,13 @@ def watch(
         note(f"the run goes on; watch it again with: trgrpo watch {path}")
         return
     show(*run_view(history))
+
+
+def _wait_for(path: Path) -> None:
+    """Wait for a run that is just beginning to write its first event."""
+    until = time.monotonic() + _PATIENCE
+    while path.is_dir() and not is_run(path) and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 def report(

@@ -15,7 +15,7 @@ import typer
 from trgrpo_dspy.library import ExperienceLibrary, diff
 from trgrpo_dspy.library.exchange import FORMATS
 
-from .arguments import AsJson, Format, Out
+from .arguments import AsJson, Format, Out, names
 from .console import library_table, line, note, show, show_json
 from .errors import InputError
 from .sources import Source, is_run, read_source, write_text
@@ -86,17 +86,35 @@ def diff_(
         _lines(str(changed))
 
 
-def edit(source: SourceName) -> None:
-    """Edit a library or a saved program in $EDITOR.
+def edit(
+    source: SourceName,
+    remove: Annotated[str, typer.Option(metavar="ID,ID", help="Remove entries.")] = "",
+    ban: Annotated[str, typer.Option(metavar="ID,ID", help="Remove them; learning brings back none like them.")] = "",
+    pin: Annotated[str, typer.Option(metavar="ID,ID", help="Keep entries as they are in learning.")] = "",
+    add: Annotated[str, typer.Option(metavar="TEXT", help="Add an entry.")] = "",
+) -> None:
+    """Edit a library or a saved program.
 
-    The text is checked and written back; one that can't be read is kept beside the file, and the next edit goes on
-    from it. Take lines out, change them, or add `- When ..., ...`.
+    In $EDITOR: take lines out, change them, or add `- When ..., ...`. The text is checked and written back; one that
+    can't be read is kept beside the file, and the next edit goes on from it. With an option no editor is called.
 
-    Example: trgrpo edit compiled.json
+    Example: trgrpo edit compiled.json --remove E1
     """
     if Path(source).expanduser().is_dir():
         raise InputError(f"{source} is a run's record; edit a copy: trgrpo export {source} -o library.md")
     found = read_source(source)
+    if not (remove or ban or pin or add):
+        _edit_text(found)
+        return
+    library = found.library.pin(*names(pin)).without(*names(remove)).ban(*names(ban))
+    library = library.add(add) if add else library
+    write_text(found.path, found.with_library(library))
+    _lines(str(diff(found.library, library)))
+    note(f"written: {found.path}")
+
+
+def _edit_text(found: Source) -> None:
+    """Let the user edit the entries as text, check the text and write it back."""
     draft = found.path.with_name(f"{found.path.name}.edit.md")
     is_list = found.format in ("markdown", "list")  # edited as it stands, with all that is no entry
     before = found.text if is_list else found.library.to_markdown()

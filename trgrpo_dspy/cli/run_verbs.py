@@ -227,7 +227,8 @@ def _compile(job: Job, run: Path | None, *, json: bool) -> int:
         note(f"saved: {job.save}")
     code = ended_with(history.ended.stop_reason if history.ended is not None else "unfinished", run)
     if not code:
-        note(f"next: trgrpo show {run}, trgrpo why E1 {run}, open {run}/report.html")
+        program = (job.save and shortest(Path(job.save))) or run / "program.json"
+        note(f"next: trgrpo why E1, trgrpo edit {program}, open {run}/report.html; plain DSPy loads {program}")
     return code
 
 

@@ -19,6 +19,7 @@ from trgrpo_dspy.evaluation.evaluate import compare, evaluate
 from trgrpo_dspy.evaluation.options import EvaluationOptions
 from trgrpo_dspy.events import Event, RunEnded, RunStarted
 from trgrpo_dspy.failures.secrets import remember, secrets_of
+from trgrpo_dspy.meter import Estimate
 from trgrpo_dspy.offline import NOTICE, offline_lm
 from trgrpo_dspy.optimizer import TrainingFreeGRPO
 from trgrpo_dspy.program.carrying import attach
@@ -39,6 +40,7 @@ __all__ = [
     "models_of",
     "new_run",
     "run_compile",
+    "run_estimate",
     "run_measure",
     "subject_of",
 ]
@@ -54,6 +56,11 @@ class Subject:
     """Its program."""
     sets: Mapping[str, list[dspy.Example]]
     """The sets of examples that there are, by name."""
+
+    @property
+    def valset(self) -> list[dspy.Example] | None:
+        """The validation examples to learn with; without a metric nothing is measured."""
+        return (self.sets["valset"] or None) if self.target.metric is not None else None
 
     def examples(self, name: str) -> list[dspy.Example]:
         """A set of examples.
@@ -183,6 +190,16 @@ class _Keep:
             (self.run / FILE).chmod(0o600)
 
 
+def run_estimate(job: Job, sample: int) -> Estimate:
+    """What compiling a job's program would take; `sample` trial attempts are made."""
+    subject = subject_of(job)
+    metric, settings = subject.target.metric, built(TrainingFreeGRPO, job.options)
+    with models_of(job, subject.program, called=sample > 0) as reflection:
+        return TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **settings).estimate(
+            subject.program, trainset=subject.examples("trainset"), valset=subject.valset, sample=sample
+        )
+
+
 def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
     """Compile a job's program; gives the run's directory, which holds all that was found.
 
@@ -198,7 +215,7 @@ def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
     metric = subject.target.metric
     options = built(TrainingFreeGRPO, job.options)
     trainset = subject.examples("trainset")
-    valset = (subject.sets["valset"] or None) if metric is not None else None
+    valset = subject.valset
     with models_of(job, subject.program) as reflection:
         listeners = options.pop("callbacks", ())
         options = {**_priced(options, job, reflection), "reflection_lm": reflection}

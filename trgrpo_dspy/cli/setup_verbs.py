@@ -116,10 +116,7 @@ def estimate(
 
     Example: trgrpo estimate my_task.py --model openai/gpt-4o-mini --auto light --sample 3
     """
-    from trgrpo_dspy.optimizer import TrainingFreeGRPO
-
-    from .runs import models_of, subject_of
-    from .settings import built
+    from .runs import run_estimate
 
     job = Job(
         "estimate",
@@ -134,16 +131,7 @@ def estimate(
         columns=column_names(columns),
     )
     with logged():
-        subject = subject_of(job)
-    metric, settings = subject.target.metric, built(TrainingFreeGRPO, job.options)
-    with logged(), models_of(job, subject.program, called=sample > 0) as reflection:
-        optimizer = TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **settings)
-        found = optimizer.estimate(
-            subject.program,
-            trainset=subject.examples("trainset"),
-            valset=(subject.sets["valset"] or None) if metric is not None else None,
-            sample=sample,
-        )
+        found = run_estimate(job, sample)
     if json:
         show_json({"calls": found.calls, "at_most": found.at_most, "cost": found.cost, **dataclasses.asdict(found)})
         return

@@ -40,7 +40,8 @@ class Source:
     def with_library(self, library: ExperienceLibrary) -> str:
         """The file's text with another library in it."""
         if self.format != "program":
-            return FORMATS[self.format].write(library, self.text)
+            plain = self.format == "markdown" and "Next id:" not in self.text  # anybody's list, with text around it
+            return FORMATS["list" if plain else self.format].write(library, self.text)
         state = json.loads(self.text)
         _write_state(state, library)
         return json.dumps(state, indent=2, ensure_ascii=False)
