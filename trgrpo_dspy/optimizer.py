@@ -111,7 +111,8 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
         if teacher is not None:
             logger.warning("teacher= is not used: attempts of the student are compared with each other")
         setup = Setup.of(self, student, trainset, valset or (), library)
-        with tracked(self.report_to, setup.save_program) as trackers, self._session(setup, trackers) as session:
+        tracking = tracked(self.report_to, setup.save_program, elsewhere=self.executor is not None)
+        with tracking as trackers, self._session(setup, trackers) as session:
             run = Run(setup, session)
             if (earlier := run.begin()) is not None:
                 return earlier

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import dspy
 import pytest
 from support import ROOT
+from support.tracking import new_store
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -68,9 +69,11 @@ def name_of(page: Path) -> str:
 
 @pytest.mark.filterwarnings("ignore")  # other packages warn of what is theirs
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=name_of)
-def test_every_block_of_a_page_runs(page: Path, anywhere: None) -> None:
+def test_every_block_of_a_page_runs(page: Path, anywhere: None, pytestconfig: pytest.Config) -> None:
     for package in NEEDS.get(page.name, ()):
         pytest.importorskip(package, reason=f"the extra for {package} is not installed")
+    if "mlflow.db" in page.read_text() and pytestconfig.cache is not None:
+        new_store(Path("mlflow.db"), pytestconfig.cache)
     document = READER.parse(page)
     blocks = list(document.examples())
     assert len(blocks) == page.read_text().count("```python\n")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from support.scripted import Triage, examples, scripted_lm, told
+from support.tracking import new_store
 
 from trgrpo_dspy import Budget, TrainingFreeGRPO
 from trgrpo_dspy.program.calling import finished
@@ -26,14 +28,16 @@ def compiled(**options: Any) -> Any:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def store(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("mlflow")
     patch = pytest.MonkeyPatch()
     patch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # each wait for its queue takes a second or two
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    assert pytestconfig.cache is not None
+    mlflow.set_tracking_uri(new_store(folder / "mlflow.db", pytestconfig.cache))
     mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
     yield
     patch.undo()
+    mlflow.set_experiment(experiment_id="0")  # the default one, which every store has
     mlflow.set_tracking_uri(None)
 
 
@@ -137,6 +141,24 @@ def test_it_works_beside_autolog_whichever_comes_first(patched: bool, whole: boo
     assert all([f"{a.value:g}" for a in trace.info.assessments] == [trace.info.tags["score"]] for trace in attempts)
     after = mlflow.search_traces(locations=[run.info.experiment_id], return_type="list", max_results=1, flush=True)
     assert "afterwards" in str(after[0].data.spans[0].inputs)  # what the run changed about tracing was put back
+
+
+def test_attempts_made_elsewhere_are_traced_once() -> None:
+    """A forked process has autolog's callback too; nobody would hear which traces it made."""
+    from mlflow.dspy.callback import MlflowCallback
+    from mlflow.utils.autologging_utils import revert_patches
+
+    mlflow.dspy.autolog(log_traces_from_compile=True, silent=True)
+    try:
+        with dspy.context(callbacks=[MlflowCallback()]), ThreadPoolExecutor(2) as executor:
+            results = compiled(num_epochs=1, executor=executor).detailed_results
+    finally:
+        mlflow.dspy.autolog(disable=True, silent=True)
+        revert_patches("dspy")
+    made = traces(last_run())
+    assert len(made) == results.total_metric_calls and {trace.info.tags["stage"] for trace in made} == {
+        "rollout", "validation"
+    }  # fmt: skip
 
 
 def test_a_resumed_run_logs_nothing_twice(tmp_path: Path, model: Any) -> None:

@@ -2,9 +2,9 @@
 
 Two ways, by what the user asked of `mlflow.dspy.autolog`:
 
-- `log_traces_from_compile=True`: autolog traces every module and LM call of the run. These traces are tagged; an
-  attempt that another process made (`executor=`) gets a trace of ours.
-- Else: autolog's callback is left out of the run, and each attempt is one trace of ours, made from its event.
+- `log_traces_from_compile=True`: autolog traces every module and LM call of the run, and its traces are tagged.
+- Else, and where attempts are made in other processes (`executor=`): autolog's callback is left out of the run, and
+  each attempt is one trace of ours, made from its event.
 
 Both hold whichever of autolog and this package came first. Autolog patches the optimizers it finds when it is called,
 and a patched `compile` runs with tracing switched off; one that was imported later is not patched.
@@ -39,11 +39,16 @@ _LONGEST_TAG = 250
 
 
 @contextmanager
-def attempts_traced() -> Iterator[AttemptTraces]:
-    """Decide who traces attempts, and see to it while the run goes on."""
+def attempts_traced(elsewhere: bool = False) -> Iterator[AttemptTraces]:
+    """Decide who traces attempts, and see to it while the run goes on.
+
+    Args:
+        elsewhere: Whether attempts are made in other processes. A forked one has autolog's callback too, and nobody
+            hears which traces it made.
+    """
     callbacks = list(dspy.settings.callbacks or [])
     autolog = [c for c in callbacks if type(c).__module__.startswith("mlflow.dspy")]
-    if autolog and _autolog("log_traces") and _autolog("log_traces_from_compile"):
+    if autolog and not elsewhere and _autolog("log_traces") and _autolog("log_traces_from_compile"):
         tags = _TagTraces()
         with dspy.context(callbacks=[*callbacks, tags]):
             yield AttemptTraces(tags)

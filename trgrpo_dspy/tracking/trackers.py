@@ -28,13 +28,14 @@ def check_report_to(name: str, value: Any) -> None:
 
 @contextmanager
 def tracked(
-    report_to: str | None, save_program: Callable[[Path, ExperienceLibrary], object]
+    report_to: str | None, save_program: Callable[[Path, ExperienceLibrary], object], elsewhere: bool = False
 ) -> Iterator[tuple[Listener, ...]]:
     """The listeners for `report_to`, open while the run goes on; what they raise never ends it.
 
     Args:
         report_to: The tracker; None is none.
         save_program: Writes the program with a library into a directory, as `program.json`.
+        elsewhere: Whether attempts are made in other processes.
     """
     if report_to is None:
         yield ()
@@ -42,7 +43,7 @@ def tracked(
     from .mlflow_run import MLflowTracker
     from .mlflow_traces import attempts_traced
 
-    with attempts_traced() as traces:
+    with attempts_traced(elsewhere) as traces:
         tracker = MLflowTracker(traces, save_program)
         try:
             yield (tracker,)
