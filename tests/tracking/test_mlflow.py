@@ -15,6 +15,7 @@ from support.scripted import Triage, examples, scripted_lm, told
 from support.tracking import new_store
 
 from trgrpo_dspy import Budget, TrainingFreeGRPO
+from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.program.calling import finished
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
@@ -150,7 +151,7 @@ def test_attempts_made_elsewhere_are_traced_once() -> None:
 
     mlflow.dspy.autolog(log_traces_from_compile=True, silent=True)
     try:
-        with dspy.context(callbacks=[MlflowCallback()]), ThreadPoolExecutor(2) as executor:
+        with dspy.context(lm=offline_lm(), callbacks=[MlflowCallback()]), ThreadPoolExecutor(2) as executor:
             results = compiled(num_epochs=1, executor=executor).detailed_results
     finally:
         mlflow.dspy.autolog(disable=True, silent=True)
