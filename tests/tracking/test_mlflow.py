@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,13 @@ def test_it_works_beside_autolog_whichever_comes_first(patched: bool, whole: boo
     assert "afterwards" in str(after[0].data.spans[0].inputs)  # what the run changed about tracing was put back
 
 
+class Forking(ThreadPoolExecutor):
+    """Its workers begin with the settings that the caller has, as forked processes do."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return super().submit(copy_context().run, function, *args, **kwargs)
+
+
 def test_attempts_made_elsewhere_are_traced_once() -> None:
     """A forked process has autolog's callback too; nobody would hear which traces it made."""
     from mlflow.dspy.callback import MlflowCallback
@@ -151,7 +159,7 @@ def test_attempts_made_elsewhere_are_traced_once() -> None:
 
     mlflow.dspy.autolog(log_traces_from_compile=True, silent=True)
     try:
-        with dspy.context(lm=offline_lm(), callbacks=[MlflowCallback()]), ThreadPoolExecutor(2) as executor:
+        with dspy.context(lm=offline_lm(), callbacks=[MlflowCallback()]), Forking(2) as executor:
             results = compiled(num_epochs=1, executor=executor).detailed_results
     finally:
         mlflow.dspy.autolog(disable=True, silent=True)
