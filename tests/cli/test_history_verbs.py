@@ -37,3 +37,17 @@ def test_watch_a_run_that_goes_on(compiled: Command) -> None:
 def test_report(compiled: Command) -> None:
     compiled("report", "-o", "out.html")
     assert "<html" in Path("out.html").read_text()
+
+
+def test_what_a_run_holds_is_data(compiled: Command) -> None:
+    """Escapes of a terminal, marks that turn text, markup and lone surrogates in feedback, tasks and comparisons."""
+    log = Path("runs/my_task-1/events.jsonl")
+    hostile = "\\\\u001b]0;x\\\\u0007 \\\\u202e[/red] [bold] \\\\ud800 </script>".replace("\\\\", "\\")
+    log.write_text(
+        log.read_text().replace("the crew is", f"{hostile} the crew is").replace("note: ", f"{hostile} note: ")
+    )
+    for words in (("why", "E1", "--all"), ("watch",), ("show",)):
+        shown = compiled(*words).stdout
+        assert not set(shown) & set("\x1b\x07\u202e")
+        assert all(len(row) <= 80 for row in shown.splitlines())
+    assert "[/red] [bold]" in " ".join(compiled("why", "E1").stdout.split())

@@ -24,6 +24,7 @@ from trgrpo_dspy.library.experience import Collection, Experience
 
 __all__ = [
     "column_table",
+    "experiences",
     "library_table",
     "line",
     "logged",
@@ -85,6 +86,11 @@ def column_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Se
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
+
+
+def experiences(count: int) -> str:
+    """So many experiences, in words."""
+    return f"{count} experience{'' if count == 1 else 's'}"
 
 
 def library_table(library: Collection) -> Table:

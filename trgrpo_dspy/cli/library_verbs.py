@@ -16,7 +16,7 @@ from trgrpo_dspy.library import ExperienceLibrary, diff
 from trgrpo_dspy.library.exchange import FORMATS
 
 from .arguments import AsJson, Format, Out, names
-from .console import library_table, line, note, show, show_json
+from .console import experiences, library_table, line, note, show, show_json
 from .errors import InputError
 from .sources import Source, is_run, read_source, write_text
 
@@ -50,7 +50,7 @@ def show_(source: SourceName = "", format: Format = "", json: AsJson = False) ->
     if json:
         show_json({"source": str(found.path), "format": found.format, **dataclasses.asdict(_plain(found.library))})
         return
-    show(f"{found.path}: {len(found.library)} experiences, {found.library.tokens:,} tokens")
+    show(f"{found.path}: {experiences(len(found.library))}, {found.library.tokens:,} tokens")
     if found.library.entries:
         show(library_table(found.library))
     if found.library.banned:
@@ -157,7 +157,7 @@ def apply(
     write_text(target, found.with_library(new))
     written = read_source(str(target)).library
     _lines(str(diff(found.library, written)))
-    note(f"written: {target} ({len(written)} experiences)")
+    note(f"written: {target} ({experiences(len(written))})")
 
 
 def export(source: SourceName, to: Annotated[str, typer.Option("--format", help=_FORMATS)] = "", out: Out = "") -> None:
@@ -188,7 +188,7 @@ def import_(
     Example: trgrpo import playbook.txt --format ace -o library.json
     """
     found = read_source(file, format)
-    note(f"{found.path}: {found.format}, {len(found.library)} experiences")
+    note(f"{found.path}: {found.format}, {experiences(len(found.library))}")
     written = "markdown" if out.endswith(".md") else "json"
     _deliver(FORMATS[written].write(_plain(found.library), _base(out, written)), out)
 

@@ -20,7 +20,7 @@ from trgrpo_dspy.report.entries import EntryHistory, Moment
 from trgrpo_dspy.report.history import RunHistory
 from trgrpo_dspy.report.records import Group, Measured, Step
 
-from .console import column_table, library_table, printable
+from .console import column_table, experiences, library_table, printable
 
 __all__ = ["NOTICE", "entry_data", "entry_view", "run_data", "run_view", "spend_text", "watch_view"]
 
@@ -47,7 +47,7 @@ def run_view(run: RunHistory, most: int | None = None) -> Iterator[RenderableTyp
         if run.ended is not None:
             yield "* returned"
         yield ""
-        yield f"{len(run.library)} experiences, {run.library.tokens:,} tokens"
+        yield f"{experiences(len(run.library))}, {run.library.tokens:,} tokens"
         if run.library.entries:
             yield library_table(ExperienceLibrary(run.library.entries[:most], run.library.next_id))
         if most and len(run.library) > most:
