@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("trgrpo_dspy").setLevel(logging.INFO)
     for name in ("bm25s", "huggingface_hub", "LiteLLM"):  # the first tells of every index, the others by themselves
         logging.getLogger(name).propagate = False
+    logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)  # a line a cut reply; the report counts them
     try:
         plan, limits = _plan(args), _limits(args)
         plans = _plans(args, plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -684,6 +685,7 @@ class TestSettings:
             assert main(["web", "--model", "m", *size]) == 0
         assert [plan.size for plan in kept] == [None, 51, 9]
         assert [plan.max_iters for plan in kept] == [20] * 3
+        assert not logging.getLogger("dspy.clients.lm").isEnabledFor(logging.WARNING), "a line for every cut reply"
 
 
 class TestWeb:
