@@ -124,6 +124,8 @@ def _marked(plan: Plan) -> str:
 def _detectable(cell: Cell, gain: float | None) -> str:
     """Which difference would have been found, and whether the paper's is one."""
     points = 100 * (cell.detectable or 0.0)
+    if points > 100:
+        return f"{arm_name(cell.arm)}: these problems are too few to find any difference with 80% power."
     text = f"{arm_name(cell.arm)}: a true difference of {points:.1f} points is found with 80% power"
     if gain is None:
         return f"{text}."

@@ -174,6 +174,9 @@ class TestTables:
         assert "Training-Free GRPO: Pass@2 is over" not in lines[-1]
         assert "The call of `finish` that ends an attempt is counted" in lines[-1]
         assert "finish" not in tables.scores(report_of(plan_of(k=2, mode="direct")))
+        report = report_of(plan_of(k=2))
+        report.cells[1] = replace(report.cells[1], detectable=2.6)
+        assert "GRPO: these problems are too few to find any difference with 80% power." in tables.scores(report)
 
     def test_failures_of_the_program_are_shown_apart(self) -> None:
         report = report_of(plan_of(k=2))
