@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,9 @@ def test_no_file_and_no_function_is_long() -> None:
                 if lines > 50:
                     long[f"{path.name}:{node.name}"] = lines
     assert not long
+
+
+def test_no_two_test_files_have_the_same_name() -> None:
+    """Else pytest collects only one of them: the folders are no packages."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, n in names.items() if n > 1] == []
