@@ -238,6 +238,23 @@ def test_a_comparison_shows_right_examples_for_contrast_by_their_answers_alone(l
     assert bounded.count("Example 8 (right)") < 4, "they take an eighth of the context at most"
 
 
+def test_the_nearest_with_another_answer_stand_beside_a_comparison(lm: dspy.LM) -> None:
+    near = group(rollout(0, 1.0), example=1, task="ticket: refund case 4", expected="queue: legal")
+    alike = group(rollout(0, 1.0), example=2, task="ticket: refund case 5")  # the same answer tells nothing
+    far = group(rollout(0, 1.0), example=4, task="ticket: parcel lost", expected="queue: legal")
+    Reflector(groups_per_comparison=2).compare([group()], {3: ["", ""]}, Context(right=(alike, far, near)))
+    shown = lm.engine.of("comparison")[0].input("groups")
+    assert shown.index("Example 1 (right)") < shown.index("Example 4 (right)") and "Example 2" not in shown
+
+
+def test_right_examples_can_be_the_sources_of_a_proposal(lm: dspy.LM) -> None:
+    add = {"operation": "ADD", "text": "When late, answer legal", "sources": "8, 3, 99"}
+    lm.engine.script = lambda call: {"comparison": "c", "edits": [add]}
+    right = group(rollout(0, 1.0), rollout(1, 1.0), example=8)
+    (reflection,) = in_place(Reflector().reflect([group()], Context(right=(right,))))
+    assert [edit.sources for edit in reflection.edits] == [(3, 8)], "99 was not shown"
+
+
 class TestAbsentInputs:
     """An absent input is an absent field: not a placeholder, and not in the instructions' field list either."""
 

@@ -68,8 +68,9 @@ class CompareGroups(dspy.Signature):
 
     Hold the examples against each other before you write anything. Two examples that are alike but for one feature and
     have different expected answers show that this feature decides; two that differ in a feature and have the same
-    answer rule that feature out. Some examples may be there only for contrast: all their attempts were right. Then
-    propose edits of the library, each for a rule that is likely to hold for tasks that are not shown:
+    answer rule that feature out. Examples marked "right", all of whose attempts were right, are there for contrast:
+    name them among the sources of a rule that they support, and propose nothing that rests on them alone. Then propose
+    edits of the library, each for a rule that is likely to hold for tasks that are not shown:
 
     - ADD a rule the library does not hold. MODIFY an experience that misled an attempt, is too broad or too narrow, or
       can be sharpened by these examples. DELETE one that is wrong and not worth correcting.
@@ -141,8 +142,9 @@ class ConsolidateEdits(dspy.Signature):
       roundest number as the boundary, and say in `reasoning` that it is a guess.
     - Every task is decided. Where no example tells, take the simplest rule that fits all examples; a feature that no
       example shows to matter stays out of the conditions.
-    - Exceptions come before the rules they override, and say so ("even if ..."); the last entries say what holds by
-      default. New entries are added in the order of your list, after those that exist.
+    - Exceptions say what they override ("even if ..."): the order of entries alone decides nothing. They come before
+      the rules they override, and the last entries say what holds by default. New entries are added in the order of
+      your list, after those that exist.
     - No entry is an answer key: no name, identifier or wording that only one example has.
     - No two entries say the same; entries that one sentence can cover are merged.
     - At most `max_experiences` entries: make room with DELETE and by merging.

@@ -35,7 +35,7 @@ from .reading import (
     text_of,
 )
 from .reflection import Comparison, Context, Decision, Lesson, Plan, Reflection
-from .rendering import attempt_text, group_text, library_text, number_text, proposals_text, right_text
+from .rendering import attempt_text, contrast_texts, group_text, library_text, number_text, proposals_text
 from .steps import Ask, Reply, Steps, in_place, losses
 
 __all__ = ["Reflector"]
@@ -193,9 +193,10 @@ class Reflector(dspy.Module):
             self.steps["compare"],
             **shared,
             max_edits=str(self.max_lessons * len(groups)),
-            groups="\n\n".join([*texts, *_for_contrast(context.right[: self.groups_per_comparison], room)]),
+            groups="\n\n".join([*texts, *contrast_texts(context.right, groups, self.groups_per_comparison, room)]),
         )
-        edits = [edit_of(item, examples_of(item.sources, groups)) for item in items_of(reply.edits)]
+        shown = [*groups, *context.right]
+        edits = [edit_of(item, examples_of(item.sources, shown)) for item in items_of(reply.edits)]
         return Comparison(cut_middle(text_of(reply.comparison), 2000), tuple(edits[: self.max_lessons * len(groups)]))
 
     def _compare_one(self, group: RolloutGroup, summaries: Sequence[str], shared: Mapping[str, str]) -> Comparison:
@@ -285,16 +286,6 @@ class Reflector(dspy.Module):
             packs[-1].append(group)
             size += tokens
         return packs
-
-
-def _for_contrast(right: Sequence[RolloutGroup], max_tokens: int) -> list[str]:
-    """The right examples that a comparison has room for."""
-    found = []
-    for text in map(right_text, right):
-        max_tokens -= count_tokens(text)
-        if max_tokens >= 0:
-            found.append(text)
-    return found
 
 
 def _usable(reply: Reply, proposals: Sequence[Edit]) -> Plan:

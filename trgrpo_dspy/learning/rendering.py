@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
+from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import cut_middle, field_lines
 
@@ -17,12 +18,12 @@ from .group import RolloutGroup
 __all__ = [
     "attempt_text",
     "block",
+    "contrast_texts",
     "example_block",
     "group_text",
     "library_text",
     "number_text",
     "proposals_text",
-    "right_text",
     "tally",
 ]
 
@@ -88,8 +89,30 @@ def group_text(group: RolloutGroup, summaries: Sequence[str], max_tokens: int) -
     return "\n".join(parts)
 
 
-def right_text(group: RolloutGroup) -> str:
-    """One example that was answered rightly, with its answers alone: it is shown for contrast."""
+def contrast_texts(
+    right: Sequence[RolloutGroup], groups: Sequence[RolloutGroup], most: int, max_tokens: int
+) -> list[str]:
+    """Examples that were answered rightly, to stand beside a comparison of groups: those nearest to them first.
+
+    Two tasks that are alike and have different answers tell most, so nearness counts where the answers differ.
+    """
+    words = [(group.expected, set(group.task.casefold().split())) for group in groups]
+
+    def nearness(one: RolloutGroup) -> float:
+        own = set(one.task.casefold().split())
+        others = [theirs for expected, theirs in words if expected != one.expected]
+        return max((len(own & theirs) / len(own | theirs) for theirs in others if own | theirs), default=0.0)
+
+    found = []
+    for text in map(_right_text, sorted(right, key=lambda one: -nearness(one))[:most]):
+        max_tokens -= count_tokens(text)
+        if max_tokens >= 0:
+            found.append(text)
+    return found
+
+
+def _right_text(group: RolloutGroup) -> str:
+    """One example that was answered rightly, with its answers alone."""
     parts = [block(f"Example {group.example} (right)", [("Task", group.task), ("Expected", group.expected)])]
     for number, (answer, count) in enumerate(Counter(r.answer for r in group.usable).items(), 1):
         parts.append(block(f"Attempt {number} ({count} times)", [("Answer", answer)]))
