@@ -51,6 +51,7 @@ def scores(report: Report) -> str:
 def _scores_of(report: Report, name: str, title: str) -> str:
     plan, (first, *more) = report.plan, report.measures
     mean, any_of = (f"Mean@{plan.k}", f"Pass@{plan.k}") if plan.task != "web" else ("pass@1", f"pass@{plan.k}")
+    mean = "Mean@1" if mean == any_of else mean  # each column has a name of its own
     head = ["program", f"{mean}, % [95% interval]", f"paper: {first}, {paper.MODEL}", "difference [95% interval]",
             "paper: difference", f"{any_of}, %", *(f"paper: {m}, {paper.MODEL}" for m in more), "tool calls",
             "tool calls: difference [95% interval]", "tokens in + out", "cost, $"]  # fmt: skip

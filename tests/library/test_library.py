@@ -220,6 +220,13 @@ def test_an_empty_text_is_rejected(text: str) -> None:
     assert reasons(report) == ["the text is empty"] * 2
 
 
+@pytest.mark.parametrize("text", ["[E1] text", "<the new text>", "When [condition], [strategy]", "None"])
+def test_a_placeholder_is_no_experience(text: str) -> None:
+    """Small models repeat the form that they were to fill in."""
+    report = apply_edits(ExperienceLibrary(), [Edit("ADD", text=text), Edit("ADD", text="Answer in text")], step=1)
+    assert len(report.rejected) == 1 and [entry.text for entry in report.library] == ["Answer in text"]
+
+
 @pytest.mark.parametrize("operation", ["", "MERGE", "ADD OR MODIFY", "drop table", "x" * 1000])
 def test_an_unknown_operation_is_rejected(operation: str) -> None:
     report = apply_edits(ExperienceLibrary.of("one"), [Edit.parse(operation, "E1", "text")])

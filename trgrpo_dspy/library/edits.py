@@ -20,6 +20,11 @@ from .library import ExperienceLibrary, LibraryLimits
 
 __all__ = ["Edit", "EditReport", "RejectedEdit", "apply_edits", "overlong"]
 
+_PLACEHOLDERS = {
+    "text", "new text", "the text", "the new text", "the whole new text", "whole new text", "lesson", "experience",
+    "condition strategy", "when condition strategy", "when condition decision", "your text here", "string", "none",
+}  # fmt: skip
+"""How small models repeat the form they were to fill in."""
 OPERATIONS = ("ADD", "MODIFY", "DELETE", "KEEP")
 _SYNONYMS = {"UPDATE": "MODIFY", "NONE": "KEEP", "REMOVE": "DELETE"}
 _WRAP = r"[\s\[\](){}'\"`*#.:]*"
@@ -204,6 +209,8 @@ class _Draft:
         """Why this text and these targets make no entry."""
         if not text:
             return "the text is empty"
+        if " ".join(re.findall(r"\w+", text.casefold())) in _PLACEHOLDERS:
+            return f"{text[:60]!r} is a placeholder, no experience"
         if targets is None:
             return f"no predictor is named {', '.join(edit.targets)[:80]}"
         if (words := count_words(text)) > self.limits.max_words:
