@@ -138,6 +138,33 @@ def test_an_invalid_edit_loses_nothing(
     assert not list(tmp_path.glob("*.edit.md"))
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"), [("garbage\n- [E2] When dark", "line 1 belongs to no entry"), ("- [E2 When", "is not closed")]
+)
+def test_what_an_editor_leaves_that_is_no_entry_is_not_dropped(
+    trgrpo: Command, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, said: str
+) -> None:
+    editor(tmp_path / "ed", monkeypatch, f"printf '%s\\n' '{lines}' > \"$1\"")
+    assert said in trgrpo("edit", library, code=2).stderr
+    assert Path(library).read_text() == LIBRARY.to_json()
+
+
+def test_an_empty_addition_calls_no_editor(trgrpo: Command, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDITOR", "false")
+    assert "ended with" not in trgrpo("edit", library, "--add", "", code=2).stderr
+
+
+def test_a_file_without_an_experience_is_not_imported(trgrpo: Command, tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text('{"entries": 5}')
+    assert "no experience was found in d.json" in trgrpo("import", "d.json", "--format", "ace", code=2).stderr
+
+
+def test_the_state_of_another_program_is_refused(trgrpo: Command) -> None:
+    dspy.Predict("question -> answer").save("other.json")
+    done = trgrpo("evaluate", "my_task.py", "other.json", "--offline", code=2)
+    assert "other.json is a state of another program: the fields of 'self' are" in done.stderr
+
+
 @pytest.mark.parametrize(("script", "said"), [("exit 3", "ended with 3"), (None, "can't be started")])
 def test_an_editor_that_fails_changes_nothing(
     trgrpo: Command, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, said: str

@@ -14,6 +14,7 @@ import typer
 
 from trgrpo_dspy.library import ExperienceLibrary, diff
 from trgrpo_dspy.library.exchange import FORMATS
+from trgrpo_dspy.library.markdown import stray_line
 
 from .arguments import AsJson, Format, Out, names
 from .console import experiences, library_table, line, note, show, show_json
@@ -91,7 +92,7 @@ def edit(
     remove: Annotated[str, typer.Option(metavar="ID,ID", help="Remove entries.")] = "",
     ban: Annotated[str, typer.Option(metavar="ID,ID", help="Remove them; learning brings back none like them.")] = "",
     pin: Annotated[str, typer.Option(metavar="ID,ID", help="Keep entries as they are in learning.")] = "",
-    add: Annotated[str, typer.Option(metavar="TEXT", help="Add an entry.")] = "",
+    add: Annotated[str | None, typer.Option(metavar="TEXT", help="Add an entry.")] = None,
 ) -> None:
     """Edit a library or a saved program.
 
@@ -103,11 +104,11 @@ def edit(
     if Path(source).expanduser().is_dir():
         raise InputError(f"{source} is a run's record; edit a copy: trgrpo export {source} -o library.md")
     found = read_source(source)
-    if not (remove or ban or pin or add):
+    if not (remove or ban or pin) and add is None:
         _edit_text(found)
         return
     library = found.library.pin(*names(pin)).without(*names(remove)).ban(*names(ban))
-    library = library.add(add) if add else library
+    library = library.add(add) if add is not None else library
     write_text(found.path, found.with_library(library))
     _lines(str(diff(found.library, library)))
     note(f"written: {found.path}")
@@ -126,6 +127,8 @@ def _edit_text(found: Source) -> None:
     _call_editor(draft, before)
     try:
         text = draft.read_text(encoding="utf-8")
+        if not is_list and (stray := stray_line(text)):
+            raise ValueError(f"line {stray} belongs to no entry; begin an entry with '- '")
         library = ExperienceLibrary.from_markdown(text)
         written = text if is_list else found.with_library(library)
     except ValueError as error:
@@ -188,6 +191,8 @@ def import_(
     Example: trgrpo import playbook.txt --format ace -o library.json
     """
     found = read_source(file, format)
+    if not found.library.entries:
+        raise InputError(f"no experience was found in {file}, read as {found.format}; --format names another")
     note(f"{found.path}: {found.format}, {experiences(len(found.library))}")
     written = "markdown" if out.endswith(".md") else "json"
     _deliver(FORMATS[written].write(_plain(found.library), _base(out, written)), out)

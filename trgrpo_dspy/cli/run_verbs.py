@@ -228,7 +228,9 @@ def _compile(job: Job, run: Path | None, *, json: bool) -> int:
     code = ended_with(history.ended.stop_reason if history.ended is not None else "unfinished", run)
     if not code:
         program = (job.save and shortest(Path(job.save))) or run / "program.json"
-        note(f"next: trgrpo why E1, trgrpo edit {program}, open {run}/report.html; plain DSPy loads {program}")
+        learned = history.ended.library.entries if history.ended is not None else ()
+        why = f"trgrpo why {learned[0].id}, trgrpo edit {program}, " if learned else ""
+        note(f"next: {why}open {run}/report.html; plain DSPy loads {program}")
     return code
 
 

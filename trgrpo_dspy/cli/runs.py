@@ -22,14 +22,14 @@ from trgrpo_dspy.failures.secrets import remember, secrets_of
 from trgrpo_dspy.meter import Estimate
 from trgrpo_dspy.offline import NOTICE, offline_lm
 from trgrpo_dspy.optimizer import TrainingFreeGRPO
-from trgrpo_dspy.program.carrying import attach
 
 from .console import note
 from .data import examples_from
 from .errors import ExitCode, InputError
 from .job import FILE, Job
+from .programs import variant
 from .settings import built
-from .sources import RUNS, read_source, shortest, write_text
+from .sources import RUNS, shortest, write_text
 from .target import SETS, Target, load_target
 
 __all__ = [
@@ -69,7 +69,9 @@ class Subject:
             InputError: There is none of this name.
         """
         if not self.sets.get(name):
-            raise InputError(f"{self.target.name} has no {name}; define `{name}`, or pass --{name} data.jsonl")
+            raise InputError(
+                f"{self.target.name} has no examples in {name}; define `{name}`, or pass --{name} data.jsonl"
+            )
         return self.sets[name]
 
 
@@ -257,7 +259,7 @@ def run_measure(job: Job, run: Path | None) -> Any:
         raise InputError(f"{subject.target.name} has metric = None: to measure takes a metric")
     options = built(EvaluationOptions, job.options)
     devset = subject.examples(f"{job.on}set" if job.on else "testset" if subject.sets["testset"] else "valset")
-    programs = [_variant(subject.program, name) for name in job.programs]
+    programs = [variant(subject.program, name) for name in job.programs]
     if job.verb == "compare" and len(programs) == 1:
         programs.insert(0, subject.program)
     with models_of(job, subject.program):
@@ -268,21 +270,6 @@ def run_measure(job: Job, run: Path | None) -> Any:
         if job.verb == "compare":
             return compare(*programs, devset, metric, **options)
         return evaluate(programs[0] if programs else subject.program, devset, metric, **options)
-
-
-def _variant(program: dspy.Module, name: str) -> dspy.Module:
-    """The target's program as a file has it: a saved program's state, or a library; 'input' is the program itself."""
-    if name == "input":
-        return program
-    source = read_source(name)
-    if source.format != "program":
-        return attach(program, source.library)
-    loaded = program.deepcopy()
-    try:
-        loaded.load(str(source.path))
-    except Exception as error:  # DSPy raises anything on a state that is not this program's
-        raise InputError(f"{name} is no saved state of this program: {type(error).__name__}: {error}") from error
-    return loaded
 
 
 def ended_with(stop_reason: str, run: Path | None) -> ExitCode:

@@ -14,7 +14,7 @@ from .check import Case
 from .draft import Draft
 from .schedule import Step
 
-__all__ = ["allowed_values", "answer_fields", "cases_for", "label_of"]
+__all__ = ["allowed_values", "answer_fields", "cases_for", "label_of", "unanswerable"]
 
 _TASK_TOKENS = 200
 """Of an example's inputs where examples stand side by side."""
@@ -59,3 +59,20 @@ def allowed_values(trainset: Sequence[dspy.Example], answers: Mapping[str, tuple
 def _case(index: int, example: dspy.Example, answers: Mapping[str, tuple[str, ...]]) -> Case:
     task = cut_middle(task_text(example), _TASK_TOKENS)
     return Case(index, task, expected_text(example), label_of(example, answers))
+
+
+def unanswerable(name: str, examples: Sequence[dspy.Example], answers: Mapping[str, tuple[str, ...]]) -> str:
+    """What is said of labels that the program's types do not allow it to answer; empty if there are none."""
+    found = [
+        (i, field, text_of(value))
+        for i, example in enumerate(examples)
+        for field, value in example.labels().items()
+        if not is_missing(value) and (allowed := answers.get(field)) and text_of(value) not in allowed
+    ]
+    if not found:
+        return ""
+    i, field, value = found[0]
+    return (
+        f"{len(found)} labels of the {name} are none that the program can answer: {name}[{i}] has {value[:60]!r} for "
+        f"{field!r}, which allows {', '.join(map(repr, answers[field][:8]))}; correct the label or the type."
+    )

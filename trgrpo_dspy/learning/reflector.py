@@ -8,6 +8,7 @@ sequences of these steps (`learning/steps.py`); `forward` runs `reflect` in plac
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -274,12 +275,13 @@ class Reflector(dspy.Module):
     def _packs(
         self, groups: Sequence[RolloutGroup], summaries: Mapping[int, Sequence[str]]
     ) -> list[list[RolloutGroup]]:
-        """Groups that are compared together: in order, as many as fit one prompt."""
+        """Groups that are compared together: in order, about equally many, and no more than fit one prompt."""
+        most = math.ceil(len(groups) / max(1, math.ceil(len(groups) / self.groups_per_comparison)))
         packs: list[list[RolloutGroup]] = []
         size = 0
         for group in groups:
             tokens = count_tokens(group_text(group, summaries[group.example], self.attempt_tokens))
-            full = not packs or len(packs[-1]) >= self.groups_per_comparison
+            full = not packs or len(packs[-1]) >= most
             if full or size + tokens > self.context_tokens // 2:
                 packs.append([])
                 size = 0

@@ -20,6 +20,7 @@ from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.description import describe
 from trgrpo_dspy.program.instructions import original_instructions, teachable_predictors
 
+from .cases import answer_fields, unanswerable
 from .options import LearningOptions
 from .reflector import Reflector
 from .schedule import Step, make_schedule
@@ -90,7 +91,10 @@ class Setup:
             reflector,
             _reflection_lm(options, student, reflector),
             describe(student, taught, options.objective, max_tokens=reflector.context_tokens // _PROGRAM_SHARE),
-            warnings_before(trainset, valset),
+            (
+                *warnings_before(trainset, valset),
+                *(_label_warnings(student, trainset, valset) if options.metric is not None else ()),
+            ),
             distinct_inputs(valset),
         )
 
@@ -196,3 +200,11 @@ def _reflection_lm(options: LearningOptions, student: dspy.Module, reflector: Re
             "call dspy.configure(lm=dspy.LM('openai/gpt-4o-mini')), or pass reflection_lm=dspy.LM(...)"
         )
     return next(iter(lms.values()), None)
+
+
+def _label_warnings(
+    student: dspy.Module, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
+) -> tuple[str, ...]:
+    answers = answer_fields(student)
+    said = (unanswerable(name, examples, answers) for name, examples in (("trainset", trainset), ("valset", valset)))
+    return tuple(filter(None, said))

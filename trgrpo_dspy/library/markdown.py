@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from .entries import as_written, clean_entry
 from .experience import ID_PATTERN, Experience, number_of
 
-__all__ = ["Item", "ParsedList", "list_items", "parse_markdown", "render_markdown"]
+__all__ = ["Item", "ParsedList", "list_items", "parse_markdown", "render_markdown", "stray_line"]
 
 _ITEM = re.compile(r"(?P<indent> *)(?:[-*+•]|\d{1,9}[.)])(?:[ \t]+(?P<text>.*)|)")
 _ID = re.compile(rf"(?:\*\*)?\[?({ID_PATTERN})(?:\][:.]?(?:\*\*)?|[:.](?:\*\*)?|\*\*:?)(?:\s+|$)")
@@ -100,8 +100,18 @@ def _banned(item: Item) -> bool:
     return item.section.casefold() == "banned"
 
 
-def list_items(text: str) -> list[Item]:
-    """The outermost items of all lists in a text; lines below an item that start none are part of it."""
+def stray_line(text: str) -> int:
+    """The number of the first line that is neither heading nor part of an item; 0 if there is none."""
+    stray: list[int] = []
+    list_items(text, stray)
+    return min(stray, default=0)
+
+
+def list_items(text: str, stray: list[int] | None = None) -> list[Item]:
+    """The outermost items of all lists in a text; lines below an item that start none are part of it.
+
+    The numbers of lines with text that are part of nothing are added to `stray`.
+    """
     items: list[Item] = []
     section, fence, outer, blank = "", "", -1, True
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
@@ -123,12 +133,16 @@ def list_items(text: str) -> list[Item]:
             items[-1].notes.append((number, found["text"]))
         elif outer >= 0 and line.strip() and (fence or mark or not blank or len(line) - len(line.lstrip()) > outer):
             items[-1].text += "\n" + line
+        elif stray is not None and line.strip():
+            stray.append(number)
         blank = not line.strip()
     return items
 
 
 def _entry(item: Item, id: str) -> Experience:
     label = _ID.match(item.text)
+    if not label and re.match(r"\[E\d+(?!\d*\])", item.text):
+        raise ValueError(f"line {item.line}: {item.text[:20]!r} begins an id that is not closed; write '[E7] text'")
     text = clean_entry(item.text[label.end() :] if label else item.text)
     if not text:
         raise ValueError(f"line {item.line}: the entry has no text; write it after the id, or remove the line")

@@ -93,8 +93,8 @@ def entry_history(
     after = [step.ended.library for step in steps if step.ended is not None]
     forms = {entry.id: entry for library in (start, *after, newest) for entry in library}
     if (entry := forms.get(entry_id)) is None:
-        known = ", ".join(forms) or "none: no library of this run has an entry"
-        raise KeyError(f"no library of this run has an entry {entry_id!r:.60}; ids: {known}")
+        known = f"ids: {', '.join(forms)}" if forms else "none has any entry"
+        raise KeyError(f"no library of this run has an entry {entry_id!r:.60}; {known}")
     moments = [Moment(0, "handed in", after=old)] if (old := start.get(entry_id)) else []
     for step in steps:
         moments += _moments(step, entry_id)
