@@ -59,7 +59,7 @@ def test_what_is_shown_is_data(trgrpo: Command, tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("a.txt", "nothing here", "no list of experiences"),
-        ("a.json", "{", "experiences.json"),
+        ("a.json", "{", "library in JSON"),
         ("a.json", '{"schema_version": 99, "entries": [], "next_id": 1}', "upgrade trgrpo-dspy"),
         ("a.pkl", "x", "a pickle, which runs code"),
         ("a.py", "x", "is a target"),

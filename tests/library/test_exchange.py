@@ -184,9 +184,9 @@ def test_a_file_around_the_experiences_is_kept() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "this is no experiences.json"), ("5", "texts by id are wanted, got int"),
+        ("", "this is no library in JSON"), ("5", "texts by id are wanted, got int"),
         ('{"G0": null}', "entry 'G0' is no text but NoneType"), ('["a", 7]', "entry 1 is no text but int"),
-        ("[" * 100_000, "this is no experiences.json"),
+        ("[" * 100_000, "this is no library in JSON"),
     ],
 )  # fmt: skip
 def test_what_is_no_experiences_json_is_refused(text: str, message: str) -> None:

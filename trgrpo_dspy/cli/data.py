@@ -51,9 +51,11 @@ def examples_from(
     if missing := [name for name in names if name not in rows[0]]:
         raise InputError(f"{source} has no column {', '.join(missing)}; its columns: {', '.join(rows[0])}")
     if not names:
+        asked = {name for _, predictor in program.named_predictors() for name in predictor.signature.input_fields}
+        example = f"{min(asked, default='field')}={next(iter(rows[0]))}"
         raise InputError(
             f"{source}: which columns are inputs? None of {', '.join(rows[0])} is an input of the program; say "
-            "which are: --columns question=text, or --inputs name,name"
+            f"which are, as in: --columns {example}, or --inputs name,name"
         )
     if not set(names) & set(input_names(program, rows[0])):
         raise InputError(

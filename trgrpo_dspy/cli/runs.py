@@ -266,7 +266,8 @@ def run_measure(job: Job, run: Path | None) -> Any:
         options = _priced(options, job)
         if run is not None:
             options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), _Keep(job, run, set())]}
-        note(f"{len(devset)} examples, {options.get('k', 1)} attempts each")
+        k = options.get("k", 1)
+        note(f"{len(devset)} examples, {k} attempt{'s' * (k > 1)} each")
         if job.verb == "compare":
             return compare(*programs, devset, metric, **options)
         return evaluate(programs[0] if programs else subject.program, devset, metric, **options)

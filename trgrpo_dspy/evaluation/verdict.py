@@ -56,7 +56,10 @@ def decide(
     verdict = _of_measured(baseline, measured, last_step, unmeasured, seed)
     if not unmeasured:
         return verdict
-    way = "attach(program, compiled.detailed_results.steps[-1].library) carries what was learned last, unmeasured."
+    way = (
+        "attach(program, compiled.detailed_results.steps[-1].library) carries what was learned last, unmeasured "
+        "(in a shell: trgrpo apply)."
+    )
     return replace(verdict, text=f"{verdict.text} {way}")
 
 

@@ -39,7 +39,7 @@ def read_experiences(text: str) -> ExperienceLibrary:
     try:
         data = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"this is no experiences.json: {error}") from error
+        raise ValueError(f"this is no library in JSON: {error}") from error
     return _library(_pairs(data))
 
 
@@ -122,10 +122,12 @@ def _pairs(data: Any) -> Iterable[tuple[str, str]]:
     elif isinstance(data, list):
         pairs = [("", value) for value in data]
     else:
-        raise ValueError(f"this is no experiences.json: texts by id are wanted, got {type(data).__name__}")
+        raise ValueError(f"this is no library in JSON: texts by id are wanted, got {type(data).__name__}")
     for index, (key, value) in enumerate(pairs):
         if not isinstance(value, str):
-            raise ValueError(f"entry {key or index!r} is no text but {type(value).__name__}; give the text itself")
+            raise ValueError(
+                f"entry {key or index!r} is no text but {type(value).__name__}: a library in JSON has texts by id"
+            )
     return pairs
 
 
