@@ -50,6 +50,7 @@ def test_every_attempt_is_a_sample(measured: Evaluation, tmp_path: Path, name: s
     (scored,) = log.results.scores
     assert (scored.scored_samples, scored.unscored_samples) == (6, 2)
     assert scored.metrics["mean"].value == pytest.approx(measured.score) == 1 / 3
+    assert log.stats.started_at <= log.stats.completed_at != "", "else the viewer shows a duration of NaN days"
     assert log.results.total_samples == 8 and log.stats.model_usage["scripted/model"].input_tokens > 0
 
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from trgrpo_dspy.evaluation.statistics.intervals import Mean
@@ -47,6 +47,7 @@ def write_inspect_log(
     spend: Sequence[Spend] = (),
     name: str = "evaluation",
     partial: bool = False,
+    seconds: float = 0.0,
 ) -> None:
     """Write attempts as a log, a sample each.
 
@@ -57,6 +58,8 @@ def write_inspect_log(
         spend: What was spent, by model.
         name: Name of the task.
         partial: Whether attempts are missing because the run ended early.
+        seconds: Wall time of the run where it is known, else of the attempts one after the other; it is taken to have
+            ended now.
 
     Raises:
         ImportError: inspect_ai is not installed.
@@ -68,11 +71,13 @@ def write_inspect_log(
         raise ImportError("to_inspect() needs inspect_ai: pip install 'trgrpo-dspy[inspect]'") from error
     if not os.fspath(path).endswith((".eval", ".json")):
         raise ValueError(f"path={os.fspath(path)!r} must end in .eval or .json: inspect tells its logs by that")
+    ended = datetime.now(timezone.utc)
+    began = ended - timedelta(seconds=seconds)
     models = list(dict.fromkeys(row.model for row in spend if row.model)) or ["unknown"]
     samples = [_sample(attempt, models[0]) for attempt in attempts]
     ids: list[Any] = list(dict.fromkeys(attempt.id for attempt in attempts))
     spec = EvalSpec(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=_iso(began),
         task=name,
         model=", ".join(models),
         dataset=EvalDataset(name=name, samples=len(ids), sample_ids=ids),
@@ -83,10 +88,14 @@ def write_inspect_log(
         status="cancelled" if partial else "success",
         eval=spec,
         results=_results(samples, mean),
-        stats=EvalStats(model_usage=_usage(spend)),
+        stats=EvalStats(started_at=_iso(began), completed_at=_iso(ended), model_usage=_usage(spend)),
         samples=samples,
     )
     write_eval_log(log, os.fspath(path))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 def _usage(spend: Sequence[Spend]) -> dict[str, Any]:

@@ -191,7 +191,8 @@ class Evaluation(Saved):
             for index, attempts in enumerate(self.rollouts)
             for rollout in attempts
         ]
-        write_inspect_log(path, attempts, self.mean, spend=self.spend, name=name, partial=self.partial)
+        seconds = sum(one.rollout.seconds or 0.0 for one in attempts)
+        write_inspect_log(path, attempts, self.mean, spend=self.spend, name=name, partial=self.partial, seconds=seconds)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ def run_to_inspect(
         spend=_SPEND.validate_python(ended.get("spend", ())),
         name=name,
         partial=ended.get("stop_reason") != "completed",
+        seconds=float(ended.get("seconds", 0.0)),
     )
 
 
