@@ -98,10 +98,10 @@ class TestCaps:
 
     def test_time_does_not_wait_for_work_that_hangs_nor_for_a_pool_that_waits(self) -> None:
         """Only the end of the time wakes the driver."""
-        lm = scripted_lm(lambda call: time.sleep(0.7) or learner(call))
+        lm = scripted_lm(lambda call: time.sleep(1.0) or learner(call))
         began = time.monotonic()
-        compile_with(Budget(max_seconds=0.1), lm)
-        assert time.monotonic() - began < 1.5
+        compile_with(Budget(max_seconds=0.5), lm)
+        assert time.monotonic() - began < 2.5
         assert len(lm.engine.calls) == 1
 
     def test_a_budget_that_suffices_changes_nothing(self) -> None:
