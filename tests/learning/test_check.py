@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from trgrpo_dspy import ExperienceLibrary, Reflector
-from trgrpo_dspy.learning.check import Case, batches, closed_labels, count, problems_text
+from trgrpo_dspy.learning.cases import Case
+from trgrpo_dspy.learning.check import batches, closed_labels, count, problems_text
 from trgrpo_dspy.learning.reflection import Decision
 from trgrpo_dspy.learning.steps import Reply
 from trgrpo_dspy.learning.verify import verify

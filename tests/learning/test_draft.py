@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trgrpo_dspy import ExperienceLibrary
-from trgrpo_dspy.learning.check import Findings
+from trgrpo_dspy.learning.check import Findings, Verified
 from trgrpo_dspy.learning.draft import Draft, draft_of, finish
-from trgrpo_dspy.learning.verify import Verified
 from trgrpo_dspy.library import Edit, LibraryLimits
 
 START = ExperienceLibrary.of("When lost, answer legal", "When found, answer access")

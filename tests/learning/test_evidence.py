@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.learning.evidence import Evidence, Row, evidence_of
+from trgrpo_dspy.learning.evidence import Evidence, Memory, Row, evidence_of
 from trgrpo_dspy.learning.group import RolloutGroup
-from trgrpo_dspy.learning.memory import Memory
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.program.rollout import Rollout

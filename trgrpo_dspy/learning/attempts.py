@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
@@ -19,7 +18,7 @@ from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.evaluation.evaluate import evaluation_flows
 from trgrpo_dspy.events import GroupCompared
 from trgrpo_dspy.failures.messages import describe
-from trgrpo_dspy.library import Edit, ExperienceLibrary
+from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.program.carrying import write_library
 from trgrpo_dspy.program.examples import expected_text, task_text
@@ -28,54 +27,16 @@ from trgrpo_dspy.program.rollout import Rollout
 from .driver import REMAINING, Driver
 from .evidence import falls_short
 from .group import RolloutGroup
-from .reflection import Context, Reflection
+from .reflection import Context, Lessons, Reflection
 from .schedule import Step
 from .setup import Setup
 
-__all__ = ["Attempts", "Lessons"]
+__all__ = ["Attempts"]
 
 T = TypeVar("T")
 
 _OBSERVED = 100_000
 """Characters of one transcript with tool results that entries are compared with."""
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What the groups of a step, or some of them, gave."""
-
-    groups: tuple[RolloutGroup, ...] = ()
-    """In the step's order; transcripts are dropped once they were compared."""
-    teaches: tuple[tuple[int, str], ...] = ()
-    """The groups that teach, by example, and what by."""
-    reflections: tuple[Reflection, ...] = ()
-    """The comparisons, in order."""
-    observations: tuple[str, ...] = ()
-    """Transcripts of attempts that used tools: no entry may repeat what a tool returned."""
-
-    def plus(self, other: Lessons) -> Lessons:
-        """Both together, in order."""
-        return Lessons(
-            self.groups + other.groups,
-            self.teaches + other.teaches,
-            self.reflections + other.reflections,
-            self.observations + other.observations,
-        )
-
-    @property
-    def proposals(self) -> tuple[Edit, ...]:
-        """All proposals but KEEP, in order."""
-        return tuple(e for r in self.reflections for e in r.edits if e.operation != "KEEP")
-
-    @property
-    def kept(self) -> tuple[Edit, ...]:
-        """The proposals to keep an entry as it is."""
-        return tuple(e for r in self.reflections for e in r.edits if e.operation == "KEEP")
-
-    @property
-    def lost(self) -> tuple[str, ...]:
-        """Reflection replies that could not be used."""
-        return tuple(reason for r in self.reflections for reason in r.lost)
 
 
 class Attempts:

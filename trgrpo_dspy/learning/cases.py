@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args, get_origin
 
 import dspy
 
+from trgrpo_dspy.library import Edit
 from trgrpo_dspy.program.examples import expected_text, is_missing, task_text
 from trgrpo_dspy.program.transcript.rendering import cut_middle, text_of
 
-from .check import Case
-from .draft import Draft
-from .schedule import Step
-
-__all__ = ["allowed_values", "answer_fields", "cases_for", "label_of", "unanswerable"]
+__all__ = ["Case", "allowed_values", "answer_fields", "cases_for", "label_of", "unanswerable"]
 
 _TASK_TOKENS = 200
 """Of an example's inputs where examples stand side by side."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """A labelled example that entries are held against."""
+
+    example: int
+    """Index into the trainset."""
+    task: str
+    """Its inputs, as bounded text."""
+    expected: str
+    """Its labels, as bounded text."""
+    label: str
+    """The one label's value where there is one; empty otherwise."""
+
+
 def cases_for(
-    step: Step, draft: Draft, trainset: Sequence[dspy.Example], answers: Mapping[str, tuple[str, ...]]
+    batch: Sequence[int],
+    edits: Iterable[Edit],
+    trainset: Sequence[dspy.Example],
+    answers: Mapping[str, tuple[str, ...]],
 ) -> list[Case]:
-    """The labelled examples, those that the changed entries come from first, then the step's, then the others."""
-    sources = sorted({source for edit in draft.edits.values() for source in edit.sources if source < len(trainset)})
-    order = dict.fromkeys([*sources, *step.examples, *range(len(trainset))])
+    """The labelled examples: those that the edits come from first, then those of the batch, then the others."""
+    sources = sorted({source for edit in edits for source in edit.sources if source < len(trainset)})
+    order = dict.fromkeys([*sources, *batch, *range(len(trainset))])
     return [_case(index, trainset[index], answers) for index in order if expected_text(trainset[index])]
 
 

@@ -13,32 +13,19 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library import Edit, ExperienceLibrary
 from trgrpo_dspy.library.entries import count_tokens
 
+from .cases import Case
 from .reflection import Decision
 from .rendering import block, example_block
 
-__all__ = ["Case", "Findings", "batches", "closed_labels", "count", "problems_text"]
+__all__ = ["Findings", "Verified", "batches", "closed_labels", "count", "problems_text"]
 
 _PER_CALL = 30
 """Examples of one call: the reply names each example at least once."""
 _SHOWN = 4
 """Counter-examples of one entry that a repair is shown."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A labelled example that entries are held against."""
-
-    example: int
-    """Index into the trainset."""
-    task: str
-    """Its inputs, as bounded text."""
-    expected: str
-    """Its labels, as bounded text."""
-    label: str
-    """The one label's value where there is one; empty otherwise."""
 
 
 _ByEntry = Mapping[str, tuple[int, ...]]
@@ -91,6 +78,22 @@ class Findings:
     def is_wrong(self, entry: str) -> bool:
         """Whether an entry decided more examples wrongly than rightly."""
         return len(self.contradicted.get(entry, ())) > len(self.supported.get(entry, ()))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of a draft."""
+
+    draft: ExperienceLibrary
+    """The draft after repairs."""
+    findings: Findings
+    """What the last check found."""
+    repaired: tuple[Edit, ...] = ()
+    """Repairs that took effect."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Ids of new or changed entries that must not count, with reasons."""
+    lost: tuple[str, ...] = ()
+    """Replies that could not be used."""
 
 
 def closed_labels(labels: Sequence[str], allowed: Sequence[str] = ()) -> frozenset[str]:

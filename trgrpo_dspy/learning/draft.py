@@ -15,9 +15,8 @@ from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, LibraryLimi
 from trgrpo_dspy.library.entries import count_tokens, count_words, near_duplicate
 from trgrpo_dspy.library.screening import screen
 
-from .check import Findings
+from .check import Findings, Verified
 from .options import Allow
-from .verify import Verified
 
 __all__ = ["Draft", "Refusal", "Update", "answer_key", "draft_of", "finish"]
 

@@ -2,29 +2,36 @@
 
 One task alone can't tell which of its features decided. Side by side, two tasks that are alike but for one feature
 can. Rows stand in order of importance (wrong or changed ones first, the others as the seed draws them), so that a
-table that must be cut keeps what teaches most.
+table that must be cut keeps what teaches most. Beside the rows stands what earlier steps found out: what made an
+example worse is seen, and what was refused is not proposed again.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from trgrpo_dspy.evaluation.result import Measurement
 from trgrpo_dspy.library import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.program.transcript.rendering import cut_middle
 
 from .group import RolloutGroup, mean
-from .memory import Memory
 from .rendering import block, tally
 
-__all__ = ["Evidence", "Row", "evidence_of", "falls_short"]
+__all__ = ["Evidence", "Memory", "Row", "evidence_of", "falls_short"]
 
 _ROWS = 64
 """Rows of one prompt at most; a larger batch is consolidated in a tree."""
 _TASK_TOKENS, _EXPECTED_TOKENS, _ANSWER_TOKENS, _FEEDBACK_TOKENS = 200, 80, 40, 60
+
+_REFUSED = 20
+"""Refusals that are kept, the latest."""
+_CHARACTERS = 200
+"""Of an edit's text that is shown."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,64 @@ class Evidence:
         return [replace(node, rows=node.within(max_tokens).rows) for node in nodes]
 
 
+class Memory:
+    """What a run remembers; filled in once a step, in order."""
+
+    def __init__(self) -> None:
+        """Remember nothing yet."""
+        self._scores: dict[int, dict[int, float]] = defaultdict(dict)
+        self._steps: dict[int, list[str]] = {}
+        self._measured: dict[int, str] = {}
+        self._refused: deque[str] = deque(maxlen=_REFUSED)
+
+    def note_scores(self, step: int, groups: Iterable[RolloutGroup]) -> None:
+        """Remember the mean score of each example of a step."""
+        for group in groups:
+            if (score := mean([r.score for r in group.usable])) is not None:
+                self._scores[group.example][step] = score
+
+    def note_edits(self, step: int, applied: Sequence[Edit], refused: Iterable[tuple[Edit, str]]) -> None:
+        """Remember what a step changed and what was refused, with reasons."""
+        self._steps[step] = [_edit_text(edit) for edit in applied if edit.operation != "KEEP"]
+        for edit, reason in refused:
+            self._refused.append(f"{_edit_text(edit)} ({reason})")
+
+    def note_measured(self, step: int, baseline: Measurement | None, measured: Measurement) -> None:
+        """Remember how a step's library did on examples that nobody learns from."""
+        if (score := measured.mean.value) is not None:
+            was = baseline.mean.value if baseline is not None else None
+            against = "" if was is None else f" (the input: {was:.3f})"
+            self._measured[step] = f"held-out score after this step {score:.3f}{against}"
+
+    def earlier(self, example: int) -> str:
+        """How an example fared in earlier steps."""
+        return ", ".join(f"{score:.2g} in step {step}" for step, score in sorted(self._scores[example].items()))
+
+    def changed(self, example: int, score: float | None) -> bool:
+        """Whether an example fares otherwise than when it was seen last."""
+        scores = self._scores.get(example)
+        if not scores or score is None:
+            return False
+        return abs(scores[max(scores)] - score) > 1e-6
+
+    def history(self, now: int) -> str:
+        """What each step before `now` changed, a line each.
+
+        The library of the step before is measured beside `now`: whether that is done yet is a matter of time, so its
+        score is left out. Else the same run would ask for another consolidation.
+        """
+        lines = []
+        for step, what in sorted(self._steps.items())[-5:]:
+            measured = [self._measured[step]] if step in self._measured and step < now - 1 else []
+            lines.append(f"Step {step}: {'; '.join([*what, *measured]) or 'no edit'}")
+        return "\n".join(lines)
+
+    @property
+    def refused(self) -> str:
+        """Edits that were refused or taken back, a line each."""
+        return "\n".join(dict.fromkeys(self._refused))
+
+
 def evidence_of(
     groups: Iterable[RolloutGroup], ceiling: float, memory: Memory | None, rng: random.Random, step: int = 0
 ) -> Evidence:
@@ -141,3 +206,8 @@ def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
         ("Earlier", memory.earlier(group.example) if memory is not None else ""),
     ]
     return Row(group.example, group.expected, falls_short(group, ceiling), block(f"Example {group.example}", fields))
+
+
+def _edit_text(edit: Edit) -> str:
+    text = edit.text if len(edit.text) <= _CHARACTERS else edit.text[: _CHARACTERS - 1] + "…"
+    return " ".join(filter(None, (edit.operation, edit.id, text and f'"{text}"')))

@@ -29,19 +29,18 @@ from trgrpo_dspy.program.examples import task_text
 from trgrpo_dspy.program.rollout import Rollout
 
 from . import story
-from .attempts import Attempts, Lessons
+from .attempts import Attempts
 from .cases import allowed_values, answer_fields, cases_for, label_of
-from .check import closed_labels
+from .check import Verified, closed_labels
 from .draft import Draft, answer_key, draft_of, finish
 from .driver import Driver
-from .evidence import Evidence, evidence_of
-from .memory import Memory
+from .evidence import Evidence, Memory, evidence_of
 from .record import Record, step_result
-from .reflection import Context, Plan
+from .reflection import Context, Lessons, Plan
 from .schedule import Step
 from .selection import Ceiling
 from .setup import Setup
-from .verify import Verified, verify
+from .verify import verify
 
 __all__ = ["Checked", "Run"]
 
@@ -220,15 +219,16 @@ class Run:
         if not draft.changed or setup.reflector.form == "paper" or setup.options.metric is None:
             return Checked(draft, None, lost)
         answers = answer_fields(setup.student)
-        cases = cases_for(step, draft, setup.trainset, answers) if setup.options.check_entries else []
+        cases = cases_for(step.examples, draft.edits.values(), setup.trainset, answers)
         labels = [label_of(example, answers) for example in setup.trainset]
         closed = closed_labels(labels, allowed_values(setup.trainset, answers))
 
         def objection(edit: Edit) -> str:
             return answer_key(edit.text, tasks) or "; ".join(screen(edit.text, lessons.observations))
 
+        checked = cases if setup.options.check_entries else []
         steps = verify(
-            setup.reflector, draft.library, draft.changed, cases, closed, setup.program, setup.limits, step.index,
+            setup.reflector, draft.library, draft.changed, checked, closed, setup.program, setup.limits, step.index,
             objection,
         )  # fmt: skip
         (verified,) = self.session.run([self._driver.drive(steps, step.index)])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trgrpo_dspy.library import Edit
 
-from .evidence import Evidence
 from .group import RolloutGroup
 from .reflection import Decision
 
@@ -65,10 +64,9 @@ def examples_of(text: str, groups: Sequence[RolloutGroup]) -> list[int]:
     return sorted(known & set(_numbers(text)))
 
 
-def origins_of(item: Any, proposals: Sequence[Edit], evidence: Evidence) -> list[int]:
-    """The examples behind a planned edit: those it names and those of its proposals, else of proposals like it."""
-    known = {row.example for row in evidence.rows}
-    examples = known & set(_numbers(item.sources))
+def origins_of(item: Any, proposals: Sequence[Edit], known: Collection[int]) -> list[int]:
+    """The examples behind a planned edit: those it names of the known, those of its proposals, else of some like it."""
+    examples = set(known) & set(_numbers(item.sources))
     numbers = set(_numbers(item.sources, "[Pp]") or ([] if known else _numbers(item.sources)))
     named = [p for i, p in enumerate(proposals, 1) if i in numbers]
     if not named and not examples:

@@ -16,9 +16,9 @@ from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.program.rollout import Rollout
 
-from .attempts import Lessons
 from .draft import Update
 from .group import mean
+from .reflection import Lessons
 from .schedule import Step
 from .setup import Setup
 

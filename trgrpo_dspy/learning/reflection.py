@@ -9,7 +9,7 @@ from trgrpo_dspy.library import Edit, ExperienceLibrary
 
 from .group import RolloutGroup
 
-__all__ = ["Comparison", "Context", "Decision", "Lesson", "Plan", "Reflection"]
+__all__ = ["Comparison", "Context", "Decision", "Lesson", "Lessons", "Plan", "Reflection"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,44 @@ class Reflection:
     """Proposals, each with the examples it comes from."""
     lost: tuple[str, ...]
     """Replies that could not be used."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the groups of a step, or some of them, gave."""
+
+    groups: tuple[RolloutGroup, ...] = ()
+    """In the step's order; transcripts are dropped once they were compared."""
+    teaches: tuple[tuple[int, str], ...] = ()
+    """The groups that teach, by example, and what by."""
+    reflections: tuple[Reflection, ...] = ()
+    """The comparisons, in order."""
+    observations: tuple[str, ...] = ()
+    """Transcripts of attempts that used tools: no entry may repeat what a tool returned."""
+
+    def plus(self, other: Lessons) -> Lessons:
+        """Both together, in order."""
+        return Lessons(
+            self.groups + other.groups,
+            self.teaches + other.teaches,
+            self.reflections + other.reflections,
+            self.observations + other.observations,
+        )
+
+    @property
+    def proposals(self) -> tuple[Edit, ...]:
+        """All proposals but KEEP, in order."""
+        return tuple(e for r in self.reflections for e in r.edits if e.operation != "KEEP")
+
+    @property
+    def kept(self) -> tuple[Edit, ...]:
+        """The proposals to keep an entry as it is."""
+        return tuple(e for r in self.reflections for e in r.edits if e.operation == "KEEP")
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Reflection replies that could not be used."""
+        return tuple(reason for r in self.reflections for reason in r.lost)
 
 
 @dataclass(frozen=True)

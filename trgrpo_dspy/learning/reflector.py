@@ -241,7 +241,8 @@ class Reflector(dspy.Module):
             evidence=evidence.text,
             proposals=proposals_text(proposals) or "(none)",
         )
-        edits = tuple(edit_of(item, origins_of(item, proposals, evidence)) for item in items_of(reply.edits))
+        known = [row.example for row in evidence.rows]
+        edits = tuple(edit_of(item, origins_of(item, proposals, known)) for item in items_of(reply.edits))
         went = {
             f"P{n}": text_of(item.outcome)
             for item in items_of(getattr(reply, "dispositions", None))

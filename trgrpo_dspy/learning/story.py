@@ -11,12 +11,11 @@ from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.meter import Spend
 from trgrpo_dspy.program.examples import expected_text, task_text
 
-from .attempts import Lessons
+from .check import Verified
 from .draft import Update
-from .reflection import Plan
+from .reflection import Lessons, Plan
 from .schedule import Step
 from .setup import Setup
-from .verify import Verified
 
 __all__ = ["checked", "consolidated", "ended", "measured", "started", "step_started", "updated"]
 

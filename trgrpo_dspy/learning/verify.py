@@ -8,37 +8,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.meter import Stage
 
-from .check import Case, Findings, batches, count, problems_text
+from .cases import Case
+from .check import Findings, Verified, batches, count, problems_text
 from .reading import checked_edits
 from .reflector import Reflector
 from .steps import Ask, Steps, losses
 
-__all__ = ["Verified", "verify"]
+__all__ = ["verify"]
 
 _CALLS = 3
 """Calls of one check at most."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What became of a draft."""
-
-    draft: ExperienceLibrary
-    """The draft after repairs."""
-    findings: Findings
-    """What the last check found."""
-    repaired: tuple[Edit, ...] = ()
-    """Repairs that took effect."""
-    refused: tuple[tuple[str, str], ...] = ()
-    """Ids of new or changed entries that must not count, with reasons."""
-    lost: tuple[str, ...] = ()
-    """Replies that could not be used."""
 
 
 def verify(
