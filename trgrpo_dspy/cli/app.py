@@ -16,12 +16,19 @@ from typer.core import TyperGroup
 
 from trgrpo_dspy import __version__
 
-from . import history_verbs, library_verbs, run_verbs, setup_verbs
 from .console import line, note
 from .errors import EXIT_CODES, problem_of
+from .history_verbs import report, watch, why
+from .library_verbs import apply, diff_, edit, export, import_, show_
+from .run_verbs import compare, compile_, evaluate, resume
+from .setup_verbs import doctor, estimate, init, options
 
 __all__ = ["app", "main"]
 
+VERBS = (
+    *(init, doctor, options, estimate, compile_, evaluate, compare, resume),
+    *(why, watch, report, show_, diff_, edit, apply, export, import_),
+)
 _EXITS = "\n".join(f"{code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 
 
@@ -63,8 +70,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (setup_verbs, run_verbs, history_verbs, library_verbs):
-    verbs.register(app)
+for verb in VERBS:
+    app.command(verb.__name__.rstrip("_"))(verb)
 
 
 def _version(asked: bool) -> None:

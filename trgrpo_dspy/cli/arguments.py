@@ -1,40 +1,16 @@
-"""The arguments that several verbs share, each said once."""
+"""The arguments that several verbs share, each said once: a verb takes those it names by `takes`."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Annotated, Any, TypeVar
 
-from typing import Annotated, Any
+from typer import Argument, Option
 
-import typer
-
-from .errors import InputError
 from .sources import RUNS, is_run
 
-__all__ = [
-    "AsJson",
-    "Auto",
-    "Columns",
-    "Format",
-    "Inputs",
-    "LMArguments",
-    "LogDir",
-    "MaxCost",
-    "Model",
-    "Offline",
-    "Out",
-    "Price",
-    "ReflectionModel",
-    "Run",
-    "Set",
-    "Target",
-    "Testset",
-    "Trainset",
-    "Valset",
-    "column_names",
-    "given",
-    "names",
-    "option_texts",
-    "pairs",
-]
+__all__ = ["Format", "Out", "Run", "Target", "takes"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 def _runs_beginning(incomplete: str) -> list[str]:
@@ -49,84 +25,52 @@ def _options_beginning(incomplete: str) -> list[str]:
     return [f"{text.name}=" for text in texts_of(LearningOptions) if text.name.startswith(incomplete)]
 
 
+_RUN = Argument(help="A run's directory; by default the newest in runs/.", autocompletion=_runs_beginning)
+Run = Annotated[str | None, _RUN]
+Target = Annotated[str, Argument(help="A .py file or module with program, metric, trainset, valset, testset.")]
+Format = Annotated[str, Option(help="Format of the file; by default guessed. `trgrpo export --help` lists them.")]
+Out = Annotated[str, Option("--out", "-o", help="Where to write; by default the screen.")]
+
 _DATA = "in place of the target's: a .jsonl, .json, .csv or .parquet file, or owner/name:split on the hub"
-
-Target = Annotated[str, typer.Argument(help="A .py file or module with program, metric, trainset, valset, testset.")]
-Model = Annotated[str, typer.Option(help="The LM, as LiteLLM names it: openai/gpt-4o-mini. Keys: the environment.")]
-ReflectionModel = Annotated[str, typer.Option(help="The LM that reflects; by default the same.")]
-LMArguments = Annotated[
-    list[str], typer.Option("--lm", metavar="NAME=VALUE", help="An argument of dspy.LM, such as api_base=http://...")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Use the built-in model, no LLM: no key, no network.")]
-Set = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Any option by name; `trgrpo options` lists them.",
-        autocompletion=_options_beginning,
-    ),
-]
-Auto = Annotated[str, typer.Option(metavar="light|medium|heavy", help="How much to spend on learning.")]
-MaxCost = Annotated[float | None, typer.Option(help="US dollars at most.")]
-Price = Annotated[
-    str,
-    typer.Option(metavar="PROMPT,REPLY", help="US dollars per million tokens, if the model's price is unknown."),
-]
-LogDir = Annotated[str, typer.Option(help="The run's directory.")]
-Trainset = Annotated[str, typer.Option(metavar="DATA", help=f"Training examples {_DATA}.")]
-Valset = Annotated[str, typer.Option(metavar="DATA", help="Validation examples, likewise.")]
-Testset = Annotated[str, typer.Option(metavar="DATA", help=f"Test examples {_DATA}.")]
-Inputs = Annotated[str, typer.Option(metavar="NAME,NAME", help="Fields that are inputs; by default the program's.")]
-Columns = Annotated[
-    str, typer.Option(metavar="FIELD=COLUMN,...", help="The column of a field, where the data name it otherwise.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for a script.")]
-Run = Annotated[
-    str | None,
-    typer.Argument(help="A run's directory; by default the newest in runs/.", autocompletion=_runs_beginning),
-]
-Format = Annotated[str, typer.Option(help="Format of the file; by default guessed. `trgrpo export --help` lists them.")]
-Out = Annotated[str, typer.Option("--out", "-o", help="Where to write; by default the screen.")]
+_SET = Option("--set", metavar="NAME=VALUE", help="Any option by name; `trgrpo options` lists them.")
+_SET.autocompletion = _options_beginning
+_LM = Option(metavar="NAME=VALUE", help="An argument of dspy.LM, such as api_base=http://...")
+_PRICE = "US dollars per million tokens, if the model's price is unknown."
+_SHARED: dict[str, tuple[Any, Any, Any]] = {
+    "model": (str, "", Option(help="The LM, as LiteLLM names it: openai/gpt-4o-mini. Keys: the environment.")),
+    "reflection_model": (str, "", Option(help="The LM that reflects; by default the same.")),
+    "auto": (str, "", Option(metavar="light|medium|heavy", help="How much to spend on learning.")),
+    "on": (str, "", Option(metavar="train|val|test", help="The set to measure on; by default test, else val.")),
+    "k": (int | None, None, Option("-k", min=1, help="Attempts at each example; by default 1.")),
+    "max_cost": (float | None, None, Option(help="US dollars at most.")),
+    "price": (str, "", Option(metavar="PROMPT,REPLY", help=_PRICE)),
+    "offline": (bool, False, Option("--offline", help="Use the built-in model, no LLM: no key, no network.")),
+    "log_dir": (str, "", Option(help="The run's directory.")),
+    "set_": (list[str], [], _SET),
+    "lm": (list[str], [], _LM),
+    "trainset": (str, "", Option(metavar="DATA", help=f"Training examples {_DATA}.")),
+    "testset": (str, "", Option(metavar="DATA", help=f"Test examples {_DATA}.")),
+    "valset": (str, "", Option(metavar="DATA", help="Validation examples, likewise.")),
+    "inputs": (str, "", Option(metavar="NAME,NAME", help="Fields that are inputs; by default the program's.")),
+    "columns": (str, "", Option(metavar="FIELD=COLUMN,...", help="A field's column that the data name otherwise.")),
+    "json": (bool, False, Option("--json", help="Write JSON for a script.")),
+}
+"""Type, default and option of each, in the order in which help shows them."""
 
 
-def option_texts(texts: list[str], **named: Any) -> dict[str, str]:
-    """What was given with --set, and by options of their own; `__` stands for a dot."""
-    found = pairs(texts, "--set")
-    for name, value in named.items():
-        name = name.replace("__", ".")
-        if value in (None, ""):
-            continue
-        if name in found:
-            raise InputError(f"{name} is given twice, by --set and by its own option; leave one out")
-        found[name] = str(value)
-    return found
+def takes(names: str) -> Callable[[Verb], Verb]:
+    """Give a verb the shared arguments of these names after its own; its `**given` holds them."""
+    shared = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+        for name, (kind, default, option) in _SHARED.items()
+        if name in names.split()
+    ]
 
+    def extended(verb: Verb) -> Verb:
+        own = signature(verb, eval_str=True)
+        kept = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        verb.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
+        verb.__annotations__ = {p.name: p.annotation for p in (*kept, *shared)}  # what typer reads beside it
+        return verb
 
-def pairs(texts: list[str], option: str) -> dict[str, str]:
-    """`name=value` texts by name."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if not sign or not name:
-            raise InputError(f"{option} {text}: write {option} name=value")
-        if name in found:
-            raise InputError(f"{option} {name} is given twice; leave one out")
-        found[name] = value.strip()
-    return found
-
-
-def given(**data: str) -> dict[str, str]:
-    """Those of the named texts that were given."""
-    return {name: source for name, source in data.items() if source}
-
-
-def column_names(text: str) -> dict[str, str]:
-    """Columns by the names of the fields."""
-    return pairs(list(names(text)), "--columns")
-
-
-def names(text: str) -> tuple[str, ...]:
-    """The names in a text, parted by commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return extended

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trgrpo_dspy import __version__
+from trgrpo_dspy.evaluation.evaluate import evaluate
 from trgrpo_dspy.evaluation.warnings import warnings_before
 from trgrpo_dspy.failures.messages import fatal_message
 from trgrpo_dspy.program.carrying import read_library
@@ -21,11 +22,9 @@ from trgrpo_dspy.program.scoring import adapt_metric
 
 from .errors import InputError, problem_of
 from .job import Job
-from .runs import Subject, language_model, models_of, subject_of
+from .runs import Subject, language_model, models_of
 
 __all__ = ["Check", "checks"]
-
-_PROBE = "Answer with the word OK."
 
 
 class Check(NamedTuple):
@@ -37,39 +36,39 @@ class Check(NamedTuple):
     text: str
 
 
-def checks(target: str, model: str, reflection_model: str, lm: Mapping[str, str], *, offline: bool) -> Iterator[Check]:
+def checks(target: str, models: tuple[str, str], lm: Mapping[str, str], *, offline: bool) -> Iterator[Check]:
     """Make all checks that can be made."""
     yield from _versions()
-    yield from _extras()
+    yield _extras()
     yield _directory()
-    yield _keys()
-    names = list(dict.fromkeys(filter(None, (model, reflection_model))))
+    keys = sorted(name for name, value in os.environ.items() if name.endswith("_API_KEY") and value)
+    yield Check("ok", "keys", f"in the environment: {', '.join(keys) or 'none; a local server may need none'}")
+    names = list(dict.fromkeys(filter(None, models)))
     for name in names:
-        yield from _model(name, lm)
+        yield _model(name, lm)
     if not names and not offline:
         yield Check("warn", "models", "none named: --model openai/gpt-4o-mini tries its key and one call")
     if target:
-        yield from _target(
-            Job("doctor", target, model=model, lm=dict(lm), offline=offline), called=bool(names) or offline
-        )
+        job = Job("doctor", target, model=models[0], lm=dict(lm), offline=offline)
+        yield from _target(job, called=bool(names) or offline)
 
 
 def _versions() -> Iterator[Check]:
     python = ".".join(map(str, sys.version_info[:3]))
     yield Check("ok", "versions", f"trgrpo-dspy {__version__}, Python {python}")
     found = importlib.metadata.version("dspy")
-    fine = re.match(r"3\.4(\.|$)", found) is not None
-    hint = "" if fine else "; 3.4 is supported: pip install 'dspy>=3.4,<3.5'"
-    yield Check("ok" if fine else "FAIL", "dspy", f"{found}{hint}")
+    if re.match(r"3\.4(\.|$)", found):
+        yield Check("ok", "dspy", found)
+    else:
+        yield Check("FAIL", "dspy", f"{found}; 3.4 is supported: pip install 'dspy>=3.4,<3.5'")
 
 
-def _extras() -> Iterator[Check]:
+def _extras() -> Check:
     """Which extras are installed, by what the package itself requires."""
     try:
         required = importlib.metadata.requires("trgrpo-dspy") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Check("warn", "extras", "trgrpo-dspy runs from its source and is not installed: pip install -e .")
-        return
+        return Check("warn", "extras", "trgrpo-dspy runs from its source and is not installed: pip install -e .")
     extras: dict[str, list[str]] = {}
     for text in required:
         found = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", text)
@@ -77,19 +76,17 @@ def _extras() -> Iterator[Check]:
             extras.setdefault(found[2], []).append(found[1])
     have = [name for name, packages in extras.items() if all(map(_installed, packages))]
     missing = [name for name in extras if name not in have]
-    text = f"installed: {', '.join(have) or 'none'}"
     hint = (
         f"; not: {', '.join(missing)} (pip install 'trgrpo-dspy[{missing[0]}]' where one is needed)" if missing else ""
     )
-    yield Check("ok", "extras", text + hint)
+    return Check("ok", "extras", f"installed: {', '.join(have) or 'none'}{hint}")
 
 
 def _installed(package: str) -> bool:
     try:
-        importlib.metadata.version(package)
+        return bool(importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
         return False
-    return True
 
 
 def _directory() -> Check:
@@ -100,83 +97,66 @@ def _directory() -> Check:
         return Check("FAIL", "directory", f"{Path.cwd()} can't be written: {error.strerror}; use --log-dir")
 
 
-def _model(name: str, arguments: Mapping[str, str]) -> Iterator[Check]:
+def _model(name: str, arguments: Mapping[str, str]) -> Check:
     """One call, not from the cache."""
     try:
         lm = language_model(name, {"cache": "false", "num_retries": "0", **arguments})
+        began = time.monotonic()
+        lm("Answer with the word OK.")
     except InputError as error:
-        yield Check("FAIL", name, problem_of(error).text)
-        return
-    began = time.monotonic()
-    try:
-        lm(_PROBE)
+        return Check("FAIL", name, problem_of(error).text)
     except Exception as error:  # a backend raises anything
-        yield Check("FAIL", name, fatal_message(error, name))
-        return
-    seconds = time.monotonic() - began
+        return Check("FAIL", name, fatal_message(error, name))
     used = lm.history[-1] if lm.history else {}
     cost = used.get("cost") if isinstance(used, dict) else getattr(used, "cost", None)
     priced = f"${cost:.6f}" if cost else "price unknown: --max-cost needs --price; or cap --set budget.max_lm_calls"
-    yield Check("ok" if cost else "warn", name, f"answered in {seconds:.1f} s; {priced}")
-
-
-def _keys() -> Check:
-    """The names of the keys that are set, never their values."""
-    found = sorted(name for name, value in os.environ.items() if name.endswith("_API_KEY") and value)
-    return Check("ok", "keys", f"in the environment: {', '.join(found) or 'none; a local server may need none'}")
+    return Check("ok" if cost else "warn", name, f"answered in {time.monotonic() - began:.1f} s; {priced}")
 
 
 def _target(job: Job, *, called: bool) -> Iterator[Check]:
     try:
-        subject = subject_of(job)
-        metric = subject.target.metric
-        predictors = list(teachable_predictors(subject.program))
-        adapt_metric(metric) if metric is not None else None
+        subject = Subject.of(job)
+        if (metric := subject.target.metric) is not None:
+            adapt_metric(metric)
+        predictors = ", ".join(teachable_predictors(subject.program))
     except (InputError, ValueError, TypeError) as error:
         yield Check("FAIL", "target", problem_of(error).text)
         return
     carried = len(read_library(subject.program))
-    yield Check(
-        "ok", "target", f"predictors to teach: {', '.join(predictors)}" + (f"; carries {carried}" if carried else "")
-    )
+    yield Check("ok", "target", f"predictors to teach: {predictors}" + (f"; carries {carried}" if carried else ""))
     yield from _data(subject)
     if called and subject.sets["trainset"]:
-        yield from _attempt(job, subject)
+        yield _attempt(job, subject)
 
 
 def _data(subject: Subject) -> Iterator[Check]:
-    sizes = {name: len(examples) for name, examples in subject.sets.items()}
-    text = ", ".join(f"{name} {size or 'none'}" for name, size in sizes.items())
-    few = sizes["trainset"] and sizes["trainset"] < 10
-    if not sizes["trainset"]:
+    text = ", ".join(f"{name} {len(examples) or 'none'}" for name, examples in subject.sets.items())
+    trainset, valset = subject.sets["trainset"], subject.sets["valset"]
+    if not trainset:
         yield Check("FAIL", "data", f"{text}; compile needs a trainset")
         return
+    few = len(trainset) < 10
     yield Check("warn" if few else "ok", "data", text + ("; 20 to 200 training examples are usual" if few else ""))
-    if not sizes["valset"] and subject.target.metric is not None:
+    if not valset and subject.target.metric is not None:
         yield Check("warn", "data", "without a valset nothing is measured, and the last library is returned")
     if blank := [n for n, e in subject.sets.items() if any(not getattr(x, "_input_keys", None) for x in e)]:
         yield Check("FAIL", "data", f"{', '.join(blank)}: examples without inputs; write .with_inputs('question')")
         return
-    for warning in warnings_before(subject.sets["trainset"], subject.sets["valset"]):
-        yield Check("warn", "data", warning)
+    yield from (Check("warn", "data", warning) for warning in warnings_before(trainset, valset))
 
 
-def _attempt(job: Job, subject: Subject) -> Iterator[Check]:
+def _attempt(job: Job, subject: Subject) -> Check:
     """One attempt at the first training example, scored."""
-    from trgrpo_dspy.evaluation.evaluate import evaluate
-
     metric = subject.target.metric or (lambda example, prediction, trace=None: 1.0)
-    with models_of(job, subject.program):
-        try:
+    try:
+        with models_of(job, subject.program):
             found = evaluate(subject.program, subject.sets["trainset"][:1], metric, num_threads=1)
-        except Exception as error:  # fatal errors of backends
-            yield Check("FAIL", "attempt", problem_of(error).text)
-            return
-    (rollout,) = found.rollouts[0] or (None,)
+    except Exception as error:  # fatal errors of backends
+        return Check("FAIL", "attempt", problem_of(error).text)
+    rollout = next(iter(found.rollouts[0]), None)
     if rollout is None or rollout.score is None:
         why = rollout.error if rollout is not None else found.stop_reason
-        yield Check("FAIL", "attempt", f"could not be scored: {why}")
-    else:
-        verdict = "warn" if rollout.error else "ok"
-        said = rollout.error or f"{rollout.lm_calls} LM calls, {rollout.tool_calls} tool calls"
-        yield Check(verdict, "attempt", f"score {rollout.score:.3g}; {said}")
+        return Check("FAIL", "attempt", f"could not be scored: {why}")
+    by = " by the offline model, no LLM" if job.offline else ""
+    said = rollout.error or f"{rollout.lm_calls} LM calls, {rollout.tool_calls} tool calls"
+    return Check("warn" if rollout.error else "ok", "attempt", f"score {rollout.score:.3g}{by}; {said}")

@@ -20,24 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from trgrpo_dspy.library.entries import as_written
-from trgrpo_dspy.library.experience import Collection, Experience
+from trgrpo_dspy.library.experience import Experience
 
-__all__ = [
-    "column_table",
-    "experiences",
-    "library_table",
-    "line",
-    "logged",
-    "note",
-    "printable",
-    "show",
-    "show_json",
-]
+__all__ = ["column_table", "experiences", "library_table", "line", "logged", "note", "printable", "show", "show_json"]
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, and what turns the direction of text; all but the tab and the line's end."""
-
-
 _NUMBER = re.compile(r"[-\d.,/ *~+]*")
 
 
@@ -74,15 +62,11 @@ def column_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Se
     rows = list(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(head):
-        table.add_column(
-            Text(name),
-            overflow="fold",
-            ratio=1 if number in wide else None,
-            no_wrap=number not in wide,
-            justify="right"
-            if number not in wide and all(_NUMBER.fullmatch(cells[number]) for cells in rows)
-            else "left",
-        )
+        if number in wide:
+            table.add_column(Text(name), overflow="fold", ratio=1)
+        else:
+            side: Any = "right" if all(_NUMBER.fullmatch(cells[number]) for cells in rows) else "left"
+            table.add_column(Text(name), overflow="fold", no_wrap=True, justify=side)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
@@ -93,13 +77,15 @@ def experiences(count: int) -> str:
     return f"{count} experience{'' if count == 1 else 's'}"
 
 
-def library_table(library: Collection) -> Table:
+def library_table(library: Sequence[Experience]) -> Table:
     """The entries with what is known of them; a column that says nothing of any entry is left out."""
+    votes = [(e.helpful + len(e.support), e.harmful + len(e.against)) for e in library]
+    steps = [dict.fromkeys(filter(None, (e.created_step, max(e.created_step, e.updated_step)))) for e in library]
     columns = {
         "for": [", ".join(e.targets) for e in library],
-        "right/wrong": [_counts(e) for e in library],
+        "right/wrong": [f"{right}/{wrong}" if right or wrong else "" for right, wrong in votes],
         "from": [f"{len(e.sources)} ex." if e.sources else "" for e in library],
-        "step": [_steps(e) for e in library],
+        "step": [", ".join(map(str, found)) for found in steps],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     texts = [as_written(e.text) + (" (pinned)" if e.pinned else "") for e in library]
@@ -107,24 +93,14 @@ def library_table(library: Collection) -> Table:
     return column_table(["id", "experience", *columns], rows, wide=(1,))
 
 
-def _counts(entry: Experience) -> str:
-    right, wrong = entry.helpful + len(entry.support), entry.harmful + len(entry.against)
-    return f"{right}/{wrong}" if right or wrong else ""
-
-
-def _steps(entry: Experience) -> str:
-    steps = [entry.created_step, *([entry.updated_step] if entry.updated_step > entry.created_step else ())]
-    return ", ".join(str(step) for step in steps if step)
-
-
 @contextmanager
-def logged(level: int = logging.INFO) -> Iterator[set[str]]:
+def logged() -> Iterator[set[str]]:
     """The package's log lines, and what programs print, on standard error; gives the set of lines to leave out."""
     handler = _OnStandardError()
     logger = logging.getLogger("trgrpo_dspy")
     before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(logging.INFO)
     try:
         with redirect_stdout(sys.stderr):  # standard output is for results alone
             yield handler.left_out

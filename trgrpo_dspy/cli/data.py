@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +25,7 @@ _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))??(?::(?P<s
 
 
 def examples_from(
-    source: str, program: dspy.Module, inputs: Sequence[str] = (), columns: Mapping[str, str] | None = None
+    source: str, program: dspy.Module, inputs: Sequence[str], columns: Mapping[str, str]
 ) -> list[dspy.Example]:
     """Read examples.
 
@@ -35,19 +35,17 @@ def examples_from(
         program: Says which columns are inputs, where `inputs` does not.
         inputs: Names of the fields that are inputs.
         columns: The column of a field, where it has another name.
-
-    Raises:
-        InputError: The source can't be read, is empty, or lacks a column.
     """
     rows = _rows(source)
     if not rows:
         raise InputError(f"{source} holds no rows")
-    for field, column in (columns or {}).items():
+    for field, column in columns.items():
         if column not in rows[0]:
             raise InputError(f"--columns {field}={column}: {source} has the columns {', '.join(rows[0])}")
         for row in rows:
             row[field] = row.pop(column)
-    names = list(inputs) or input_names(program, rows[0])
+    known = input_names(program, rows[0])
+    names = list(inputs) or known
     if missing := [name for name in names if name not in rows[0]]:
         raise InputError(f"{source} has no column {', '.join(missing)}; its columns: {', '.join(rows[0])}")
     if not names:
@@ -57,7 +55,7 @@ def examples_from(
             f"{source}: which columns are inputs? None of {', '.join(rows[0])} is an input of the program; say "
             f"which are, as in: --columns {example}, or --inputs name,name"
         )
-    if not set(names) & set(input_names(program, rows[0])):
+    if not set(names) & set(known):
         raise InputError(
             f"--inputs {','.join(names)}: the program takes none of them; name them by --columns field=column"
         )
@@ -70,9 +68,9 @@ def input_names(program: dspy.Module, row: Mapping[str, Any]) -> list[str]:
     forward = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
     parameters = inspect.signature(forward).parameters.values() if forward is not None else ()
     named = [p.name for p in parameters if p.kind in kinds and p.name != "self"]
-    fields = [name for _, predictor in program.named_predictors() for name in predictor.signature.input_fields]
-    outputs = {name for _, predictor in program.named_predictors() for name in predictor.signature.output_fields}
-    return [name for name in row if name in named] or [n for n in row if n in fields and n not in outputs]
+    signatures = [predictor.signature for _, predictor in program.named_predictors()]
+    fields = {n for s in signatures for n in s.input_fields} - {n for s in signatures for n in s.output_fields}
+    return [name for name in row if name in named] or [name for name in row if name in fields]
 
 
 def _rows(source: str) -> list[dict[str, Any]]:
@@ -84,34 +82,10 @@ def _rows(source: str) -> list[dict[str, Any]]:
     hub = _HUB.fullmatch(source)
     if hub is None:
         raise InputError(f"{source} is neither a file nor a data set such as owner/name:split")
-    return _rows_of_hub(source, hub["name"], hub["config"], hub["split"] or "train")
-
-
-def _rows_of_file(path: Path) -> list[dict[str, Any]]:
-
     import datasets  # slow to import, and only needed here
 
-    if not path.is_file():
-        raise InputError(f"{path} is not there")
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs the traceback of what it then raises
-    if (kind := _FORMATS.get(path.suffix.lower())) is None:
-        raise InputError(f"{path} must end in one of {', '.join(_FORMATS)}")
-    with TemporaryDirectory() as cache:  # streaming reads the file afresh: no cache to go stale
-        try:
-            found = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, cache_dir=cache)
-            return _whole(found)
-        except Exception as error:  # readers of files raise anything
-            if not path.stat().st_size:
-                return []
-            reason = error.__cause__ or error
-            raise InputError(f"{path} can't be read as {kind}: {type(reason).__name__}: {reason}") from error
-
-
-def _rows_of_hub(source: str, name: str, config: str | None, split: str) -> list[dict[str, Any]]:
-    import datasets
-
     try:
-        return _whole(datasets.load_dataset(name, config, split=split))
+        return list(map(dict, datasets.load_dataset(hub["name"], hub["config"], split=hub["split"] or "train")))
     except Exception as error:  # the hub's client raises anything from OSError to its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -119,5 +93,20 @@ def _rows_of_hub(source: str, name: str, config: str | None, split: str) -> list
         ) from error
 
 
-def _whole(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [dict(row) for row in rows]
+def _rows_of_file(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if (kind := _FORMATS.get(path.suffix.lower())) is None:
+        raise InputError(f"{path} must end in one of {', '.join(_FORMATS)}")
+    import datasets
+
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it logs the traceback of what it then raises
+    with TemporaryDirectory() as cache:  # streaming reads the file afresh: no cache to go stale
+        try:
+            data = {"data_files": str(path), "split": "train", "streaming": True, "cache_dir": cache}
+            return list(map(dict, datasets.load_dataset(kind, **data)))
+        except Exception as error:  # readers of files raise anything
+            if not path.stat().st_size:
+                return []
+            reason = error.__cause__ or error
+            raise InputError(f"{path} can't be read as {kind}: {type(reason).__name__}: {reason}") from error

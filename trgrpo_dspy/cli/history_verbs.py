@@ -5,32 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .arguments import AsJson, Run
+from .arguments import Run, takes
 from .console import note, show, show_json
 from .errors import InputError
 from .sources import is_run, run_directory
 
-__all__ = ["register"]
+__all__ = ["report", "watch", "why"]
 
 _PATIENCE = 30.0
 """Seconds for which a run's first event is waited for."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    for verb in (why, watch, report):
-        app.command(verb.__name__)(verb)
-
-
+@takes("json")
 def why(
     entry: Annotated[str, typer.Argument(metavar="id", help="An entry's id, such as E7.")],
     run: Run = None,
     everything: Annotated[bool, typer.Option("--all", help="Show all groups behind it.")] = False,
-    json: AsJson = False,
+    **given: Any,
 ) -> None:
     """Say why an entry exists.
 
@@ -47,7 +42,7 @@ def why(
         raise InputError(f"{history.log_dir} is {history.started.run!r} and has no entries; name a run of compile")
     id = entry.strip("[] ").upper()
     found = history.entry_history(id if id.startswith("E") else f"E{id}")
-    if json:
+    if given["json"]:
         show_json(entry_data(found))
     else:
         show(*entry_view(history, found, everything=everything))
@@ -72,11 +67,13 @@ def watch(
 
     from .view import run_view, watch_view
 
-    if run is not None and sys.stdout.isatty() and not once:
-        _wait_for(Path(run).expanduser())
+    once = once or not sys.stdout.isatty()
+    until = time.monotonic() + _PATIENCE
+    while run is not None and not once and _begins(Path(run).expanduser()) and time.monotonic() < until:
+        time.sleep(0.2)
     path = run_directory(run)
     history = read_run(path)
-    if once or not sys.stdout.isatty():
+    if once:
         show(watch_view(history))
         return
     try:
@@ -94,11 +91,9 @@ def watch(
     show(*run_view(history))
 
 
-def _wait_for(path: Path) -> None:
-    """Wait for a run that is just beginning to write its first event."""
-    until = time.monotonic() + _PATIENCE
-    while path.is_dir() and not is_run(path) and time.monotonic() < until:
-        time.sleep(0.2)
+def _begins(path: Path) -> bool:
+    """Whether a run has a directory and no event yet."""
+    return path.is_dir() and not is_run(path)
 
 
 def report(
@@ -110,8 +105,7 @@ def report(
 
     Example: trgrpo report runs/my_task-1 --figures
     """
-    from trgrpo_dspy.report.figures import write_figures
-    from trgrpo_dspy.report.html import write_report
+    from trgrpo_dspy.report import write_figures, write_report
 
     path = run_directory(run)
     note(f"written: {write_report(path, Path(out) if out else None)}")

@@ -6,17 +6,20 @@ It holds no key: models are kept by their names, and settings that look like a s
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from trgrpo_dspy.saved import Saved
 
 from .errors import InputError
 
-__all__ = ["FILE", "Job", "read_job"]
+__all__ = ["FILE", "SETS", "Job", "asked", "has_failed", "names", "option_texts", "pairs", "read_job"]
 
 FILE = "command.json"
 """The record's name in a run's directory."""
+SETS = ("trainset", "valset", "testset")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,6 @@ class Job(Saved):
     model: str = ""
     """The LM's model string; empty is what the target configures."""
     reflection_model: str = ""
-    """Likewise, of the reflection."""
     lm: dict[str, str] = field(default_factory=dict)
     """Arguments of `dspy.LM`."""
     price: str = ""
@@ -55,11 +57,14 @@ class Job(Saved):
     """Where the result is saved; empty saves none beside the run's directory."""
     folder: str = ""
     """Where the command was given."""
+    failed: bool = False
+    """Whether the run failed before it had learned or measured anything."""
     schema_version: int = 1
-    """Version of this record."""
 
     def with_paths(self) -> Job:
-        """The job with absolute paths, so that it can be done from elsewhere."""
+        """The job with absolute paths, so that it can be done from elsewhere; one that has them stays."""
+        if self.folder:
+            return self
         return replace(
             self,
             target=_absolute(self.target),
@@ -70,6 +75,61 @@ class Job(Saved):
         )
 
 
+def asked(verb: str, target: str, given: Mapping[str, Any], programs: tuple[str, ...] = (), save: str = "") -> Job:
+    """The job of a verb's arguments, which are named as in `arguments.takes`."""
+    on = given.get("on", "").removesuffix("set")
+    if on not in ("", "train", "val", "test"):
+        raise InputError(f"--on {given['on']}: train, val or test is wanted")
+    named = {"auto": given.get("auto"), "k": given.get("k"), "budget.max_cost": given.get("max_cost")}
+    return Job(
+        verb,
+        target,
+        programs,
+        model=given["model"],
+        reflection_model=given.get("reflection_model", ""),
+        lm=pairs(given["lm"], "--lm"),
+        price=given.get("price", ""),
+        offline=given["offline"],
+        options=option_texts(given["set_"], named),
+        data={name: given[name] for name in SETS if given.get(name)},
+        inputs=names(given["inputs"]),
+        columns=pairs(names(given["columns"]), "--columns"),
+        on=on,
+        save=save,
+    )
+
+
+def option_texts(texts: list[str], named: Mapping[str, Any]) -> dict[str, str]:
+    """What was given with --set, and by options of their own."""
+    found = pairs(texts, "--set")
+    for name, value in named.items():
+        if value in (None, ""):
+            continue
+        if name in found:
+            raise InputError(f"{name} is given twice, by --set and by its own option; leave one out")
+        found[name] = str(value)
+    return found
+
+
+def pairs(texts: list[str] | tuple[str, ...], option: str) -> dict[str, str]:
+    """`name=value` texts by name."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign or not name:
+            raise InputError(f"{option} {text}: write {option} name=value")
+        if name in found:
+            raise InputError(f"{option} {name} is given twice; leave one out")
+        found[name] = value.strip()
+    return found
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in a text, parted by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _absolute(name: str) -> str:
     """The path of a file, which a slice may follow; any other name as it is."""
     path = Path(name.partition("[")[0]).expanduser()
@@ -77,11 +137,7 @@ def _absolute(name: str) -> str:
 
 
 def read_job(run: Path) -> Job:
-    """The command of a run.
-
-    Raises:
-        InputError: The directory keeps none, as where the run was started from Python.
-    """
+    """The command of a run; an `InputError` where the run was started from Python and has none."""
     path = run / FILE
     if not path.is_file():
         raise InputError(
@@ -92,3 +148,11 @@ def read_job(run: Path) -> Job:
         return Job.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def has_failed(run: Path) -> bool:
+    """Whether the run's own record says that it failed before it had anything to show."""
+    try:
+        return read_job(run).failed
+    except (InputError, OSError):
+        return False

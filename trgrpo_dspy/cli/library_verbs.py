@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,44 +16,39 @@ from trgrpo_dspy.library import ExperienceLibrary, diff
 from trgrpo_dspy.library.exchange import FORMATS
 from trgrpo_dspy.library.markdown import stray_line
 
-from .arguments import AsJson, Format, Out, names
+from .arguments import Format, Out, takes
 from .console import experiences, library_table, line, note, show, show_json
 from .errors import InputError
-from .sources import Source, is_run, read_source, write_text
+from .job import names
+from .sources import Source, is_run, other_fields, read_source, run_directory, saved_fields, write_text
 
-__all__ = ["register"]
+__all__ = ["apply", "diff_", "edit", "export", "import_", "show_"]
 
 _FORMATS = "; ".join(f"{name}: {kind.about}" for name, kind in FORMATS.items())
-_SOURCE = "A library in any format, a saved program, or a run's directory."
-SourceName = Annotated[str, typer.Argument(help=_SOURCE)]
+SourceName = Annotated[
+    str, typer.Argument(help="A library in any format, a saved program, or a run's directory.", show_default=False)
+]
+_IDS = "ID,ID"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    for name, verb in (("show", show_), ("diff", diff_), ("edit", edit), ("apply", apply)):
-        app.command(name)(verb)
-    app.command("export")(export)
-    app.command("import")(import_)
-
-
-def show_(source: SourceName = "", format: Format = "", json: AsJson = False) -> None:
+@takes("json")
+def show_(source: SourceName = "", format: Format = "", **given: Any) -> None:
     """Show a run, a library or a saved program.
 
     Without SOURCE the newest run in runs/.
 
     Example: trgrpo show compiled.json
     """
-    path = Path(source).expanduser()
-    if not source or is_run(path):
-        _show_run(source or None, json=json)
+    if not source or is_run(Path(source).expanduser()):
+        _show_run(source or None, json=given["json"])
         return
     found = read_source(source, format)
-    if json:
+    if given["json"]:
         show_json({"source": str(found.path), "format": found.format, **dataclasses.asdict(_plain(found.library))})
         return
     show(f"{found.path}: {experiences(len(found.library))}, {found.library.tokens:,} tokens")
     if found.library.entries:
-        show(library_table(found.library))
+        show(library_table(found.library.entries))
     if found.library.banned:
         show(f"banned: {len(found.library.banned)}")
 
@@ -61,7 +56,6 @@ def show_(source: SourceName = "", format: Format = "", json: AsJson = False) ->
 def _show_run(name: str | None, *, json: bool) -> None:
     from trgrpo_dspy.report import read_run
 
-    from .sources import run_directory
     from .view import run_data, run_view
 
     run = read_run(run_directory(name))
@@ -71,17 +65,14 @@ def _show_run(name: str | None, *, json: bool) -> None:
         show(f"{run.log_dir}: {', '.join(run.models)}", *run_view(run))
 
 
-def diff_(
-    a: Annotated[str, typer.Argument(help=_SOURCE)],
-    b: Annotated[str, typer.Argument(help="Likewise.")],
-    json: AsJson = False,
-) -> None:
+@takes("json")
+def diff_(a: SourceName, b: SourceName, **given: Any) -> None:
     """Show what changed from one library to another.
 
     Example: trgrpo diff runs/my_task-1/libraries/step_001.json compiled.json
     """
     changed = diff(read_source(a).library, read_source(b).library)
-    if json:
+    if given["json"]:
         show_json(dataclasses.asdict(changed))
     else:
         _lines(str(changed))
@@ -89,9 +80,9 @@ def diff_(
 
 def edit(
     source: SourceName,
-    remove: Annotated[str, typer.Option(metavar="ID,ID", help="Remove entries.")] = "",
-    ban: Annotated[str, typer.Option(metavar="ID,ID", help="Remove them; learning brings back none like them.")] = "",
-    pin: Annotated[str, typer.Option(metavar="ID,ID", help="Keep entries as they are in learning.")] = "",
+    remove: Annotated[str, typer.Option(metavar=_IDS, help="Remove entries.")] = "",
+    ban: Annotated[str, typer.Option(metavar=_IDS, help="Remove them; learning brings back none like them.")] = "",
+    pin: Annotated[str, typer.Option(metavar=_IDS, help="Keep entries as they are in learning.")] = "",
     add: Annotated[str | None, typer.Option(metavar="TEXT", help="Add an entry.")] = None,
 ) -> None:
     """Edit a library or a saved program.
@@ -142,8 +133,21 @@ def _edit_text(found: Source) -> None:
     note(f"written: {found.path}" if text != before else "nothing was changed")
 
 
+def _call_editor(path: Path, before: str) -> None:
+    """Let the user edit a draft; one that was never touched goes where there is no editor."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
+    try:
+        code = subprocess.call([*shlex.split(editor), str(path)])
+    except OSError as error:
+        if path.read_text(encoding="utf-8", errors="replace") == before:
+            path.unlink()
+        raise InputError(f"the editor {editor!r} can't be started: {error.strerror}; set EDITOR") from error
+    if code:
+        raise InputError(f"the editor {editor!r} ended with {code}; nothing was written, your text is kept in {path}")
+
+
 def apply(
-    library: Annotated[str, typer.Argument(help=_SOURCE)],
+    library: SourceName,
     program: Annotated[str, typer.Argument(help="A saved program (.json).")],
     out: Annotated[str, typer.Option("--out", "-o", help="Where to write; by default PROGRAM itself.")] = "",
     format: Format = "",
@@ -154,10 +158,13 @@ def apply(
 
     Example: trgrpo apply library.md compiled.json
     """
-    found = _program(program)
-    new = read_source(library, format).library
+    found, source = read_source(program), read_source(library, format)
+    if found.format != "program":
+        raise InputError(f"{program} is no saved program; `compile --save` and `program.save(...)` write one")
+    if source.format == "program" and (other := other_fields(saved_fields(source.text), saved_fields(found.text))):
+        note(f"warning: the experiences of {library} were learned with another program: {other}")
     target = Path(out).expanduser() if out else found.path
-    write_text(target, found.with_library(new))
+    write_text(target, found.with_library(source.library))
     written = read_source(str(target)).library
     _lines(str(diff(found.library, written)))
     note(f"written: {target} ({experiences(len(written))})")
@@ -171,12 +178,10 @@ def export(source: SourceName, to: Annotated[str, typer.Option("--format", help=
 
     Example: trgrpo export compiled.json --format ace -o playbook.txt
     """
-    library = read_source(source).library
-    path = Path(out).expanduser()
-    name = to or ("json" if path.suffix == ".json" else "markdown")
+    name = to or ("json" if out.endswith(".json") else "markdown")
     if name not in FORMATS:
         raise InputError(f"--format {name}: the formats are {', '.join(FORMATS)}")
-    _deliver(FORMATS[name].write(_plain(library), _base(out, name)), out)
+    _deliver(read_source(source).library, name, out)
 
 
 def import_(
@@ -194,54 +199,31 @@ def import_(
     if not found.library.entries:
         raise InputError(f"no experience was found in {file}, read as {found.format}; --format names another")
     note(f"{found.path}: {found.format}, {experiences(len(found.library))}")
-    written = "markdown" if out.endswith(".md") else "json"
-    _deliver(FORMATS[written].write(_plain(found.library), _base(out, written)), out)
+    _deliver(found.library, "markdown" if out.endswith(".md") else "json", out)
+
+
+def _deliver(library: ExperienceLibrary, format: str, out: str) -> None:
+    """Write a library to a file or the screen; refuses a file whose other text the format would not keep."""
+    path, base = Path(out).expanduser(), ""
+    if out and path.exists():
+        base = path.read_text(encoding="utf-8-sig")
+        if {"json": '"next_id"', "markdown": "Next id: E"}.get(format, "") not in base:
+            raise InputError(
+                f"{out} is there and is no library; choose another name, or write into it with --format list"
+            )
+    text = FORMATS[format].write(_plain(library), base)
+    if out:
+        write_text(path, text)
+        note(f"written: {out}")
+    else:
+        _lines(text.rstrip("\n"))
 
 
 def _plain(library: ExperienceLibrary) -> ExperienceLibrary:
+    """The library alone, where a program carries more."""
     return ExperienceLibrary(library.entries, library.next_id, library.banned)
-
-
-def _base(out: str, format: str) -> str:
-    """The text of the file that is written to; refuses one whose other text the format would not keep."""
-    path = Path(out).expanduser()
-    if not out or not path.exists():
-        return ""
-    text = path.read_text(encoding="utf-8-sig")
-    ours = {"json": '"next_id"', "markdown": "Next id: E"}
-    if ours.get(format, "") not in text:
-        raise InputError(f"{out} is there and is no library; choose another name, or write into it with --format list")
-    return text
-
-
-def _program(name: str) -> Source:
-    found = read_source(name)
-    if found.format != "program":
-        raise InputError(f"{name} is no saved program; `compile --save` and `program.save(...)` write one")
-    return found
-
-
-def _deliver(text: str, out: str) -> None:
-    if not out:
-        _lines(text.rstrip("\n"))
-        return
-    write_text(Path(out), text)
-    note(f"written: {out}")
 
 
 def _lines(text: str) -> None:
     for row in text.split("\n"):
         line(row)
-
-
-def _call_editor(path: Path, before: str) -> None:
-    """Let the user edit a draft; one that was never touched goes where there is no editor."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
-    try:
-        code = subprocess.call([*shlex.split(editor), str(path)])
-    except OSError as error:
-        if path.read_text(encoding="utf-8", errors="replace") == before:
-            path.unlink()
-        raise InputError(f"the editor {editor!r} can't be started: {error.strerror}; set EDITOR") from error
-    if code:
-        raise InputError(f"the editor {editor!r} ended with {code}; nothing was written, your text is kept in {path}")

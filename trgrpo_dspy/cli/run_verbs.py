@@ -9,187 +9,69 @@ from typing import Annotated, Any
 
 import typer
 
-from .arguments import (
-    AsJson,
-    Auto,
-    Columns,
-    Inputs,
-    LMArguments,
-    LogDir,
-    MaxCost,
-    Model,
-    Offline,
-    Price,
-    ReflectionModel,
-    Run,
-    Set,
-    Target,
-    Testset,
-    Trainset,
-    Valset,
-    column_names,
-    given,
-    names,
-    option_texts,
-    pairs,
-)
+from .arguments import Run, Target, takes
 from .console import logged, note, show, show_json
-from .errors import InputError
-from .job import Job, read_job
+from .errors import ExitCode, InputError
+from .job import Job, asked, option_texts, read_job
 from .sources import run_directory, shortest, write_text
 
-__all__ = ["register"]
+__all__ = ["compare", "compile_", "evaluate", "resume"]
 
-Save = Annotated[
-    str, typer.Option(metavar="FILE", help="Where to save the compiled program (.json; plain DSPy loads it).")
-]
-On = Annotated[
-    str, typer.Option("--on", metavar="train|val|test", help="The set to measure on; by default test, else val.")
-]
-Attempts = Annotated[int, typer.Option("-k", min=1, help="Attempts at each example.")]
-
+_SAVE = "Where to save the compiled program (.json; plain DSPy loads it)."
 _SHOWN = 10
 """Entries that are shown at the end of a run."""
+_RUNS = "model max_cost price offline log_dir set_ lm valset inputs columns json "
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    for verb in (compile_, evaluate, compare, resume):
-        app.command(verb.__name__.rstrip("_"))(verb)
-
-
+@takes(_RUNS + "reflection_model auto trainset")
 def compile_(
-    target: Target,
-    model: Model = "",
-    reflection_model: ReflectionModel = "",
-    auto: Auto = "",
-    max_cost: MaxCost = None,
-    price: Price = "",
-    offline: Offline = False,
-    log_dir: LogDir = "",
-    save: Save = "",
-    set_: Set = [],  # noqa: B006
-    lm: LMArguments = [],  # noqa: B006
-    trainset: Trainset = "",
-    valset: Valset = "",
-    inputs: Inputs = "",
-    columns: Columns = "",
-    json: AsJson = False,
-) -> int:
+    target: Target, save: Annotated[str, typer.Option(metavar="FILE", help=_SAVE)] = "", **given: Any
+) -> ExitCode:
     """Learn experiences for a program.
 
     The run is kept in runs/NAME-1 (or --log-dir): look at it with show, why and report; go on with resume.
 
     Example: trgrpo compile my_task.py --model openai/gpt-4o-mini --auto light --max-cost 5 --save compiled.json
     """
-    job = Job(
-        "compile",
-        target,
-        model=model,
-        reflection_model=reflection_model,
-        lm=pairs(lm, "--lm"),
-        offline=offline,
-        price=price,
-        options=option_texts(set_, auto=auto, budget__max_cost=max_cost),
-        data=given(trainset=trainset, valset=valset),
-        inputs=names(inputs),
-        columns=column_names(columns),
-        save=_checked_save(save, '"instructions"'),
-    )
-    return _compile(job, Path(log_dir).expanduser() if log_dir else None, json=json)
+    job = asked("compile", target, given, save=_checked_save(save, '"instructions"'))
+    return _done(job, given["log_dir"], json=given["json"])
 
 
+@takes(_RUNS + "on k testset")
 def evaluate(
     target: Target,
     program: Annotated[str, typer.Argument(help="A saved program, library or run; else the target's.")] = "",
-    model: Model = "",
-    on: On = "",
-    k: Attempts = 1,
-    max_cost: MaxCost = None,
-    price: Price = "",
-    offline: Offline = False,
-    log_dir: LogDir = "",
     save: Annotated[str, typer.Option(metavar="FILE", help="Where to save all attempts (.json).")] = "",
-    set_: Set = [],  # noqa: B006
-    lm: LMArguments = [],  # noqa: B006
-    testset: Testset = "",
-    valset: Valset = "",
-    inputs: Inputs = "",
-    columns: Columns = "",
-    json: AsJson = False,
-) -> int:
+    **given: Any,
+) -> ExitCode:
     """Measure a program: its mean score with a 95% interval.
 
     Example: trgrpo evaluate my_task.py compiled.json --model openai/gpt-4o-mini -k 5
     """
-    job = Job(
-        "evaluate",
-        target,
-        (program,) if program else (),
-        model=model,
-        lm=pairs(lm, "--lm"),
-        offline=offline,
-        price=price,
-        options=option_texts(set_, k=k if k != 1 else None, budget__max_cost=max_cost),
-        data=given(testset=testset, valset=valset),
-        inputs=names(inputs),
-        columns=column_names(columns),
-        on=_set_name(on),
-        save=_checked_save(save, '"rollouts"'),
-    )
-    return _measure(job, Path(log_dir).expanduser() if log_dir else None, json=json)
+    programs = (program,) if program else ()
+    job = asked("evaluate", target, given, programs, _checked_save(save, '"rollouts"'))
+    return _done(job, given["log_dir"], json=given["json"])
 
 
+@takes(_RUNS + "on k testset")
 def compare(
     target: Target,
     programs: Annotated[
         list[str], typer.Argument(metavar="[A] B", help="Saved programs, libraries or runs; A is 'input' by default.")
     ],
-    model: Model = "",
-    on: On = "",
-    k: Attempts = 1,
-    max_cost: MaxCost = None,
-    price: Price = "",
-    offline: Offline = False,
-    log_dir: LogDir = "",
-    set_: Set = [],  # noqa: B006
-    lm: LMArguments = [],  # noqa: B006
-    testset: Testset = "",
-    valset: Valset = "",
-    inputs: Inputs = "",
-    columns: Columns = "",
-    json: AsJson = False,
-) -> int:
+    **given: Any,
+) -> ExitCode:
     """Say whether program B beats program A, with a 95% interval.
 
     Example: trgrpo compare my_task.py compiled.json --model openai/gpt-4o-mini
     """
     if len(programs) > 2:
         raise InputError(f"compare takes one or two programs, got {len(programs)}")
-    job = Job(
-        "compare",
-        target,
-        tuple(programs),
-        model=model,
-        lm=pairs(lm, "--lm"),
-        offline=offline,
-        price=price,
-        options=option_texts(set_, k=k if k != 1 else None, budget__max_cost=max_cost),
-        data=given(testset=testset, valset=valset),
-        inputs=names(inputs),
-        columns=column_names(columns),
-        on=_set_name(on),
-    )
-    return _measure(job, Path(log_dir).expanduser() if log_dir else None, json=json)
+    return _done(asked("compare", target, given, tuple(programs)), given["log_dir"], json=given["json"])
 
 
-def resume(
-    run: Run = None,
-    max_cost: MaxCost = None,
-    price: Price = "",
-    set_: Set = [],  # noqa: B006
-    json: AsJson = False,
-) -> int:
+@takes("max_cost price set_ json")
+def resume(run: Run = None, **given: Any) -> ExitCode:
     """Go on with a run that ended early.
 
     It was interrupted, killed or ended by a budget: nothing paid for is paid again. Caps,
@@ -199,28 +81,32 @@ def resume(
     """
     from .runs import inside
 
-    directory = run_directory(run).absolute()
+    directory = run_directory(run, failed=True).absolute()
     job = read_job(directory)
-    changed = option_texts(set_, budget__max_cost=max_cost)
-    job = replace(job, options={**job.options, **changed}, price=price or job.price)
+    changed = option_texts(given["set_"], {"budget.max_cost": given["max_cost"]})
+    job = replace(job, options={**job.options, **changed}, price=given["price"] or job.price, failed=False)
     with inside(job.folder):
-        if job.verb == "compile":
-            return _compile(job, directory, json=json)
-        return _measure(job, directory, json=json)
+        return _done(job, str(directory), json=given["json"])
 
 
-def _compile(job: Job, run: Path | None, *, json: bool) -> int:
+def _done(job: Job, log_dir: str, *, json: bool) -> ExitCode:
+    """Do a job and show what came of it."""
+    run = Path(log_dir).expanduser() if log_dir else None
+    return (_compile if job.verb == "compile" else _measure)(job.with_paths(), run, json=json)
+
+
+def _compile(job: Job, run: Path | None, *, json: bool) -> ExitCode:
     from trgrpo_dspy.report import read_run
 
     from .runs import ended_with, run_compile
-    from .view import run_data, run_view
+    from .view import label_offline, run_data, run_view
 
     with logged() as left_out:
-        run = run_compile(job.with_paths() if not job.folder else job, run, left_out)
-    history = read_run(run)
-    run = shortest(run)
+        run = run_compile(job, run, left_out)
+    history, run = read_run(run), shortest(run)
     if json:
         show_json({**run_data(history), "run": str(run), "saved": job.save or None})
+        label_offline(job.offline, note)
     else:
         show(*run_view(history, most=_SHOWN))
     if job.save:
@@ -228,17 +114,17 @@ def _compile(job: Job, run: Path | None, *, json: bool) -> int:
     code = ended_with(history.ended.stop_reason if history.ended is not None else "unfinished", run)
     if not code:
         program = (job.save and shortest(Path(job.save))) or run / "program.json"
-        learned = history.ended.library.entries if history.ended is not None else ()
-        why = f"trgrpo why {learned[0].id}, trgrpo edit {program}, " if learned else ""
+        why = f"trgrpo why {history.library.entries[0].id}, trgrpo edit {program}, " if history.library.entries else ""
         note(f"next: {why}open {run}/report.html; plain DSPy loads {program}")
     return code
 
 
-def _measure(job: Job, run: Path | None, *, json: bool) -> int:
+def _measure(job: Job, run: Path | None, *, json: bool) -> ExitCode:
     from .runs import ended_with, run_measure
+    from .view import label_offline
 
     with logged():
-        found = run_measure(job.with_paths() if not job.folder else job, run)
+        found = run_measure(job, run)
     if job.save:
         write_text(Path(job.save), found.to_json())
         note(f"saved: {job.save}")
@@ -246,6 +132,7 @@ def _measure(job: Job, run: Path | None, *, json: bool) -> int:
         show_json(_measured(found))
     else:
         show(str(found))
+    label_offline(job.offline, note if json else show)
     return ended_with(found.stop_reason, shortest(run) if run is not None else None)
 
 
@@ -266,20 +153,13 @@ def _measured(found: Any) -> dict[str, Any]:
     }
 
 
-def _set_name(on: str) -> str:
-    name = on.removesuffix("set")
-    if name not in ("", "train", "val", "test"):
-        raise InputError(f"--on {on}: train, val or test is wanted")
-    return name
-
-
 def _checked_save(path: str, holds: str) -> str:
     """Refuse a file that could not be written at the end, before anything is paid for."""
+    file = Path(path).expanduser()
     if path and not path.endswith(".json"):
         raise InputError(f"--save {path}: the name must end in .json")
-    if path and not Path(path).expanduser().absolute().parent.is_dir():
+    if path and not file.absolute().parent.is_dir():
         raise InputError(f"--save {path}: its directory is not there; make it first")
-    file = Path(path).expanduser()
     if path and file.exists() and holds not in file.read_text(encoding="utf-8", errors="replace"):
         raise InputError(f"--save {path}: this file is there and holds something else; choose another name")
     return path

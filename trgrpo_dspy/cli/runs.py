@@ -7,30 +7,30 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 
+from trgrpo_dspy import attach
 from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.evaluation.evaluate import compare, evaluate
 from trgrpo_dspy.evaluation.options import EvaluationOptions
 from trgrpo_dspy.events import Event, RunEnded, RunStarted
 from trgrpo_dspy.failures.secrets import remember, secrets_of
 from trgrpo_dspy.meter import Estimate
-from trgrpo_dspy.offline import NOTICE, offline_lm
+from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.optimizer import TrainingFreeGRPO
 
 from .console import note
 from .data import examples_from
 from .errors import ExitCode, InputError
-from .job import FILE, Job
-from .programs import variant
+from .job import FILE, SETS, Job
 from .settings import built
-from .sources import RUNS, shortest, write_text
-from .target import SETS, Target, load_target
+from .sources import RUNS, other_fields, read_source, saved_fields, shortest, write_text
+from .target import Target, load_target
 
 __all__ = [
     "Subject",
@@ -38,11 +38,9 @@ __all__ = [
     "inside",
     "language_model",
     "models_of",
-    "new_run",
     "run_compile",
     "run_estimate",
     "run_measure",
-    "subject_of",
 ]
 
 
@@ -51,11 +49,22 @@ class Subject:
     """What a job works on."""
 
     target: Target
-    """The target."""
     program: dspy.Module
-    """Its program."""
     sets: Mapping[str, list[dspy.Example]]
-    """The sets of examples that there are, by name."""
+    """The sets of examples by name; empty where there is none."""
+
+    @classmethod
+    def of(cls, job: Job) -> Subject:
+        """Load a job's target and data."""
+        target = load_target(job.target)
+        program = target.program
+        sets = {
+            name: examples_from(job.data[name], program, job.inputs, job.columns)
+            if name in job.data
+            else target.examples(name)
+            for name in SETS
+        }
+        return cls(target, program, sets)
 
     @property
     def valset(self) -> list[dspy.Example] | None:
@@ -63,71 +72,36 @@ class Subject:
         return (self.sets["valset"] or None) if self.target.metric is not None else None
 
     def examples(self, name: str) -> list[dspy.Example]:
-        """A set of examples.
-
-        Raises:
-            InputError: There is none of this name.
-        """
-        if not self.sets.get(name):
+        """The examples of a set that must have some."""
+        if not self.sets[name]:
             raise InputError(
                 f"{self.target.name} has no examples in {name}; define `{name}`, or pass --{name} data.jsonl"
             )
         return self.sets[name]
 
 
-def subject_of(job: Job) -> Subject:
-    """Load a job's target and data.
-
-    Raises:
-        InputError: Something of it is missing or can't be loaded.
-    """
-    target = load_target(job.target)
-    program = target.program
-    sets = {
-        name: examples_from(job.data[name], program, job.inputs, job.columns)
-        if name in job.data
-        else target.examples(name) or []
-        for name in SETS
-    }
-    return Subject(target, program, sets)
-
-
 @contextmanager
-def models_of(job: Job, program: dspy.Module, *, called: bool = True) -> Iterator[dspy.BaseLM | None]:
-    """Set the job's LM for what is done inside; gives the LM of the reflection, None where it is the same.
-
-    Without `called` nothing is said of the built-in model.
-
-    Raises:
-        InputError: No LM is named or configured.
-    """
+def models_of(job: Job, program: dspy.Module) -> Iterator[dspy.BaseLM | None]:
+    """Set the job's LM for what is done inside; gives the LM of the reflection, None where it is the same."""
     if job.offline and (job.model or job.reflection_model):
         raise InputError("--offline is the built-in model: leave it out, or --model")
-    own = [p.lm for _, p in program.named_sub_modules(dspy.Predict) if p.lm is not None]
+    lm: Any = dspy.settings.lm
     if job.offline:
-        if called:
-            note(f"offline: {NOTICE}")
-        lm: Any = offline_lm(seed=int(job.options.get("seed", "0")))
+        lm = offline_lm(seed=int(job.options.get("seed", "0")))
     elif job.model:
         lm = language_model(job.model, job.lm)
-    elif dspy.settings.lm is None and not own:
+    elif lm is None and not any(p.lm for _, p in program.named_sub_modules(dspy.Predict)):
         raise InputError(
             "no model: pass --model openai/gpt-4o-mini (any LiteLLM string; its key in the environment), or --offline "
             "to try things out without one"
         )
-    else:
-        lm = dspy.settings.lm
     reflection = language_model(job.reflection_model, job.lm) if job.reflection_model else None
     with dspy.context(lm=lm):
         yield reflection
 
 
 def language_model(name: str, arguments: Mapping[str, str]) -> dspy.LM:
-    """A `dspy.LM` from its model string and arguments given as text.
-
-    Raises:
-        InputError: An argument holds a secret.
-    """
+    """A `dspy.LM` from its model string and arguments given as text; one that holds a secret is refused."""
     found = {key: _value(text) for key, text in arguments.items()}
     if held := [key for key, value in found.items() if secrets_of({key: value})]:
         raise InputError(
@@ -140,6 +114,13 @@ def language_model(name: str, arguments: Mapping[str, str]) -> dspy.LM:
         raise InputError(f"--model {name}: {error}") from error
     remember(lm.kwargs)
     return lm
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _priced(options: Mapping[str, Any], job: Job, *lms: Any) -> dict[str, Any]:
@@ -156,14 +137,31 @@ def _priced(options: Mapping[str, Any], job: Job, *lms: Any) -> dict[str, Any]:
     return {**options, "budget": replace(budget, prices=prices)}
 
 
-def _value(text: str) -> Any:
+def _variant(program: dspy.Module, name: str) -> dspy.Module:
+    """The target's program as a file has it: a saved program's state, or a library; 'input' is the program itself."""
+    if name == "input":
+        return program
+    source = read_source(name)
+    if source.format != "program":
+        return attach(program, source.library)
+    own = {
+        name: [str((field.json_schema_extra or {}).get("prefix")) for field in predictor.signature.fields.values()]
+        for name, predictor in program.named_predictors()
+    }
+    if other := other_fields(saved_fields(source.text), own):  # DSPy loads such a state all the same
+        raise InputError(f"{name} is a state of another program: {other}")
+    loaded = program.deepcopy()
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        loaded.load(str(source.path))
+    except Exception as error:  # DSPy raises anything on a state that is not this program's
+        raise InputError(f"{name} is no saved state of this program: {type(error).__name__}: {error}") from error
+    return loaded
 
 
-def new_run(stem: str) -> Path:
+# -- a run and its directory -------------------------------------------------------------------------------------------
+
+
+def _new_run(stem: str) -> Path:
     """Make the directory of a new run: `runs/NAME-1`, the next number where that is taken."""
     number, name = 1, re.sub(r"[^\w.-]+", "_", stem)  # no name that a shell would want quoted
     while True:
@@ -187,16 +185,29 @@ class _Keep:
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunEnded):
             self.left_out.add(event.verdict)
+            self.write(failed=_code(event.stop_reason) == ExitCode.FAILED)
         if isinstance(event, RunStarted):
-            write_text(self.run / FILE, self.job.to_json())
-            (self.run / FILE).chmod(0o600)
+            self.write(failed=False)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None and issubclass(kind, FatalError):
+            self.write(failed=True)
+
+    def write(self, *, failed: bool) -> None:
+        """Write the command; a run that has failed with nothing to show is no verb's newest run."""
+        failed = failed and not any(self.run.glob("libraries/step_*.json"))
+        write_text(self.run / FILE, replace(self.job, failed=failed).to_json())
+        (self.run / FILE).chmod(0o600)
 
 
 def run_estimate(job: Job, sample: int) -> Estimate:
     """What compiling a job's program would take; `sample` trial attempts are made."""
-    subject = subject_of(job)
+    subject = Subject.of(job)
     metric, settings = subject.target.metric, built(TrainingFreeGRPO, job.options)
-    with models_of(job, subject.program, called=sample > 0) as reflection:
+    with models_of(job, subject.program) as reflection:
         return TrainingFreeGRPO(metric=metric, reflection_lm=reflection, **settings).estimate(
             subject.program, trainset=subject.examples("trainset"), valset=subject.valset, sample=sample
         )
@@ -209,29 +220,24 @@ def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
         job: The job.
         run: The run's directory; None makes a new one.
         left_out: Takes the lines of the log that are shown with the results.
-
-    Raises:
-        FatalError: Nothing can go on; what was found until then is saved.
     """
-    subject = subject_of(job)
-    metric = subject.target.metric
+    subject = Subject.of(job)
     options = built(TrainingFreeGRPO, job.options)
-    trainset = subject.examples("trainset")
-    valset = subject.valset
+    sets: dict[str, Any] = {"trainset": subject.examples("trainset"), "valset": subject.valset}
     with models_of(job, subject.program) as reflection:
         listeners = options.pop("callbacks", ())
-        options = {**_priced(options, job, reflection), "reflection_lm": reflection}
-        expected = TrainingFreeGRPO(metric=metric, **options).estimate(
-            subject.program, trainset=trainset, valset=valset
-        )  # refuses what can't be used before a directory is made
-        run = run or new_run(subject.target.stem)
-        optimizer = TrainingFreeGRPO(
-            metric=metric, log_dir=run, callbacks=[*listeners, _Keep(job, run, left_out)], **options
-        )
-        sets = f"{len(trainset)} training and {len(valset or ())} validation examples"
-        note(f"{shortest(run)}: {sets}, about {expected.calls:,.0f} LM calls, at most {expected.at_most:,.0f}")
+        options = {**_priced(options, job, reflection), "reflection_lm": reflection, "metric": subject.target.metric}
+        # The estimate refuses what can't be used before a directory is made.
+        expected = TrainingFreeGRPO(**options).estimate(subject.program, **sets)
+        run = run or _new_run(subject.target.stem)
+        keep = _Keep(job, run, left_out)
+        optimizer = TrainingFreeGRPO(log_dir=run, callbacks=[*listeners, keep], **options)
+        size = f"{len(sets['trainset'])} training and {len(sets['valset'] or ())} validation examples"
+        calls = f"about {expected.calls:,.0f} LM calls, at most {expected.at_most:,.0f}"
+        note(f"{shortest(run)}: {size}{_by(job)}, {calls}")
         try:
-            compiled = optimizer.compile(subject.program, trainset=trainset, valset=valset)
+            with keep:
+                compiled = optimizer.compile(subject.program, **sets)
         except FatalError as error:
             if job.save and isinstance(error.program, dspy.Module):
                 _save(error.program, job.save)
@@ -244,6 +250,10 @@ def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
     return run
 
 
+def _by(job: Job) -> str:
+    return ", offline model (no LLM)" if job.offline else ""
+
+
 def _save(program: dspy.Module, path: str) -> None:
     try:
         program.save(path)
@@ -253,41 +263,43 @@ def _save(program: dspy.Module, path: str) -> None:
 
 def run_measure(job: Job, run: Path | None) -> Any:
     """Evaluate or compare a job's programs; gives the `Evaluation` or `PairedComparison`."""
-    subject = subject_of(job)
+    subject = Subject.of(job)
     metric = subject.target.metric
     if metric is None:
         raise InputError(f"{subject.target.name} has metric = None: to measure takes a metric")
     options = built(EvaluationOptions, job.options)
     devset = subject.examples(f"{job.on}set" if job.on else "testset" if subject.sets["testset"] else "valset")
-    programs = [variant(subject.program, name) for name in job.programs]
-    if job.verb == "compare" and len(programs) == 1:
+    programs = [_variant(subject.program, name) for name in job.programs]
+    if len(programs) < (2 if job.verb == "compare" else 1):
         programs.insert(0, subject.program)
     with models_of(job, subject.program):
         options = _priced(options, job)
-        if run is not None:
-            options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), _Keep(job, run, set())]}
+        keep = _Keep(job, run, set()) if run is not None else None
+        if keep is not None:
+            options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), keep]}
         k = options.get("k", 1)
-        note(f"{len(devset)} examples, {k} attempt{'s' * (k > 1)} each")
-        if job.verb == "compare":
-            return compare(*programs, devset, metric, **options)
-        return evaluate(programs[0] if programs else subject.program, devset, metric, **options)
+        note(f"{len(devset)} examples, {k} attempt{'s' * (k > 1)} each{_by(job)}")
+        with keep or nullcontext():
+            return (compare if job.verb == "compare" else evaluate)(*programs, devset, metric, **options)
+
+
+def _code(stop_reason: str) -> ExitCode:
+    known = {"completed": ExitCode.OK, "interrupted": ExitCode.INTERRUPTED}
+    return known.get(stop_reason, ExitCode.BUDGET if stop_reason.startswith("max_") else ExitCode.FAILED)
 
 
 def ended_with(stop_reason: str, run: Path | None) -> ExitCode:
     """Say how a run that ended early can go on; gives the exit code."""
-    if stop_reason == "completed":
-        return ExitCode.OK
+    code = _code(stop_reason)
     where = f"trgrpo resume {run}" if run is not None else "the same command with --log-dir, which keeps what was paid"
-    if stop_reason == "interrupted":
+    if code == ExitCode.INTERRUPTED:
         note(f"interrupted; go on with: {where}")
-        return ExitCode.INTERRUPTED
-    if stop_reason.startswith("max_"):
-        raised = " --max-cost 10" if stop_reason == "max_cost" else f" --set budget.{stop_reason}=..."
-        more = "" if stop_reason == "max_seconds" else raised
-        note(f"ended by {stop_reason}; go on with: {where}{more}")
-        return ExitCode.BUDGET
-    note(f"ended early ({stop_reason}): mend what is said above, then: {where}")
-    return ExitCode.FAILED
+    elif code == ExitCode.BUDGET:
+        more = " --max-cost 10" if stop_reason == "max_cost" else f" --set budget.{stop_reason}=..."
+        note(f"ended by {stop_reason}; go on with: {where}{'' if stop_reason == 'max_seconds' else more}")
+    elif code == ExitCode.FAILED:
+        note(f"ended early ({stop_reason}): mend what is said above, then: {where}")
+    return code
 
 
 @contextmanager

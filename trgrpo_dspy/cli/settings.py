@@ -11,8 +11,8 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from trgrpo_dspy.engine.options import Options
@@ -28,11 +28,13 @@ OWN = {"log_dir": "--log-dir", "reflection_lm": "--reflection-model", "metric": 
 """Options that are given in another way."""
 PARTS = {"budget": Budget, "reflector": Reflector}
 """Options that are objects: what they are made of is set as `budget.max_tokens=...`."""
+_PLAIN = (bool, int, float, str, type(None))
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True)
 class OptionText:
-    """An option, to be shown."""
+    """An option, to be shown and read."""
 
     name: str
     """As `--set` takes it."""
@@ -40,39 +42,39 @@ class OptionText:
     """As the source has it; empty where it must be given."""
     meaning: str
     """Its docstring, in one paragraph."""
+    hint: Any
+    """Its type."""
 
 
 def texts_of(cls: type[Options]) -> list[OptionText]:
     """All options of a command, those of its parts too."""
     own = [text for text in _fields_of(cls) if text.name not in OWN and text.name not in PARTS]
-    parts = [text for name in PARTS if name in cls.names() for text in _parts(name)]
+    parts = [
+        replace(text, name=f"{whole}.{text.name}")
+        for whole, kind in PARTS.items()
+        if whole in cls.names()
+        for text in (_fields_of(kind) if is_dataclass(kind) else _arguments_of(kind))
+        if all(map(_is_plain, _kinds(text.hint)))
+    ]
     return [*own, *parts]
 
 
 def built(cls: type[Options], given: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments for options that were given as text.
-
-    Raises:
-        InputError: There is no such option, or a value can't be read.
-    """
-    hints = get_type_hints(cls, include_extras=True)
+    """The arguments for options that were given as text."""
+    known = {text.name: text.hint for text in texts_of(cls)}
     found: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}
     for name, text in given.items():
-        whole, _, part = name.partition(".")
         if name in OWN and name in cls.names():
             raise InputError(f"--set {name}: use {OWN[name]}")
-        if part and whole in PARTS and whole in cls.names() and part in _part_types(whole):
-            parts.setdefault(whole, {})[part] = _read(name, _part_types(whole)[part], text)
-        elif name in cls.names() and name not in PARTS:
-            found[name] = _read(name, hints[name], text)
-        else:
-            raise _unknown(name, cls)
+        if name not in known:
+            raise _unknown(name, list(known))
+        whole, _, part = name.rpartition(".")
+        (parts.setdefault(whole, {}) if whole else found)[part] = _read(name, known[name], text)
     return found | {whole: PARTS[whole](**values) for whole, values in parts.items()}
 
 
-def _unknown(name: str, cls: type[Options]) -> InputError:
-    known = [text.name for text in texts_of(cls)]
+def _unknown(name: str, known: list[str]) -> InputError:
     ends = {text.rpartition(".")[2]: text for text in known}
     near = [ends[name]] if name in ends else difflib.get_close_matches(name, known, 2)
     near = near or [ends[end] for end in difflib.get_close_matches(name, ends, 2)]
@@ -89,7 +91,7 @@ def _read(name: str, hint: Any, text: str) -> Any:
     kinds = list(_kinds(hint))
     if type(None) in kinds and text.lower() in ("none", "null"):
         return None
-    if ":" in text and any(not _is_plain(kind) for kind in kinds):
+    if ":" in text and not all(map(_is_plain, kinds)):
         return resolve(text)
     errors = []
     for kind in kinds:
@@ -103,29 +105,29 @@ def _read(name: str, hint: Any, text: str) -> Any:
 def _kinds(hint: Any) -> Iterator[Any]:
     """The types that a hint allows, without annotations and unions."""
     origin = get_origin(hint)
-    if origin is Annotated:
-        yield from _kinds(get_args(hint)[0])
-    elif origin in (typing.Union, types.UnionType):
-        for part in get_args(hint):
+    if origin in (Annotated, typing.Union, types.UnionType):
+        for part in get_args(hint)[: 1 if origin is Annotated else None]:
             yield from _kinds(part)
     else:
         yield hint
 
 
 def _is_plain(kind: Any) -> bool:
-    return kind in (bool, int, float, str, type(None)) or get_origin(kind) is Literal
+    return kind in _PLAIN or get_origin(kind) is Literal
 
 
 def _value(kind: Any, text: str) -> Any:
-    if kind is bool:
-        return _boolean(text)
+    if kind is str:
+        return text
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             raise ValueError(f"a {'whole ' if kind is int else ''}number is wanted") from None
-    if kind is str:
-        return text
+    if kind is bool and text.lower() not in _BOOLEANS:
+        raise ValueError("true or false is wanted")
+    if kind is bool:
+        return _BOOLEANS[text.lower()]
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
             raise ValueError(f"one of {', '.join(get_args(kind))} is wanted")
@@ -135,26 +137,19 @@ def _value(kind: Any, text: str) -> Any:
     raise ValueError("an object is wanted; name one as my_task.py:name, or my_task.py:name() to call it")
 
 
-def _boolean(text: str) -> bool:
-    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if text.lower() not in known:
-        raise ValueError("true or false is wanted")
-    return known[text.lower()]
-
-
 # -- meanings from the source ------------------------------------------------------------------------------------------
 
 
 def _fields_of(cls: type) -> Iterator[OptionText]:
     """The fields of a dataclass and then of its bases, with the docstrings below them."""
-    for base in cls.__mro__:
-        if "__dataclass_fields__" not in vars(base) or base.__module__ == "builtins":
-            continue
+    hints = get_type_hints(cls, include_extras=True)
+    for base in filter(is_dataclass, cls.__mro__):
         (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
         for field, after in zip(tree.body, [*tree.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
-                yield OptionText(ast.unparse(field.target), _default(field.value), _text(after))
+                name = ast.unparse(field.target)
+                yield OptionText(name, _default(field.value), _text(after), hints[name])
 
 
 def _default(value: ast.expr | None) -> str:
@@ -169,28 +164,9 @@ def _text(node: ast.stmt | None) -> str:
     return ""
 
 
-def _parts(name: str) -> Iterator[OptionText]:
-    kind: Any = PARTS[name]
-    if kind is Budget:
-        texts = _fields_of(kind)
-    else:
-        parameters = inspect.signature(kind.__init__).parameters
-        texts = (
-            OptionText(part, repr(parameters[part].default), meaning) for part, meaning in _arguments(kind.__init__)
-        )
-    allowed = _part_types(name)
-    yield from (OptionText(f"{name}.{t.name}", t.default, t.meaning) for t in texts if t.name in allowed)
-
-
-def _part_types(name: str) -> dict[str, Any]:
-    """The parts that a text can say."""
-    kind: Any = PARTS[name]
-    hints = get_type_hints(kind if kind is Budget else kind.__init__)
-    return {part: hint for part, hint in hints.items() if all(map(_is_plain, _kinds(hint))) and part != "return"}
-
-
-def _arguments(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
-    """Names and meanings under `Args:` of a docstring."""
-    _, _, text = inspect.cleandoc(function.__doc__ or "").partition("Args:\n")
+def _arguments_of(cls: Any) -> Iterator[OptionText]:
+    """The arguments of a constructor, with their meanings under `Args:` in its docstring."""
+    hints, parameters = get_type_hints(cls.__init__), inspect.signature(cls.__init__).parameters
+    _, _, text = inspect.cleandoc(cls.__init__.__doc__).partition("Args:\n")
     for found in re.finditer(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE):
-        yield found[1], " ".join(found[2].split())
+        yield OptionText(found[1], repr(parameters[found[1]].default), " ".join(found[2].split()), hints[found[1]])

@@ -6,45 +6,19 @@ import dataclasses
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from .arguments import (
-    AsJson,
-    Auto,
-    Columns,
-    Inputs,
-    LMArguments,
-    Model,
-    Offline,
-    ReflectionModel,
-    Set,
-    Target,
-    Trainset,
-    Valset,
-    column_names,
-    given,
-    names,
-    option_texts,
-    pairs,
-)
+from .arguments import Target, takes
 from .console import column_table, logged, note, show, show_json
 from .errors import ExitCode, InputError
-from .job import Job
+from .job import asked, pairs
 from .sources import write_text
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("init")(init)
-    app.command("doctor")(doctor)
-    app.command("options")(options)
-    app.command("estimate")(estimate)
+__all__ = ["doctor", "estimate", "init", "options"]
 
 
 def init(
@@ -69,14 +43,8 @@ def init(
     note(f"written: {file}. Next: trgrpo compile {file} --offline")
 
 
-def doctor(
-    target: Annotated[str, typer.Argument(help="A target to check too.")] = "",
-    model: Model = "",
-    reflection_model: ReflectionModel = "",
-    offline: Offline = False,
-    lm: LMArguments = [],  # noqa: B006
-    json: AsJson = False,
-) -> int:
+@takes("model reflection_model offline lm json")
+def doctor(target: Annotated[str, typer.Argument(help="A target to check too.")] = "", **given: Any) -> ExitCode:
     """Say what would go wrong.
 
     Versions, extras, keys, one call of each model, the target and its data. A call of a model
@@ -86,29 +54,21 @@ def doctor(
     """
     from .checks import checks
 
+    models, lm = (given["model"], given["reflection_model"]), pairs(given["lm"], "--lm")
     with logged():
-        found = list(checks(target, model, reflection_model, pairs(lm, "--lm"), offline=offline))
-    if json:
+        found = list(checks(target, models, lm, offline=given["offline"]))
+    if given["json"]:
         show_json([check._asdict() for check in found])
     else:
         show(column_table(["", "what", "found"], [[c.verdict, c.what, c.text] for c in found], wide=(2,)))
     return ExitCode.FAILED if any(check.verdict == "FAIL" for check in found) else ExitCode.OK
 
 
+@takes("model reflection_model auto offline set_ lm trainset valset inputs columns json")
 def estimate(
     target: Target,
-    model: Model = "",
-    reflection_model: ReflectionModel = "",
-    auto: Auto = "",
     sample: Annotated[int, typer.Option(min=0, help="Trial attempts to make (paid for), for tokens and cost.")] = 0,
-    offline: Offline = False,
-    set_: Set = [],  # noqa: B006
-    lm: LMArguments = [],  # noqa: B006
-    trainset: Trainset = "",
-    valset: Valset = "",
-    inputs: Inputs = "",
-    columns: Columns = "",
-    json: AsJson = False,
+    **given: Any,
 ) -> None:
     """Say what compile would take, before it spends anything.
 
@@ -117,32 +77,23 @@ def estimate(
     Example: trgrpo estimate my_task.py --model openai/gpt-4o-mini --auto light --sample 3
     """
     from .runs import run_estimate
+    from .view import label_offline
 
-    job = Job(
-        "estimate",
-        target,
-        model=model,
-        reflection_model=reflection_model,
-        lm=pairs(lm, "--lm"),
-        offline=offline or (not model and not sample),  # counting calls takes no LM
-        options=option_texts(set_, auto=auto),
-        data=given(trainset=trainset, valset=valset),
-        inputs=names(inputs),
-        columns=column_names(columns),
-    )
+    given["offline"] = given["offline"] or (not given["model"] and not sample)  # counting calls takes no LM
     with logged():
-        found = run_estimate(job, sample)
-    if json:
+        found = run_estimate(asked("estimate", target, given), sample)
+    if given["json"]:
         show_json({"calls": found.calls, "at_most": found.at_most, "cost": found.cost, **dataclasses.asdict(found)})
-        return
-    show(str(found))
-    if not sample:
-        note("One LM call of each predictor to an attempt is assumed; --sample 3 tries it, for tokens and cost.")
+    else:
+        show(str(found))
+        if not sample:
+            note("One LM call of each predictor to an attempt is assumed; --sample 3 tries it, for tokens and cost.")
+    label_offline(given["offline"] and sample > 0, note if given["json"] else show)
 
 
+@takes("json")
 def options(
-    verb: Annotated[str, typer.Argument(metavar="compile|evaluate", help="Whose options.")] = "compile",
-    json: AsJson = False,
+    verb: Annotated[str, typer.Argument(metavar="compile|evaluate", help="Whose options.")] = "compile", **given: Any
 ) -> None:
     """List every option that --set takes.
 
@@ -157,8 +108,8 @@ def options(
     if verb not in kinds:
         raise InputError(f"{verb} has no options of this kind; write compile or evaluate")
     texts = texts_of(kinds[verb])
-    if json:
-        show_json([dataclasses.asdict(text) for text in texts])
+    if given["json"]:
+        show_json([{"name": text.name, "default": text.default, "meaning": text.meaning} for text in texts])
         return
     for text in texts:
         show(f"{text.name}={text.default}", Padding(Text(text.meaning), (0, 0, 1, 4)))

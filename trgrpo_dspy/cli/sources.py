@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.exchange import FORMATS, guess_format
 
+from .console import note
 from .errors import InputError
+from .job import has_failed
 
-__all__ = ["RUNS", "Source", "is_run", "newest_run", "read_source", "run_directory", "shortest", "write_text"]
+__all__ = ["RUNS", "Source", "is_run", "other_fields", "read_source", "run_directory", "saved_fields", "write_text"]
 
 RUNS = Path("runs")
 """Where runs are kept that are given no directory."""
@@ -26,12 +29,10 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Source:
-    """A library and where it stands."""
+    """A library and the file in which it stands."""
 
     path: Path
-    """The file."""
     library: ExperienceLibrary
-    """What it holds."""
     format: str
     """A name of `FORMATS`, or 'program'."""
     text: str
@@ -48,15 +49,7 @@ class Source:
 
 
 def read_source(name: str, format: str = "") -> Source:
-    """Read a library.
-
-    Args:
-        name: A file, or a run's directory, of which the best program is read.
-        format: One of `FORMATS`; empty guesses it.
-
-    Raises:
-        InputError: It is not there, or holds no library that can be read.
-    """
+    """Read a library from a file, or the best program of a run's directory; an empty format is guessed."""
     if format and format not in FORMATS:
         raise InputError(f"--format {format}: the formats are {', '.join(FORMATS)}")
     path = Path(name).expanduser()
@@ -64,7 +57,9 @@ def read_source(name: str, format: str = "") -> Source:
         path = _in_run(path)
     text = _text_of(path)
     if not format and (state := _state(text)) is not None:
-        return Source(path, _read_state(state), "program", text)
+        from trgrpo_dspy.program.carrying import read_library
+
+        return Source(path, read_library(_program(state)), "program", text)
     if path.suffix == ".py":
         raise InputError(f"{path} is a target; name a library, a saved program or a run's directory")
     guessed, format = not format, format or guess_format(text, path.name)
@@ -78,25 +73,40 @@ def read_source(name: str, format: str = "") -> Source:
         raise InputError(f"{path}: {error}{hint}") from error
 
 
-def run_directory(name: str | None) -> Path:
-    """The directory of a run; None is the newest in `runs/`.
+def run_directory(name: str | None, *, failed: bool = False) -> Path:
+    """The directory of a run; None is the newest in `runs/`, but for one that failed with nothing to show.
 
-    Raises:
-        InputError: It holds no run.
+    Args:
+        name: The directory, or its `events.jsonl`.
+        failed: Whether the newest may be one that failed: to go on with it.
     """
     if name is None:
-        newest = newest_run()
-        if newest is None:
-            raise InputError("there is no run in runs/; name a run's directory (its log_dir)")
-        return newest
+        return _newest(failed=failed)
     path = Path(name).expanduser()
     if not path.exists():
-        raise InputError(f"{name} is not there; name a run's directory, such as {newest_run() or 'runs/my_task-1'}")
+        example = next(iter(_by_age()), "runs/my_task-1")
+        raise InputError(f"{name} is not there; name a run's directory, such as {example}")
     if path.is_file() and path.name == "events.jsonl":
         path = path.parent
     if not is_run(path):
         raise InputError(f"{name} is no run's directory: it has no events.jsonl")
     return path
+
+
+def _newest(*, failed: bool) -> Path:
+    runs = _by_age()
+    if not runs:
+        raise InputError("there is no run in runs/; name a run's directory (its log_dir)")
+    found = next((run for run in runs if failed or not has_failed(run)), runs[0])
+    if found != runs[0]:
+        note(f"{found} is taken; {runs[0]} is newer and failed: name it to look at it")
+    return found
+
+
+def _by_age() -> list[Path]:
+    """The runs in `runs/`, the one that wrote last first."""
+    found = [path for path in RUNS.glob("*") if is_run(path)]
+    return sorted(found, key=lambda path: (path / "events.jsonl").stat().st_mtime, reverse=True)
 
 
 def shortest(path: Path) -> Path:
@@ -112,19 +122,8 @@ def is_run(path: Path) -> bool:
     return (path / "events.jsonl").is_file()
 
 
-def newest_run() -> Path | None:
-    """The run in `runs/` that wrote last."""
-    found = [path for path in RUNS.glob("*") if is_run(path)]
-    return max(found, key=lambda path: (path / "events.jsonl").stat().st_mtime, default=None)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its mode stays.
-
-    Raises:
-        InputError: Its directory is not there.
-        OSError: It can't be written.
-    """
+    """Write a file whole or not at all; its mode stays."""
     path = path.expanduser().resolve()
     if not path.parent.is_dir():
         raise InputError(f"{path} can't be written: its directory is not there")
@@ -182,6 +181,24 @@ def _predictors(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def saved_fields(text: str) -> dict[str, list[str]]:
+    """The fields of each predictor in the text of a saved program, as DSPy keeps them: 'Question:', 'Answer:'."""
+    return {
+        name: [str(field.get("prefix")) for field in part["signature"].get("fields", ())]
+        for name, part in _predictors(json.loads(text)).items()
+    }
+
+
+def other_fields(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> str:
+    """How a program with the predictors `a` differs from one with the predictors `b`; empty if `a` has all of `b`."""
+    for name, fields in b.items():
+        if name not in a:
+            return f"it has no predictor {name!r}, only {', '.join(map(repr, a))}"
+        if a[name] != fields:
+            return f"the fields of {name!r} are {' '.join(a[name])} there and {' '.join(fields)} here"
+    return ""
+
+
 def _program(state: dict[str, Any]) -> Any:
     """A stand-in with the file's predictors: their names, instructions, fields and notes."""
     import dspy  # slow to import; a library's own file needs none
@@ -198,12 +215,6 @@ def _program(state: dict[str, Any]) -> Any:
         found[name] = dspy.Predict(signature.with_instructions(f"\n{part['signature']['instructions']}"))
         found[name].traces = list(part.get("traces") or [])
     return SavedProgram()
-
-
-def _read_state(state: dict[str, Any]) -> ExperienceLibrary:
-    from trgrpo_dspy.program.carrying import read_library
-
-    return read_library(_program(state))
 
 
 def _write_state(state: dict[str, Any], library: ExperienceLibrary) -> None:

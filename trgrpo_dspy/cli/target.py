@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +19,7 @@ import dspy
 
 from .errors import InputError
 
-__all__ = ["Target", "import_module", "load_target", "resolve"]
-
-SETS = ("trainset", "valset", "testset")
+__all__ = ["Target", "load_target", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,7 @@ class Target:
 
     @property
     def program(self) -> dspy.Module:
-        """The program.
-
-        Raises:
-            InputError: There is none; the message names what could be meant.
-        """
+        """The program; an error names what could be meant."""
         value = self._value("program")
         if isinstance(value, type) and issubclass(value, dspy.Module):
             value = self._call("program", value)
@@ -63,17 +56,13 @@ class Target:
             )
         return self.module.metric
 
-    def examples(self, name: str) -> list[dspy.Example] | None:
-        """A set of examples; None if the target has none of this name."""
-        if getattr(self.module, name, None) is None:
-            return None
-        value = self._value(name)
-        if value is not None and not isinstance(value, Sequence):
-            try:
-                value = list(value)
-            except TypeError:
-                raise InputError(f"{self.name}: {name} must be a list of dspy.Example, got {value!r:.60}") from None
-        return None if value is None else list(value)
+    def examples(self, name: str) -> list[dspy.Example]:
+        """A set of examples; empty if the target has none of this name."""
+        value = self._value(name) if getattr(self.module, name, None) is not None else None
+        try:
+            return [] if value is None else list(value)
+        except TypeError:
+            raise InputError(f"{self.name}: {name} must be a list of dspy.Example, got {value!r:.60}") from None
 
     def _value(self, name: str) -> Any:
         if not hasattr(self.module, name):
@@ -95,15 +84,11 @@ class Target:
 
 
 def load_target(name: str) -> Target:
-    """Import a target.
-
-    Raises:
-        InputError: There is none, or its own code fails.
-    """
-    return Target(name, import_module(name))
+    """Import a target."""
+    return Target(name, _module(name))
 
 
-def import_module(name: str) -> ModuleType:
+def _module(name: str) -> ModuleType:
     """Import a Python file or a module by name; a file in a package is imported as part of it."""
     path = Path(name).expanduser()
     if not name.endswith(".py"):
@@ -124,27 +109,29 @@ def _import(name: str, folder: Path, path: Path | None) -> ModuleType:
         sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
-        if path is None or "." in name:
-            return importlib.import_module(name)
-        known = sys.modules.get(name)
-        if known is not None and getattr(known, "__file__", None) == str(path):
-            return known
-        spec = importlib.util.spec_from_file_location(name if known is None else f"target_{name}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[spec.name]
-            raise
-        return module
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")) and path is None:
+        return importlib.import_module(name) if path is None or "." in name else _executed(name, path)
+    except (Exception, SystemExit) as error:  # the target's own code
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and path is None and f"{name}.".startswith(f"{missing}."):
             raise InputError(f"there is no module {name!r}; TARGET is a .py file or an importable module") from error
         raise InputError(f"{path or name} can't be loaded: {_where(error, path)}") from error
-    except (Exception, SystemExit) as error:  # the target's own code
-        raise InputError(f"{path or name} can't be loaded: {_where(error, path)}") from error
+
+
+def _executed(name: str, path: Path) -> ModuleType:
+    """The module of a file, under another name where an imported module has its own."""
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(name if known is None else f"target_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
 
 
 def resolve(reference: str) -> Any:
@@ -152,7 +139,7 @@ def resolve(reference: str) -> Any:
     name, _, attribute = reference.rpartition(":")
     called = attribute.endswith("()")
     try:
-        value = import_module(name)
+        value = _module(name)
         for part in attribute.removesuffix("()").split("."):
             value = getattr(value, part)
     except AttributeError:
