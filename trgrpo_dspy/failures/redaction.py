@@ -99,11 +99,16 @@ PATTERNS = tuple((first, tuple(needed), re.compile(pattern)) for first, needed, 
 
 
 def redact(text: str) -> str:
-    """Blank the secrets of the LMs in use, and what looks like a key, a token, a password or an address with one."""
-    text = blank(text)
+    """Blank the secrets of the LMs in use, and what looks like a key, a token, a password or an address with one.
+
+    Both are looked for in the text as it is: what one has blanked could hide from the other what is left of a secret.
+    """
     # Letters outside ASCII may match one inside it without regard to case: then every pattern is tried.
     lower = text.lower() if text.isascii() else None
-    for first, needed, pattern in PATTERNS:
-        if lower is None or (first in lower and any(part in lower for part in needed)):
-            text = pattern.sub(r"\1***", text)
-    return text
+    spans = [
+        (found.end(1), found.end())
+        for first, needed, pattern in PATTERNS
+        if lower is None or (first in lower and any(part in lower for part in needed))
+        for found in pattern.finditer(text)
+    ]
+    return blank(text, spans)

@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -22,6 +22,8 @@ _NAMED = re.compile(r"(?i)key|token|secret|passw|auth|cred|cookie|session|signat
 _SHORTEST = 8
 """Shorter values are no secrets but words, such as the 'EMPTY' that local servers take for a key."""
 _SHORTEST_PASSWORD = 4
+_ARMOUR = re.compile(r"[A-Z ]*-----[A-Z0-9 ]*(?:-----)?")
+"""The first and last lines of a private key, and their words, are no secrets: every key has them."""
 _known: frozenset[str] = frozenset()
 
 
@@ -48,11 +50,15 @@ def holds_secret(data: bytes) -> bool:
     return any(secret.encode("utf-8", "surrogatepass") in data for secret in _known if len(secret) >= _SHORTEST)
 
 
-def blank(text: str) -> str:
-    """The text with every secret replaced by '***'."""
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+def blank(text: str, more: Iterable[tuple[int, int]] = ()) -> str:
+    """The text with every secret, and what else is named by its bounds, replaced by '***'."""
+    spans = [*more, *(found.span() for secret in _known for found in re.finditer(re.escape(secret), text))]
+    parts, at = [], 0
+    for start, end in sorted(spans):
+        if start > at or not parts:
+            parts += [text[at:start], "***"]
+        at = max(at, end)
+    return "".join([*parts, text[at:]])
 
 
 def _secrets(name: str, value: Any) -> Iterator[str]:
@@ -76,7 +82,7 @@ def _in_text(name: str, value: str) -> Iterator[str]:
         with suppress(ValueError):
             yield from _secrets(name, json.loads(value))
     parts = [value, *value.splitlines(), *value.split()]  # lines of a private key, what follows 'Bearer'
-    yield from (part for part in parts if len(part) >= _SHORTEST)
+    yield from (part for part in parts if len(part) >= _SHORTEST and not _ARMOUR.fullmatch(part))
 
 
 def _in_address(value: str) -> Iterator[str]:
