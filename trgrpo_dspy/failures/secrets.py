@@ -53,7 +53,7 @@ def holds_secret(data: bytes) -> bool:
 def blank(text: str, more: Iterable[tuple[int, int]] = ()) -> str:
     """The text with every secret, and what else is named by its bounds, replaced by '***'."""
     spans = [*more, *(found.span() for secret in _known for found in re.finditer(re.escape(secret), text))]
-    parts, at = [], 0
+    at, parts = 0, list[str]()
     for start, end in sorted(spans):
         if start > at or not parts:
             parts += [text[at:start], "***"]
