@@ -10,13 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from trgrpo_dspy.report.curve import curves
+from trgrpo_dspy.report.charts import curves, gain_bar, nice_ticks, plot
 from trgrpo_dspy.report.figures import write_figures
 from trgrpo_dspy.report.history import read_run
-from trgrpo_dspy.report.plot import gain_bar, nice_ticks, plot
 
 
-def test_charts_are_written_twice_alike(run: tuple[Path, Any], tmp_path: Path) -> None:
+def test_charts_are_written_twice_alike_and_a_missing_extra_is_named(
+    run: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
     first, again = (write_figures(run[0], tmp_path / name) for name in ("a", "b"))
     charts = ("score", "tokens", "training_examples", "validation_examples")
@@ -24,8 +25,6 @@ def test_charts_are_written_twice_alike(run: tuple[Path, Any], tmp_path: Path) -
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, again, strict=True) if a.suffix == ".svg")
     assert all(ElementTree.parse(path).getroot().tag.endswith("svg") for path in first if path.suffix == ".svg")
 
-
-def test_a_missing_extra_is_named(run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'trgrpo-dspy\[report\]'"):
         write_figures(run[0])
@@ -34,15 +33,12 @@ def test_a_missing_extra_is_named(run: tuple[Path, Any], monkeypatch: pytest.Mon
 def test_the_curve_holds_what_was_measured(run: tuple[Path, Any]) -> None:
     history = read_run(run[0])
     score, tokens = curves(history)
-    for measured in run[1].measured:
-        point = score.at("validation", measured.step)
-        assert point is not None and point.value == measured.mean.value and point.n == measured.mean.n
-        spent = tokens.at("validation", measured.step)
-        assert spent is not None and spent.value == pytest.approx(measured.tokens)
-    # Training attempts of a step are made with the library before it.
-    for step in run[1].steps:
-        point = score.at("training", step.step - 1)
-        scored = [g.score for g in history.steps[step.step - 1].groups if g.score is not None]
+    means = {m.step: (pytest.approx(m.mean.value), m.mean.n) for m in run[1].measured}
+    assert {p.step: (p.value, p.n) for p in score.series["validation"]} == means
+    spent = {m.step: pytest.approx(m.tokens) for m in run[1].measured}
+    assert {p.step: p.value for p in tokens.series["validation"]} == spent
+    for step in history.steps:  # training attempts of a step are made with the library before it
+        point, scored = score.at("training", step.step - 1), [g.score for g in step.groups if g.score is not None]
         assert point is not None and point.value == pytest.approx(sum(scored) / len(scored))
 
 
@@ -56,7 +52,7 @@ def test_ticks_are_few_and_hold_the_range(low: float, high: float) -> None:
 
 def test_a_chart_of_one_point_and_a_gain_without_interval(run: tuple[Path, Any]) -> None:
     score = curves(read_run(run[0]))[0]
-    single = replace(score, series=(replace(score.series[0], points=score.series[0].points[:1]),))
+    single = replace(score, series={"validation": score.series["validation"][:1]})
     drawn = plot(single, 7)
     assert drawn.returned is None and drawn.lines[0].band == "" and "nan" not in drawn.lines[0].path
     assert gain_bar(None, (0.0, 1.0)) is None and gain_bar(0.1, None) is None

@@ -12,7 +12,7 @@ import pytest
 from support.scripted import Triage, examples, scripted_lm, told
 
 from trgrpo_dspy import DetailedResults, ExperienceLibrary, JournalError, evaluate
-from trgrpo_dspy.report import RunHistory, read_run
+from trgrpo_dspy.report import RunHistory, read_run, write_report
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +60,17 @@ def test_an_entry_has_its_whole_history(history: RunHistory) -> None:
         history.entry_history("E99")
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.99])
 def test_a_run_that_still_goes_on_is_read_as_far_as_it_is(run: tuple[Path, Any], tmp_path: Path, share: float) -> None:
     whole = (run[0] / "events.jsonl").read_bytes()
-    first = whole.index(b"\n") + 1
-    (tmp_path / "events.jsonl").write_bytes(whole[: max(first, int(share * len(whole)))])
+    (tmp_path / "events.jsonl").write_bytes(whole[: max(whole.index(b"\n") + 1, int(share * len(whole)))])
     history = read_run(tmp_path)
     assert history.ended is None and history.spend == () and history.library == list(history.libraries.values())[-1]
     assert history.models == ("scripted/model",)
     for entry in history.library:
         assert history.entry_history(entry.id).returned
+    text = write_report(tmp_path, tmp_path / "now.html").read_text()
+    assert "This run has not ended." in text and "Not finished" in text
 
 
 def test_a_log_without_a_beginning_and_a_missing_one_are_named(tmp_path: Path) -> None:
@@ -89,10 +90,14 @@ def test_the_last_process_tells_the_story_and_unknown_events_are_passed_over(
     assert read_run(tmp_path).steps == history.steps
 
 
-def test_lone_surrogates_become_replacement_characters(run: tuple[Path, Any], tmp_path: Path) -> None:
+def test_lone_surrogates_become_replacement_characters_and_what_is_not_finite_none(
+    run: tuple[Path, Any], tmp_path: Path
+) -> None:
     log = (run[0] / "events.jsonl").read_text().replace("case 0", "case \\ud83d 0")
-    (tmp_path / "events.jsonl").write_text(log)
-    assert read_run(tmp_path).started.trainset[0][0] == "ticket: refund case \N{REPLACEMENT CHARACTER} 0"
+    (tmp_path / "events.jsonl").write_text(log.replace('"score": 1.0', '"score": NaN'))
+    found = read_run(tmp_path)
+    assert found.started.trainset[0][0] == "ticket: refund case \N{REPLACEMENT CHARACTER} 0"
+    assert 1.0 not in {r.score for r in found.attempts}
 
 
 @pytest.mark.parametrize(
@@ -105,12 +110,6 @@ def test_a_record_that_is_no_event_is_named(run: tuple[Path, Any], tmp_path: Pat
     (tmp_path / "events.jsonl").write_text(log.replace(old, new))
     with pytest.raises(JournalError, match=r"an event \w+ can't be read: .*run again with the same log_dir"):
         read_run(tmp_path)
-
-
-def test_a_number_that_is_not_finite_is_none(run: tuple[Path, Any], tmp_path: Path) -> None:
-    log = (run[0] / "events.jsonl").read_text().replace('"score": 1.0', '"score": NaN')
-    (tmp_path / "events.jsonl").write_text(log)
-    assert 1.0 not in {r.score for r in read_run(tmp_path).attempts}
 
 
 def test_an_evaluation_is_read_too(tmp_path: Path) -> None:

@@ -111,16 +111,25 @@ def test_the_optimizer_writes_it_with_all_sections_in_order(run: tuple[Path, Any
 
 
 def test_its_data_hold_every_attempt_and_every_library(history: RunHistory) -> None:
-    data = json.loads(Page(render_report(history)).data)
-    texts = data["texts"]
+    page = Page(render_report(history))
+    data = json.loads(page.data)
+    texts, links = data["texts"], {group["link"]: group for group in data["groups"]}
     assert sum(len(group["attempts"]) for group in data["groups"]) == len(history.attempts)
-    links = {group["link"]: group for group in data["groups"]}
     first = history.steps[0].groups[0]
     assert texts[links[f"g-1-{first.example}"]["task"]] == first.task
     for step, library in history.libraries.items():
         assert [texts[entry["text"]] for entry in data["libraries"][str(step)]] == [e.text for e in library]
-    followed = {link[1:] for link in Page(render_report(history)).links if link.startswith(("#g-", "#v-"))}
-    assert followed <= set(links)
+    assert {link[1:] for link in page.links if link.startswith(("#g-", "#v-"))} <= set(links)
+
+
+def test_a_comparison_of_several_groups_is_said_once_and_linked(history: RunHistory) -> None:
+    step = history.steps[0]
+    said = [g.compared.comparison for g in step.groups if g.compared is not None and g.compared.comparison]
+    data = payload(replace(history, steps=(step,)), 10**6)
+    leads = {g["link"]: data["texts"][g["comparison"]] for g in data["groups"] if g.get("comparison")}
+    assert len(said) > len(set(said)) and Counter(leads.values()) == dict.fromkeys(said, 1)
+    referring = [group["with"] for group in data["groups"] if group.get("with")]
+    assert len(referring) == len(said) - len(set(said)) and set(referring) <= set(leads)
 
 
 def test_what_came_after_the_returned_library_is_told_apart(history: RunHistory) -> None:
@@ -163,14 +172,6 @@ def test_the_data_are_bounded_whatever_the_run(history: RunHistory, budget: int)
     example = history.steps[0].groups[0].example
     (group,) = [group for group in data["groups"] if group["link"] == f"g-1-{example}"]
     assert data["texts"][group["task"]] == history.steps[0].groups[0].task  # what is short stays whole
-
-
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.9])
-def test_a_run_that_still_goes_on_has_a_report(run: tuple[Path, Any], tmp_path: Path, share: float) -> None:
-    whole = (run[0] / "events.jsonl").read_bytes()
-    (tmp_path / "events.jsonl").write_bytes(whole[: max(whole.index(b"\n") + 1, int(share * len(whole)))])
-    text = Page(write_report(tmp_path, tmp_path / "now.html").read_text()).text
-    assert "This run has not ended." in text and "Not finished" in text
 
 
 def test_runs_of_every_other_kind_have_a_report(tmp_path: Path) -> None:
@@ -283,8 +284,11 @@ def test_filters_links_and_differences_work(run: tuple[Path, Any], history: RunH
     page.locator("#shown-title:focus").wait_for()
     assert page.inner_text("#shown-title").startswith("Validation of step 1, example")
     example = history.steps[0].groups[0].example
-    page.click(f"[data-grid] a[href='#g-1-{example}']")
+    page.click(f"[data-grid] a[href='#g-1-{history.steps[0].groups[1].example}']")
+    page.locator("#shown-title", has_text="Step 1, training example").wait_for()
+    page.click(f"#shown .stack p a[href='#g-1-{example}']")  # the group above, under which the comparison stands
     page.locator("#shown-title", has_text=f"Step 1, training example {example}").wait_for()
+    assert page.locator("#shown .quote[aria-label=Comparison]").count() == 1
     assert page.locator(".attempt").count() == 3
 
     page.select_option("#from", "0")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from trgrpo_dspy.report import RunHistory, read_run
+from trgrpo_dspy.report.html import render_report
 from trgrpo_dspy.report.spending import next_runs, spend_rows
+from trgrpo_dspy.report.text import money
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,16 @@ def test_cached_replies_are_paid_the_next_time_and_an_unknown_price_stays_unknow
     cached = replace(history, ended=replace(history.ended, spend=tuple(half)))
     assert next_runs(cached)[0].tokens == pytest.approx(2 * next_runs(priced(history))[0].tokens)
     assert next_runs(priced(history, cost=None))[0].cost is None
+
+
+def test_what_is_not_known_is_a_dash_and_never_nothing_spent(history: RunHistory) -> None:
+    """A stage without a call has no cost either where no price is known: not '$0.00' beside a dash."""
+    assert history.ended is not None
+    idle = replace(history, ended=replace(history.ended, spend=history.ended.spend[1:]))
+    unknown, known = (spend_rows(priced(idle, cost=cost)) for cost in (None, 0.5))
+    assert 0 in {row.spend.calls for row in unknown} and {money(row.spend.cost) for row in unknown} == {money(None)}
+    assert "$0.00" in {money(row.spend.cost) for row in known} and money(None) == "\N{EN DASH}"
+    assert "$0.00" not in render_report(priced(idle, cost=None))
 
 
 def test_a_run_that_ended_early_is_filled_up_to_what_was_expected(history: RunHistory) -> None:

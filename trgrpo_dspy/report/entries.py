@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trgrpo_dspy.events import EditRefused
 from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
 
 from .records import Group, Step, mean_score
@@ -40,19 +39,15 @@ class Moment:
 
 @dataclass(frozen=True)
 class Effect:
-    """How attempts at an entry's own examples scored before and after they were shown the entry.
+    """Mean scores of the scored attempts at an entry's own examples that were not shown the entry, and that were.
 
     Other entries came in the same steps, so this is no measure of the one entry alone.
     """
 
     before: float | None
-    """Mean score of the attempts that were not shown it."""
     after: float | None
-    """Mean score of the attempts that were shown it."""
     attempts_before: int
-    """Scored attempts in `before`."""
     attempts_after: int
-    """Scored attempts in `after`."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +74,27 @@ class EntryHistory:
 def entry_history(
     entry_id: str, steps: Sequence[Step], start: ExperienceLibrary, newest: ExperienceLibrary
 ) -> EntryHistory:
-    """Everything that happened to an entry.
-
-    Args:
-        entry_id: The entry's id.
-        steps: The run's steps.
-        start: The library that the run started from.
-        newest: The library that was returned; while the run goes on, the newest one.
-
-    Raises:
-        KeyError: No library of the run has an entry with this id; the message names the ids that are known.
-    """
+    """What happened to an entry from the library that the run started from to the one returned, or the newest."""
     after = [step.ended.library for step in steps if step.ended is not None]
     forms = {entry.id: entry for library in (start, *after, newest) for entry in library}
     if (entry := forms.get(entry_id)) is None:
         known = f"ids: {', '.join(forms)}" if forms else "none has any entry"
         raise KeyError(f"no library of this run has an entry {entry_id!r:.60}; {known}")
     moments = [Moment(0, "handed in", after=old)] if (old := start.get(entry_id)) else []
-    for step in steps:
-        moments += _moments(step, entry_id)
+    moments += [moment for step in steps for moment in _moments(step, entry_id)]
     made = {(m.step, i) for m in moments if m.kind in ("added", "changed", "deleted") for i in m.examples}
     groups = tuple(g for step in steps for g in step.groups if (g.step, g.example) in made)
-    return EntryHistory(entry, entry_id in newest, tuple(moments), groups, _effect(steps, entry))
+    scored = [
+        r
+        for step in steps
+        for g in step.groups
+        if g.example in entry.sources
+        for r in g.attempts
+        if r.score is not None
+    ]
+    without, shown = [r for r in scored if entry_id not in r.shown], [r for r in scored if entry_id in r.shown]
+    effect = Effect(mean_score(without), mean_score(shown), len(without), len(shown))
+    return EntryHistory(entry, entry_id in newest, tuple(moments), groups, effect)
 
 
 def _moments(step: Step, id: str) -> Iterator[Moment]:
@@ -111,7 +105,8 @@ def _moments(step: Step, id: str) -> Iterator[Moment]:
             if edit.id == id:
                 yield Moment(number, "proposed", edit, examples=(group.example,))
     for refused in step.refused:
-        if _is_about(refused, id):
+        # An edit may also be refused because this entry says the same.
+        if refused.edit.id == id or re.search(rf"\b{id}\b", refused.reason):
             yield Moment(number, "refused", refused.edit, reason=refused.reason, examples=refused.edit.sources)
     for applied in step.applied:
         before, after = applied.before, applied.after
@@ -122,15 +117,3 @@ def _moments(step: Step, id: str) -> Iterator[Moment]:
     if (check := step.check) is not None and (id in check.supported or id in check.contradicted):
         support, against = check.supported.get(id, ()), check.contradicted.get(id, ())
         yield Moment(number, "checked", support=tuple(support), against=tuple(against))
-
-
-def _is_about(refused: EditRefused, id: str) -> bool:
-    """Whether the refused edit is of this entry, or was refused because this entry says the same."""
-    return refused.edit.id == id or re.search(rf"\b{id}\b", refused.reason) is not None
-
-
-def _effect(steps: Sequence[Step], entry: Experience) -> Effect:
-    attempts = [r for step in steps for group in step.groups if group.example in entry.sources for r in group.attempts]
-    before = [r for r in attempts if entry.id not in r.shown and r.score is not None]
-    after = [r for r in attempts if entry.id in r.shown and r.score is not None]
-    return Effect(mean_score(before), mean_score(after), len(before), len(after))

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .curve import Curve, curves
+from .charts import Curve, curves
 from .grid import LEVELS, Grid, grids
 from .history import RunHistory, read_run
 
@@ -33,14 +33,11 @@ _STYLE: Any = {
 
 
 def write_figures(log_dir: str | os.PathLike[str], directory: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
-    """Write the learning curves and the scores of all examples, each as SVG and PNG.
+    """Write the learning curves and the scores of all examples, each as SVG and PNG; return the files.
 
     Args:
         log_dir: The run's directory.
         directory: Where the files go; None is `figures` in the run's directory.
-
-    Returns:
-        The files.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -83,13 +80,12 @@ def _write(
 def _draw_curve(axes: Axes, curve: Curve, returned: int | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for series in curve.series:
-        steps = [point.step for point in series.points]
-        colour = _COLOURS[series.name]
-        axes.plot(steps, [p.value for p in series.points], color=colour, marker=_MARKS[series.name], label=series.name)
-        for point in series.points:
-            if point.low is not None and point.high is not None:
-                axes.plot([point.step] * 2, [point.low, point.high], color=colour, alpha=0.5, linewidth=1.2)
+    for name, points in curve.series.items():
+        style: dict[str, Any] = {"color": _COLOURS[name], "marker": _MARKS[name], "label": name}
+        axes.plot([p.step for p in points], [p.value for p in points], **style)
+        for p in points:
+            if p.low is not None and p.high is not None:
+                axes.plot([p.step] * 2, [p.low, p.high], color=_COLOURS[name], alpha=0.5, linewidth=1.2)
     if returned in curve.steps:
         axes.axvline(returned, color="#5a626c", linestyle=":", linewidth=1.2, label="returned library")
     axes.set_title(curve.title)
@@ -103,20 +99,11 @@ def _draw_curve(axes: Axes, curve: Curve, returned: int | None) -> None:
 def _draw_grid(axes: Axes, grid: Grid) -> None:
     from matplotlib.colors import ListedColormap
 
-    levels = [
-        [float("nan") if cell is None or cell.level is None else cell.level for cell in row.cells] for row in grid.rows
-    ]
+    none = float("nan")
+    levels = [[none if c is None or c.level is None else c.level for c in row.cells] for row in grid.rows]
     across, down = range(len(grid.columns)), range(len(grid.rows))
-    axes.pcolormesh(
-        across,
-        down,
-        levels,
-        cmap=ListedColormap(_RAMP),
-        vmin=-0.5,
-        vmax=LEVELS + 0.5,
-        edgecolors="white",
-        linewidth=0.6,
-    )
+    colours: dict[str, Any] = {"cmap": ListedColormap(_RAMP), "vmin": -0.5, "vmax": LEVELS + 0.5}
+    axes.pcolormesh(across, down, levels, edgecolors="white", linewidth=0.6, **colours)
     axes.invert_yaxis()
     for y, row in enumerate(grid.rows):
         for x, cell in enumerate(row.cells):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from trgrpo_dspy.program.rollout import Rollout
 
 from .history import RunHistory
-from .records import mean_score
+from .records import by_example, mean_score
 
-__all__ = ["Cell", "Grid", "Row", "grids"]
+__all__ = ["LEVELS", "Cell", "Grid", "Row", "grids"]
 
 LEVELS = 10
 """Steps of the colour scale."""
@@ -16,8 +19,7 @@ _SPELLED = 8
 """Columns at most whose headlines have a word beside their number."""
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """An example's attempts at one time."""
 
     link: str
@@ -27,10 +29,9 @@ class Cell:
     score: float | None
     """Mean score; None is unscored."""
     attempts: int
-    """Attempts made."""
     level: int | None
     """The score on the colour scale, 0 to `LEVELS`; None is unscored."""
-    change: str
+    change: str = ""
     """Against the example's first cell: 'fixed' (all attempts are right now), 'broken' (they were), or ''."""
 
 
@@ -39,9 +40,7 @@ class Row:
     """One example."""
 
     example: int
-    """Its index."""
     task: str
-    """Its inputs."""
     cells: tuple[Cell | None, ...]
     """One a column; None where the example was not run."""
     state: str
@@ -57,7 +56,6 @@ class Grid:
     columns: tuple[str, ...]
     """Headlines of the columns."""
     rows: tuple[Row, ...]
-    """One an example."""
 
     def count(self, state: str) -> int:
         """Rows that ended in this state."""
@@ -66,95 +64,84 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Scale:
+    """From the lowest to the highest score of the run; metrics are taken to go from 0 to 1 at least."""
+
     low: float
     high: float
 
     def level(self, score: float | None) -> int | None:
-        if score is None:
-            return None
-        return max(0, min(LEVELS, round(LEVELS * (score - self.low) / (self.high - self.low))))
+        share = None if score is None else (score - self.low) / (self.high - self.low)
+        return None if share is None else max(0, min(LEVELS, round(LEVELS * share)))
 
-    def is_right(self, score: float | None) -> bool:
-        return score is not None and score >= self.high - 1e-9 * max(1.0, abs(self.high))
+    def is_right(self, score: float) -> bool:
+        return score >= self.high - 1e-9 * max(1.0, abs(self.high))
+
+    def change(self, before: float, after: float) -> str:
+        if self.is_right(before) == self.is_right(after):
+            return ""
+        return "fixed" if self.is_right(after) else "broken"
+
+
+class _Column(NamedTuple):
+    """Attempts that stand in one column, by example."""
+
+    number: int
+    step: int
+    attempts: Mapping[int, Sequence[Rollout]]
 
 
 def grids(history: RunHistory) -> tuple[Grid, ...]:
-    """The grids that have a row: validation by measured library, training by epoch."""
-    scale = _scale(history)
-    return tuple(grid for grid in (_validation(history, scale), _training(history, scale)) if grid.rows)
+    """The grids that have a row: validation by measured library, training by epoch.
 
-
-def _scale(history: RunHistory) -> _Scale:
-    """From the lowest to the highest score of the run; metrics are taken to go from 0 to 1 at least."""
+    An epoch has each example once, so an epoch is a column, whatever the size of a batch.
+    """
     scores = [r.score for r in history.attempts if r.score is not None]
-    return _Scale(min([0.0, *scores]), max(scores) if scores and max(scores) > 1 else 1.0)
-
-
-def _validation(history: RunHistory, scale: _Scale) -> Grid:
-    steps = sorted(history.measured)
-    learning = history.started.run == "compile"
-    cells: dict[int, dict[int, Cell]] = {}
-    for column, step in enumerate(steps):
-        measured = history.measured[step]
-        for example, score in measured.scores.items():
-            attempts = sum(r.example == example for r in measured.attempts)
-            cell = Cell(f"v-{step}-{example}", step, score, attempts, scale.level(score), "")
-            cells.setdefault(example, {})[column] = cell
-    before = "Step " if len(steps) <= _SPELLED else ""
-    titles = tuple(
-        ("Input" if step == 0 else f"{before}{step}") if learning else f"Program {step + 1}" for step in steps
-    )
-    tasks = [task for task, _ in history.started.valset]
-    return Grid("validation" if learning else "evaluation", titles, _rows(cells, len(steps), tasks, scale))
-
-
-def _training(history: RunHistory, scale: _Scale) -> Grid:
-    """An epoch has each example once, so a column is an epoch, whatever the size of a batch."""
+    scale = _Scale(min([0.0, *scores]), max(scores) if scores and max(scores) > 1 else 1.0)
+    started, measured = history.started, sorted(history.measured.items())
+    name, titles = "evaluation", [f"Program {step + 1}" for step, _ in measured]
+    if started.run == "compile":
+        name, titles = "validation", ["Input" if step == 0 else f"Step {step}" for step, _ in measured]
     epochs = sorted({step.epoch for step in history.steps})
-    cells: dict[int, dict[int, Cell]] = {}
-    for step in history.steps:
-        for group in step.groups:
-            if group.attempts:
-                score = mean_score(group.attempts)
-                link, level = f"g-{step.step}-{group.example}", scale.level(score)
-                cell = Cell(link, step.step, score, len(group.attempts), level, "")
-                cells.setdefault(group.example, {})[epochs.index(step.epoch)] = cell
-    tasks = [task for task, _ in history.started.trainset]
-    before = "Epoch " if len(epochs) <= _SPELLED else ""
-    return Grid("training", tuple(f"{before}{epoch}" for epoch in epochs), _rows(cells, len(epochs), tasks, scale))
+    made = [{g.example: g.attempts for g in step.groups if g.attempts} for step in history.steps]
+    validation = [_Column(i, step, by_example(m.attempts)) for i, (step, m) in enumerate(measured)]
+    training = [_Column(epochs.index(s.epoch), s.step, a) for s, a in zip(history.steps, made, strict=True)]
+    found = (
+        Grid(name, _spelled(titles), _rows("v", validation, started.valset, scale)),
+        Grid(
+            "training", _spelled([f"Epoch {epoch}" for epoch in epochs]), _rows("g", training, started.trainset, scale)
+        ),
+    )
+    return tuple(grid for grid in found if grid.rows)
 
 
-def _rows(
-    cells: Mapping[int, Mapping[int, Cell]], columns: int, tasks: Sequence[str], scale: _Scale
-) -> tuple[Row, ...]:
-    rows = []
-    for example, found in sorted(cells.items()):
-        task = tasks[example] if example < len(tasks) else ""
-        marked = _marked([found.get(i) for i in range(columns)], scale)
-        rows.append(Row(example, task, marked, _state(marked, scale)))
-    return tuple(rows)
+def _spelled(titles: Sequence[str]) -> tuple[str, ...]:
+    """Of many columns the numbers alone."""
+    return tuple(titles if len(titles) <= _SPELLED else (title.split()[-1] for title in titles))
 
 
-def _marked(cells: Sequence[Cell | None], scale: _Scale) -> tuple[Cell | None, ...]:
+def _rows(kind: str, found: Iterable[_Column], tasks: Sequence[tuple[str, str]], scale: _Scale) -> tuple[Row, ...]:
+    columns, cells = 0, dict[int, dict[int, Cell]]()
+    for column in found:
+        columns = max(columns, column.number + 1)
+        for example, attempts in column.attempts.items():
+            score = mean_score(attempts)
+            cell = Cell(f"{kind}-{column.step}-{example}", column.step, score, len(attempts), scale.level(score))
+            cells.setdefault(example, {})[column.number] = cell
+    return tuple(
+        _row(example, tasks[example][0] if example < len(tasks) else "", [row.get(i) for i in range(columns)], scale)
+        for example, row in sorted(cells.items())
+    )
+
+
+def _row(example: int, task: str, cells: Sequence[Cell | None], scale: _Scale) -> Row:
     """The cells, with what was fixed or broken since the first scored one."""
-    first = next((cell for cell in cells if cell is not None and cell.score is not None), None)
-    marked: list[Cell | None] = []
-    for cell in cells:
-        change = ""
-        if cell is not None and first is not None and cell.score is not None:
-            was, now = scale.is_right(first.score), scale.is_right(cell.score)
-            change = "fixed" if now and not was else "broken" if was and not now else ""
-        marked.append(cell and Cell(cell.link, cell.step, cell.score, cell.attempts, cell.level, change))
-    return tuple(marked)
-
-
-def _state(cells: Sequence[Cell | None], scale: _Scale) -> str:
     scores = [cell.score for cell in cells if cell is not None and cell.score is not None]
     if not scores:
-        return "unscored"
+        return Row(example, task, tuple(cells), "unscored")
     first, last = scores[0], scores[-1]
-    if scale.is_right(first) != scale.is_right(last):
-        return "fixed" if scale.is_right(last) else "broken"
-    if abs(last - first) > 1e-9:
-        return "better" if last > first else "worse"
-    return "right" if scale.is_right(last) else "wrong"
+    marked = [c if c is None or c.score is None else c._replace(change=scale.change(first, c.score)) for c in cells]
+    if not (state := scale.change(first, last)):
+        state = "right" if scale.is_right(last) else "wrong"
+        if abs(last - first) > 1e-9:
+            state = "better" if last > first else "worse"
+    return Row(example, task, tuple(marked), state)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,6 +36,8 @@ __all__ = ["RunHistory", "read_run"]
 
 E = TypeVar("E", bound=events.Event)
 
+_Story: TypeAlias = dict[tuple[type[events.Event], int | None], list[Any]]
+"""The events of one process by kind, and by kind and step."""
 OFFLINE = "offline/"
 """What the names of the built-in text model begin with."""
 
@@ -70,14 +73,13 @@ class RunHistory:
     @property
     def attempts(self) -> tuple[Rollout, ...]:
         """All attempts that have ended: of the steps, then of the measurements."""
-        rollouts = [r for step in self.steps for group in step.groups for r in group.attempts]
-        return (*rollouts, *(r for found in self.measured.values() for r in found.attempts))
+        return tuple(rollout for _, rollout in _located(self))
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models that were called, or that are to be called."""
-        spent = (row.model for row in self.spend)
-        return tuple(dict.fromkeys(name for name in (*spent, *self.started.models) if name))
+        names = (*(row.model for row in self.spend), *self.started.models)
+        return tuple(dict.fromkeys(filter(None, names)))
 
     @property
     def offline(self) -> bool:
@@ -124,87 +126,81 @@ def read_run(log_dir: str | os.PathLike[str]) -> RunHistory:
     begins = [i for i, event in enumerate(found) if isinstance(event, events.RunStarted)]
     if not begins:
         raise JournalError(f"{os.fspath(log_dir)!r} holds no run yet: its events.jsonl does not say that one began")
-    story = _Story(found[begins[-1] :])
-    (started,) = story.all(events.RunStarted)
+    story: _Story = {}
+    for event in found[begins[-1] :]:
+        for step in {None, getattr(event, "step", None)}:
+            story.setdefault((type(event), step), []).append(event)
+    started = _of(events.RunStarted, story)[0]
+    attempts = sorted(_of(events.AttemptFinished, story), key=lambda e: (e.rollout.example, e.rollout.attempt))
+    last = {(e.stage == "rollout", e.step, e.rollout.example, e.rollout.attempt): e.rollout for e in attempts}
+    rollouts: dict[tuple[int, int], list[Rollout]] = {}
+    measured: dict[int, list[Rollout]] = {}
+    for (learning, step, example, _), rollout in last.items():
+        (rollouts.setdefault((step, example), []) if learning else measured.setdefault(step, [])).append(rollout)
+    results = {event.step: event for event in _of(events.LibraryMeasured, story)}
     return RunHistory(
         directory,
         started,
-        tuple(_step(begun, story, started) for begun in story.all(events.StepStarted)),
-        {step: Measured(step, tuple(story.measured[step]), story.results.get(step)) for step in sorted(story.measured)},
-        tuple(story.all(events.Notice)),
-        next(iter(story.all(events.RunEnded)), None),
+        tuple(_step(begun, story, started, rollouts) for begun in _of(events.StepStarted, story)),
+        {step: Measured(step, tuple(measured[step]), results.get(step)) for step in sorted(measured)},
+        tuple(_of(events.Notice, story)),
+        next(iter(_of(events.RunEnded, story)), None),
     )
 
 
-class _Story:
-    """The events of one process, by kind."""
-
-    def __init__(self, found: Iterable[events.Event]) -> None:
-        self._by_kind: dict[type[events.Event], list[Any]] = {}
-        for event in found:
-            self._by_kind.setdefault(type(event), []).append(event)
-        attempts = {
-            (e.stage == "rollout", e.step, e.rollout.example, e.rollout.attempt): e.rollout
-            for e in self.all(events.AttemptFinished)
-        }
-        self.rollouts: dict[tuple[int, int], list[Rollout]] = {}
-        self.measured: dict[int, list[Rollout]] = {}
-        for (learning, step, example, _), rollout in sorted(attempts.items(), key=lambda pair: pair[0]):
-            if learning:
-                self.rollouts.setdefault((step, example), []).append(rollout)
-            else:
-                self.measured.setdefault(step, []).append(rollout)
-        self.results = {event.step: event for event in self.all(events.LibraryMeasured)}
-
-    def all(self, kind: type[E]) -> list[E]:
-        return self._by_kind.get(kind, [])
-
-    def of_step(self, kind: type[E], step: int) -> tuple[E, ...]:
-        return tuple(event for event in self.all(kind) if getattr(event, "step", None) == step)
+def _of(kind: type[E], story: _Story, step: int | None = None) -> list[E]:
+    """The events of a kind, in order; with `step` those of that step."""
+    return story.get((kind, step), [])
 
 
-def _step(begun: events.StepStarted, story: _Story, started: events.RunStarted) -> Step:
-    compared = {event.example: event for event in story.of_step(events.GroupCompared, begun.step)}
+def _step(
+    begun: events.StepStarted,
+    story: _Story,
+    started: events.RunStarted,
+    rollouts: Mapping[tuple[int, int], list[Rollout]],
+) -> Step:
+    number = begun.step
+    compared = {event.example: event for event in _of(events.GroupCompared, story, number)}
 
     def group(example: int) -> Group:
         task, expected = started.trainset[example] if example < len(started.trainset) else ("", "")
-        attempts = tuple(story.rollouts.get((begun.step, example), ()))
-        return Group(begun.step, example, task, expected, attempts, compared.get(example))
+        attempts = tuple(rollouts.get((number, example), ()))
+        return Group(number, example, task, expected, attempts, compared.get(example))
 
     return Step(
-        begun.step,
+        number,
         begun.epoch,
         begun.library,
         tuple(map(group, begun.examples)),
-        next(iter(story.of_step(events.Consolidated, begun.step)), None),
-        next(iter(story.of_step(events.EntriesChecked, begun.step)), None),
-        story.of_step(events.EditApplied, begun.step),
-        story.of_step(events.EditRefused, begun.step),
-        next(iter(story.of_step(events.StepEnded, begun.step)), None),
+        next(iter(_of(events.Consolidated, story, number)), None),
+        next(iter(_of(events.EntriesChecked, story, number)), None),
+        tuple(_of(events.EditApplied, story, number)),
+        tuple(_of(events.EditRefused, story, number)),
+        next(iter(_of(events.StepEnded, story, number)), None),
     )
 
 
-def _attempt_failures(history: RunHistory) -> list[Failure]:
-    found: dict[Outcome, list[str]] = {}
-    where = [(f"step {g.step}, example {g.example}", r) for s in history.steps for g in s.groups for r in g.attempts]
-    where += [(f"validation {m.step}, example {r.example}", r) for m in history.measured.values() for r in m.attempts]
-    first: dict[Outcome, tuple[str, str]] = {}
-    for place, rollout in where:
+def _located(run: RunHistory) -> list[tuple[str, Rollout]]:
+    """All attempts, each with where it was made."""
+    found = [(f"step {g.step}, example {g.example}", r) for s in run.steps for g in s.groups for r in g.attempts]
+    return found + [(f"validation {m.step}, example {r.example}", r) for m in run.measured.values() for r in m.attempts]
+
+
+def _attempt_failures(run: RunHistory) -> list[Failure]:
+    found: dict[Outcome, list[tuple[str, str]]] = {}
+    for where, rollout in _located(run):
         if rollout.outcome.failed or rollout.outcome.scoreless:
-            found.setdefault(rollout.outcome, []).append(place)
-            if rollout.error:
-                first.setdefault(rollout.outcome, (rollout.error, place))
-    return [
-        Failure(o.value, len(found[o]), o.scoreless, *first.get(o, ("", found[o][0]))) for o in Outcome if o in found
-    ]
+            found.setdefault(rollout.outcome, []).append((rollout.error, where))
+    first = {outcome: next((pair for pair in pairs if pair[0]), pairs[0]) for outcome, pairs in found.items()}
+    return [Failure(o.value, len(found[o]), o.scoreless, *first[o]) for o in Outcome if o in found]
 
 
-def _reply_failures(steps: Iterable[Step]) -> list[Failure]:
-    counts: dict[str, int] = {}
+def _reply_failures(steps: Sequence[Step]) -> list[Failure]:
+    counts: Counter[str] = Counter()
     first: dict[str, str] = {}
     for step in steps:
         for reason, count in (step.ended.lost if step.ended is not None else {}).items():
-            counts[reason] = counts.get(reason, 0) + count
+            counts[reason] += count
             first.setdefault(reason, f"step {step.step}")
     return [Failure(reason, count, True, "", first[reason]) for reason, count in counts.items()]
 

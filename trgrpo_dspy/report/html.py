@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 from importlib import resources
@@ -32,12 +31,11 @@ from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.program.instructions import write_block
 
 from . import text
-from .curve import curves
+from .charts import curves, gain_bar, plot
 from .entries import EntryHistory
 from .grid import grids
 from .history import RunHistory, read_run
 from .payload import payload
-from .plot import gain_bar, plot
 from .spending import next_runs, spend_rows
 
 __all__ = ["render_report", "report_at_end", "write_report"]
@@ -51,14 +49,11 @@ _LARGEST_LOG = 500
 
 
 def write_report(log_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Write the report of a run.
+    """Write the report of a run and return its file.
 
     Args:
         log_dir: The run's directory.
         path: The file to write; None is `report.html` in the run's directory.
-
-    Returns:
-        The file.
 
     Raises:
         OSError: There is no log of events, or the file can't be written.
@@ -149,9 +144,7 @@ def _headline(history: RunHistory) -> tuple[str, str]:
         return "Not measured", "none"
     if ended.improved:
         return "Improved", "good"
-    return (
-        ("Not distinguishable from noise", "flat") if ended.interval is not None else ("No improvement found", "flat")
-    )
+    return "No improvement found" if ended.interval is None else "Not distinguishable from noise", "flat"
 
 
 def _entries(history: RunHistory) -> list[EntryHistory]:
@@ -176,22 +169,13 @@ def _links(history: RunHistory) -> Callable[[int, int], str]:
     return link
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """The instructions of one predictor."""
+def _prompts(history: RunHistory) -> list[tuple[str, str, str]]:
+    """The name of each taught predictor, and its instructions before the run and with the library it returned."""
 
-    name: str
-    before: str
-    after: str
+    def instructions(own: str, library: ExperienceLibrary, predictor: str) -> str:
+        return as_written(write_block(own, library.for_predictor(predictor)))
 
-
-def _prompts(history: RunHistory) -> list[_Prompt]:
-    """What each taught predictor is asked for before the run, and by what the run returned."""
     return [
-        _Prompt(name, _instructions(own, history.started.library, name), _instructions(own, history.library, name))
+        (name, instructions(own, history.started.library, name), instructions(own, history.library, name))
         for name, own in history.started.instructions.items()
     ]
-
-
-def _instructions(own: str, library: ExperienceLibrary, predictor: str) -> str:
-    return as_written(write_block(own, [entry for entry in library if entry.is_for(predictor)]))

@@ -7,13 +7,13 @@ are kept once; nothing in it is invisible.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jinja2.utils import htmlsafe_json_dumps
 
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.library import Edit, ExperienceLibrary
+from trgrpo_dspy.library import Edit
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.program.rollout import Rollout
 
@@ -28,18 +28,23 @@ _SHORTEST = 200
 
 
 def payload(history: RunHistory, budget: int) -> dict[str, Any]:
-    """Groups, measurements and libraries as JSON data; a text is given by its place in `texts`.
-
-    Args:
-        history: The run.
-        budget: Bytes of the JSON.
-    """
+    """Groups, measurements and libraries as JSON data of at most so many bytes; a text is its place in `texts`."""
     texts = _Texts()
-    groups = [_group(step, group, texts) for step in history.steps for group in step.groups if group.attempts]
-    kind = "validation" if history.started.run == "compile" else "evaluation"
+    groups = [group for step in history.steps for group in _groups(step, texts)]
     for step, measured in sorted(history.measured.items()):
-        groups += _measured(kind, step, measured, history.started.valset, texts)
-    libraries = {str(step): _library(library, texts) for step, library in history.libraries.items()}
+        groups += _measured(history, step, measured, texts)
+    libraries = {
+        str(step): [
+            {
+                "id": entry.id,
+                "text": texts.add(as_written(entry.text)),
+                "targets": visible(", ".join(entry.targets)),
+                "pinned": entry.pinned,
+            }
+            for entry in library
+        ]
+        for step, library in history.libraries.items()
+    }
     left = budget - len(json.dumps([groups, libraries], separators=(",", ":")))
     return {"groups": groups, "libraries": libraries, "texts": texts.fitted(left)}
 
@@ -78,77 +83,72 @@ def _cut(text: str, length: int) -> str:
     return text[:half] + note + text[len(text) - half :]
 
 
-def _group(step: Step, group: Group, texts: _Texts) -> dict[str, Any]:
+def _groups(step: Step, texts: _Texts) -> Iterator[dict[str, Any]]:
+    """The groups of a step; of those that were compared together, all but the first refer to it."""
+    first: dict[str, str] = {}
+    for group in step.groups:
+        if group.attempts:
+            comparison = group.compared.comparison if group.compared is not None else ""
+            link = f"g-{group.step}-{group.example}"
+            leads = first.setdefault(comparison, link) == link
+            yield {
+                **_shown(
+                    link, f"Step {group.step}, training example {group.example}", texts, group.task, group.expected
+                ),
+                "comparison": texts.add(comparison if leads else ""),
+                "with": "" if leads or not comparison else first[comparison],
+                **_learned(step, group, texts),
+            }
+
+
+def _shown(link: str, title: str, texts: _Texts, task: str, expected: str) -> dict[str, Any]:
+    return {"link": link, "title": title, "task": texts.add(task), "expected": texts.add(expected)}
+
+
+def _learned(step: Step, group: Group, texts: _Texts) -> dict[str, Any]:
     compared = group.compared
-    lost = [] if compared is None else [texts.add(reason) for reason in compared.lost]
+    applied = [(a.edit, a.after or a.before) for a in step.applied if group.example in a.edit.sources]
+    refused = [r for r in step.refused if group.example in r.edit.sources]
     return {
-        "link": f"g-{group.step}-{group.example}",
-        "title": f"Step {group.step}, training example {group.example}",
-        "task": texts.add(group.task),
-        "expected": texts.add(group.expected),
         "teaches": visible(group.teaches),
-        "comparison": texts.add("" if compared is None else compared.comparison),
-        "proposed": [_edit(e, texts) for e in (() if compared is None else compared.edits)],
-        "applied": [_edit(a.edit, texts, _id(a)) for a in step.applied if group.example in a.edit.sources],
-        "refused": [
-            {**_edit(r.edit, texts), "reason": texts.add(r.reason)}
-            for r in step.refused
-            if group.example in r.edit.sources
-        ],
-        "lost": lost,
-        "attempts": _attempts(group.attempts, () if compared is None else compared.summaries, texts),
+        "proposed": [_edit(e, texts) for e in (compared.edits if compared is not None else ())],
+        "applied": [_edit(edit, texts, entry.id if entry is not None else "") for edit, entry in applied],
+        "refused": [{**_edit(r.edit, texts), "reason": texts.add(r.reason)} for r in refused],
+        "lost": [texts.add(reason) for reason in (compared.lost if compared is not None else ())],
+        "attempts": _attempts(group.attempts, compared.summaries if compared is not None else (), texts),
     }
 
 
-def _id(applied: Any) -> str:
-    entry = applied.after or applied.before
-    return entry.id if entry is not None else ""
-
-
-def _measured(
-    kind: str, step: int, measured: Measured, valset: Sequence[tuple[str, str]], texts: _Texts
-) -> list[dict[str, Any]]:
-    found = []
-    library = f"program {step + 1}" if kind == "evaluation" else "the input" if not step else f"step {step}"
+def _measured(history: RunHistory, step: int, measured: Measured, texts: _Texts) -> Iterator[dict[str, Any]]:
+    tasks = history.started.valset
+    what = f"Evaluation of program {step + 1}"
+    if history.started.run == "compile":
+        what = f"Validation of {f'step {step}' if step else 'the input'}"
     for example, attempts in by_example(measured.attempts).items():
-        task, expected = valset[example] if example < len(valset) else ("", "")
-        found.append(
-            {
-                "link": f"v-{step}-{example}",
-                "title": f"{kind.capitalize()} of {library}, example {example}",
-                "task": texts.add(task),
-                "expected": texts.add(expected),
-                "attempts": _attempts(attempts, (), texts),
-            }
-        )
-    return found
+        task, expected = tasks[example] if example < len(tasks) else ("", "")
+        shown = _shown(f"v-{step}-{example}", f"{what}, example {example}", texts, task, expected)
+        yield {**shown, "attempts": _attempts(attempts, (), texts)}
 
 
 def _attempts(attempts: Sequence[Rollout], summaries: Sequence[str], texts: _Texts) -> list[dict[str, Any]]:
     """The attempts; summaries are of the usable ones, in order."""
-    waiting = list(summaries)
-    found = []
-    for r in attempts:
-        usable = r.score is not None or r.outcome is Outcome.LABEL_FREE
-        found.append(
-            {
-                "attempt": r.attempt,
-                "outcome": r.outcome.value,
-                "score": r.score,
-                "answer": texts.add(r.answer),
-                "feedback": texts.add(r.feedback),
-                "transcript": texts.add(r.transcript),
-                "error": texts.add(r.error),
-                "summary": texts.add(waiting.pop(0) if usable and waiting else ""),
-                "shown": texts.add(" ".join(r.shown)),
-                "calls": r.lm_calls,
-                "tools": r.tool_calls,
-                "tokens": r.prompt_tokens + r.completion_tokens,
-                "cost": r.cost,
-                "seconds": round(r.seconds, 2),
-            }
-        )
-    return found
+    waiting = iter(summaries)
+    return [
+        {
+            "attempt": r.attempt,
+            "outcome": r.outcome.value,
+            "score": r.score,
+            **{name: texts.add(getattr(r, name)) for name in ("answer", "feedback", "transcript", "error")},
+            "summary": texts.add(next(waiting, "") if r.score is not None or r.outcome is Outcome.LABEL_FREE else ""),
+            "shown": texts.add(" ".join(r.shown)),
+            "calls": r.lm_calls,
+            "tools": r.tool_calls,
+            "tokens": r.prompt_tokens + r.completion_tokens,
+            "cost": r.cost,
+            "seconds": round(r.seconds, 2),
+        }
+        for r in attempts
+    ]
 
 
 def _edit(edit: Edit, texts: _Texts, id: str = "") -> dict[str, Any]:
@@ -158,15 +158,3 @@ def _edit(edit: Edit, texts: _Texts, id: str = "") -> dict[str, Any]:
         "text": texts.add(as_written(edit.text)),
         "targets": visible(", ".join(edit.targets)),
     }
-
-
-def _library(library: ExperienceLibrary, texts: _Texts) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": entry.id,
-            "text": texts.add(as_written(entry.text)),
-            "targets": visible(", ".join(entry.targets)),
-            "pinned": entry.pinned,
-        }
-        for entry in library
-    ]

@@ -17,7 +17,6 @@ class Group:
     """The attempts of one step at one training example."""
 
     step: int
-    """The step."""
     example: int
     """Index into the trainset."""
     task: str

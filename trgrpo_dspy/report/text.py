@@ -63,16 +63,16 @@ def number(value: float | None) -> str:
     """A quantity for reading: '0.4', '12', '1.9 M'; a dash for none."""
     if value is None:
         return _MISSING
-    for unit, size in (("M", 1e6), ("k", 1e4)):
-        if abs(value) >= size:
-            return f"{value / (1e6 if unit == 'M' else 1e3):.1f} {unit}"
+    for unit, least, size in (("M", 1e6, 1e6), ("k", 1e4, 1e3)):
+        if abs(value) >= least:
+            return f"{value / size:.1f} {unit}"
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.1f}"
 
 
 def money(value: float | None) -> str:
-    """US dollars; 'unknown' is not zero."""
+    """US dollars; a dash where a price is not known, which is not zero."""
     if value is None:
-        return "unknown"
+        return _MISSING
     return f"${value:,.2f}" if value >= 0.01 or value == 0 else "< $0.01"
 
 

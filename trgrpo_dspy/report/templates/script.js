@@ -94,6 +94,7 @@
     const taught = { contrast: "Teaches by contrast: some attempts beat others.", mistakes: "Teaches by mistakes: all attempts fell short.", answers: "Teaches by answers: the attempts disagree.", "": "Nothing was to be learned from it." }[group.teaches];
     const learned = [
       ...(group.comparison ? [el("h4", {}, "Comparison"), datum("div", text(group.comparison), { class: "quote", tabindex: "0", role: "region", "aria-label": "Comparison" })] : []),
+      ...(group.with ? [el("h4", {}, "Comparison"), el("p", {}, "Compared together with ", el("a", { href: `#${group.with}` }, data.groups[number.get(group.with)].title), ", where it stands.")] : []),
       ...edits("Proposed by the comparison", group.proposed, ""), ...edits("Took effect, with this example among their sources", group.applied, "good"),
       ...edits("Refused", group.refused, "bad", true),
       ...(group.lost && group.lost.length ? [el("h4", {}, "Replies that could not be used"), el("ul", { class: "list" }, ...group.lost.map((one) => datum("li", text(one))))] : [])];
