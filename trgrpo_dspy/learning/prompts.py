@@ -132,16 +132,19 @@ class ConsolidateEdits(dspy.Signature):
        pairs (alike but for one feature, different answer) to rule features in, and counter-examples to rule them out.
     2. For each number, between which two shown values does the decision change? Write the bracket.
     3. Where two rules can apply to one task, which one wins, by which example?
-    4. Which examples does no rule cover? What holds by default?
-    5. Which entries that exist are contradicted by an example? What got worse since an entry was added or changed?
+    4. Which examples does no rule cover? What holds by default among them?
+    5. Which entries that exist are contradicted by an example? Did examples get worse since one was added or changed?
 
     Then list the edits. After them the library must have these properties:
     - Each entry has one condition on what the task shows and one decision: "When [condition], [decision]", with the
       exact allowed value where the program has allowed values. At most 32 words, in the language of the task.
     - A number's condition is true of every example shown. Within the bracket that the evidence leaves, take the
       roundest number as the boundary, and say in `reasoning` that it is a guess.
-    - Every task is decided. Where no example tells, take the simplest rule that fits all examples; a feature that no
-      example shows to matter stays out of the conditions.
+    - Every kind of task that the examples show is decided, by the simplest rule that fits all of them; a feature that
+      no example shows to matter stays out of the conditions.
+    - A rule reaches as far as its examples. Where all of them lie on one side of a number, name that side ("more than
+      eight pages", not "however long"): what lies beyond is left to the program's own judgement, which is better than a
+      guess.
     - Exceptions say what they override ("even if ..."): the order of entries alone decides nothing. They come before
       the rules they override, and the last entries say what holds by default. New entries are added in the order of
       your list, after those that exist.
