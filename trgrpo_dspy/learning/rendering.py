@@ -92,19 +92,20 @@ def group_text(group: RolloutGroup, summaries: Sequence[str], max_tokens: int) -
 def contrast_texts(
     right: Sequence[RolloutGroup], groups: Sequence[RolloutGroup], most: int, max_tokens: int
 ) -> list[str]:
-    """Examples that were answered rightly, to stand beside a comparison of groups: those nearest to them first.
+    """Examples that were answered rightly, to stand beside a comparison of groups: the nearest to each group in turn.
 
     Two tasks that are alike and have different answers tell most, so nearness counts where the answers differ.
     """
-    words = [(group.expected, set(group.task.casefold().split())) for group in groups]
+    words = {group.example: set(group.task.casefold().split()) for group in (*right, *groups)}
 
-    def nearness(one: RolloutGroup) -> float:
-        own = set(one.task.casefold().split())
-        others = [theirs for expected, theirs in words if expected != one.expected]
-        return max((len(own & theirs) / len(own | theirs) for theirs in others if own | theirs), default=0.0)
+    def nearness(one: RolloutGroup, group: RolloutGroup) -> float:
+        mine, theirs = words[one.example], words[group.example]
+        return len(mine & theirs) / max(1, len(mine | theirs)) if one.expected != group.expected else 0.0
 
+    by_group = [sorted(right, key=lambda one: -nearness(one, group)) for group in groups]
+    in_turn = {one.example: one for rank in zip(*by_group, strict=True) for one in rank}
     found = []
-    for text in map(_right_text, sorted(right, key=lambda one: -nearness(one))[:most]):
+    for text in map(_right_text, list(in_turn.values())[:most]):
         max_tokens -= count_tokens(text)
         if max_tokens >= 0:
             found.append(text)
