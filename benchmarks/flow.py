@@ -45,7 +45,7 @@ import dspy
 
 from programs import tickets
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
-from trgrpo_dspy.engine.calls import sampling
+from trgrpo_dspy.engine.calls.state import RunState
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import single
 from trgrpo_dspy.engine.session import Session
@@ -142,18 +142,18 @@ class Scores:
 def seeds_of_units() -> Iterator[dict[int, Unit]]:
     """The unit each request seed belongs to: how the server's records are told apart."""
     found: dict[int, Unit] = {}
-    plain = sampling.sampled
+    plain = RunState.sampled
 
-    def sampled(seed: int, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
-        changed = plain(seed, lm, unit, kwargs)
+    def sampled(run: RunState, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
+        changed = plain(run, lm, unit, kwargs)
         found[changed["seed"]] = unit
         return changed
 
-    sampling.sampled = sampled
+    RunState.sampled = sampled
     try:
         yield found
     finally:
-        sampling.sampled = plain
+        RunState.sampled = plain
 
 
 def measure(

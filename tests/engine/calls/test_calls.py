@@ -16,7 +16,7 @@ from support.scripted import QUEUES, TOKENS, Call, Reply, Triage, exact, example
 
 from trgrpo_dspy import FatalError, RunStopped, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls.gate import Gate
-from trgrpo_dspy.engine.calls.reported import finish_reason
+from trgrpo_dspy.engine.calls.reported import was_cut
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.meter import Stage
@@ -204,7 +204,7 @@ class TestWhatIsRecorded:
         ],
     )
     def test_every_backends_way_of_saying_it_was_cut(self, response: Any, cut: bool) -> None:
-        assert (finish_reason(response) == "length") == cut
+        assert (was_cut(response)) == cut
 
     def test_a_cached_reply_that_was_cut_is_still_cut(self, dspy_cache: None) -> None:
         lm = scripted_lm(lambda call: Reply("[[ ## queue ## ]]\nlegal", "length"), cache=True)

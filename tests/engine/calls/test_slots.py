@@ -86,7 +86,7 @@ def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Gate 
         execution._pool._most = 4 * places  # also with one, where a user's run begins nothing beside what waits
         first = flow(calls, lm_, "first", functools.partial(ask, "first"), remaining=9)
         found = execution.run([first, *(flow(calls, lm_, name, one) for name, one in work.items())])
-        assert len(execution._pool._slots.held) == execution._pool._slots.wanted == 0
+        assert not execution._pool._slots.held and not execution._pool._slots.wanted
     return found[1:]
 
 
@@ -182,7 +182,7 @@ class TestTheEnd:
             assert len(execution._pool._slots.held) == 0
             released.set()
             assert execution.run([flow(calls, lm, "c", lambda: ask("c"))]) == [["done"]]
-            assert len(execution._pool._slots.held) == execution._pool._slots.wanted == 0
+            assert not execution._pool._slots.held and not execution._pool._slots.wanted
         calls.stop()
 
     def test_a_stopped_run_ends_while_calls_wait(self) -> None:
@@ -292,16 +292,16 @@ def test_places_add_up(width: int, moves: list[tuple[int, int, int]]) -> None:
         assert len(places.held) <= width
     for place in tasks.values():
         place.end()
-    assert len(places.held) == places.wanted == 0
+    assert not places.held and not places.wanted
 
 
 def check_sums(places: Slots, tasks: dict[int, Slot], uses: dict[tuple[int, int], Use]) -> None:
     held = [one for one in tasks.values() if one.held]
     assert len(places.held) == len(held)
-    assert places.wanted == sum(one._wanted_since is not None for one in tasks.values())
+    assert places.wanted <= set(tasks.values())
     for number, one in tasks.items():
         away = [value.waits for (owner, _), value in uses.items() if owner == number]
-        assert (one._uses, one._waiting) == (len(away), sum(away))
+        assert sorted(use.waits for use in one._uses) == sorted(away)
         assert not (one.held and away and all(away)), "it is another's while all wait"
 
 

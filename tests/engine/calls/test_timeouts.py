@@ -305,7 +305,7 @@ class TestARequestThatNeverEnds:
 
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trgrpo_dspy.engine.calls.call._most_seconds", lambda lm, answered: 1.0)
+        monkeypatch.setattr("trgrpo_dspy.engine.calls.backends.Backend.most_seconds", lambda self, timeout: 1.0)
         monkeypatch.setattr("trgrpo_dspy.engine.pool._LOOK", 0.1)
 
     def test_of_an_attempt(self) -> None:

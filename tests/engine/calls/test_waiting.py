@@ -216,7 +216,7 @@ class TestPlaces:
 
         side_by_side(work, range(24))
         assert at_work.most == 3
-        assert len(places.held) == places.wanted == 0
+        assert not places.held and not places.wanted
 
     def test_any_order_of_events_in_tasks_of_several_threads(self) -> None:
         places = Slots(lambda: 2)
@@ -239,7 +239,7 @@ class TestPlaces:
             place.end()
 
         side_by_side(work, range(0, 60, 10))
-        assert len(places.held) == places.wanted == 0
+        assert not places.held and not places.wanted
 
 
 def side_by_side(work: Callable[[int], None], seeds: Iterable[int]) -> None:

@@ -18,18 +18,24 @@ from dataclasses import dataclass
 
 from .limits import Caller, Limit, Outage
 
-__all__ = ["TOO_MANY_LOST", "Backend", "Backends", "Known"]
+__all__ = ["FIRST_DEADLINE", "TOO_MANY_LOST", "Backend", "Backends", "Known"]
 
 TOO_MANY_LOST = "more than half of the recent LM calls failed"
 """Why a run ended as 'error_rate'."""
 _HOPELESS = 8
 """Failed requests after which a backend that never answered is given up."""
 _WINDOW = 40
-"""Calls over which the share of lost ones is watched."""
-_ERROR_RATE = 0.5
-"""Share of lost calls in the window from which the run ends."""
+"""Calls over which the share of lost ones is watched; the run ends when more than half are."""
 _REFUSED = 8
 """Calls refused in a row, of a backend that has answered or says that the request was flagged, that are believed."""
+
+_DEADLINE = 900.0
+"""Seconds after which a request is given up, where the user set no timeout: those of the clients (600 s between two
+bytes) never end a reply that trickles."""
+FIRST_DEADLINE = 240.0
+"""The same before a backend has answered once: one that hangs from the start is known in less than five minutes."""
+_SHORTEST_DEADLINE = 10.0
+"""The least that a request gets where the user set a timeout, of which else twice as much is granted."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +54,12 @@ class Backend:
     """One model's backend."""
 
     def __init__(self, model: str, most: int, patience: float, tell: Callable[[str], None]) -> None:
-        """Know nothing yet.
-
-        Args:
-            model: The LM's model string.
-            most: Requests in flight at most.
-            patience: Seconds for which an outage is waited out.
-            tell: Called with a sentence that the user should read.
-        """
-        self.model = model
+        """Know nothing yet; `most` requests may be in flight, and `tell` gets sentences for the user."""
         self.answered = False
-        """Whether the backend has answered."""
         self.failed = 0
         """Failed requests before the first answer."""
-        self.limit = Limit(model, most, tell)
-        """How many requests may be in flight."""
-        self.outage = Outage(model, patience, tell)
-        """The requests that failed in a row."""
-        self.refused = 0
+        self.limit, self.outage = Limit(model, most, tell), Outage(model, patience, tell)
+        self._refused = 0
         """Calls refused in a row, as for a wrong key."""
         self._first: Caller | None = None
         self._changed = threading.Condition()
@@ -95,14 +89,14 @@ class Backend:
     def answer(self, caller: Caller, seconds: float, timeout: float | None) -> None:
         """A reply to a call came, after so many seconds, of an LM with this timeout."""
         with self._changed:
-            first, self.answered, self.failed, self.refused = not self.answered, True, 0, 0
+            first, self.answered, self.failed, self._refused = not self.answered, True, 0, 0
             if first:
                 self._changed.notify_all()
         self.outage.over()
         self.limit.reply(caller, seconds, timeout, first)
 
     def failure(
-        self, error: BaseException, caller: Caller, *, timed_out: bool, crowded: bool, sent: float, among: int = 1
+        self, error: BaseException, caller: Caller, *, timed_out: bool, crowded: bool, sent: float, among: int
     ) -> bool:
         """A request failed; returns whether the failure is the call's own, so that it uses up one of its tries.
 
@@ -123,6 +117,12 @@ class Backend:
             crowded = self.limit.failure(sent, among, timed_out=timed_out, down=down)
         return not (down or crowded)
 
+    def most_seconds(self, timeout: float | None) -> float:
+        """Seconds after which a request that is out is given up, of an LM with this timeout."""
+        if timeout is not None:
+            return max(_SHORTEST_DEADLINE, 2 * timeout)
+        return _DEADLINE if self.answered else FIRST_DEADLINE
+
     @property
     def hopeless(self) -> bool:
         """Whether the backend never answered and has had its chances."""
@@ -131,8 +131,8 @@ class Backend:
     def refusal(self) -> bool:
         """A call was refused as for a wrong key or model; returns whether that is to be believed."""
         with self._changed:
-            self.refused += 1
-            return self.refused >= _REFUSED
+            self._refused += 1
+            return self._refused >= _REFUSED
 
 
 class Backends:
@@ -195,9 +195,4 @@ class Backends:
             return not answered and self._too_many()
 
     def _too_many(self) -> bool:
-        return len(self._recent) == _WINDOW and self._recent.count(False) > _ERROR_RATE * _WINDOW
-
-    def first_error(self) -> str:
-        """What the backends that are down met first, by model; empty if none is."""
-        down = [b for b in list(self._all.values()) if b.outage.error is not None]
-        return "; ".join(f"LM {b.model!r}: {type(b.outage.error).__name__} ({b.outage.count} in a row)" for b in down)
+        return len(self._recent) == _WINDOW and self._recent.count(False) > _WINDOW / 2

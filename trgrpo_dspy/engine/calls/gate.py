@@ -18,19 +18,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
-from trgrpo_dspy.failures.secrets import remember
 from trgrpo_dspy.meter import Meter
 
-from .call import Call
+from .call import Call, Outgoing
 from .observed import close_pools, is_observed, observe_adapter, observe_lm
-from .reported import is_watched, watch
+from .reported import is_watched
 from .state import RunState
 from .units import UNIT, Unit, current_unit
 from .waiting import POLL
@@ -45,8 +44,8 @@ class Gate:
         """Open the gate; settings as for `RunState`."""
         self.state = RunState(meter, **settings)
         """What the run's calls share."""
-        self._lms: dict[int, tuple[Any, Any]] = {}
-        self._adapters: dict[int, tuple[Any, Any]] = {}
+        self._copies: dict[int, tuple[Any, Any]] = {}
+        """The observed copy of each LM and adapter, beside the original."""
         self._plain_adapter = dspy.ChatAdapter()
 
     def __deepcopy__(self, memo: object) -> Gate:
@@ -58,9 +57,9 @@ class Gate:
         """Whether the gate is shut."""
         return self.state.ending.event.is_set()
 
-    def stop(self, reason: str = "stopped", fatal: TrainingFreeGRPOError | None = None, problem: str = "") -> None:
+    def stop(self, reason: str = "stopped", fatal: TrainingFreeGRPOError | None = None) -> None:
         """Shut the gate: refuse every further LM call. The first reason stays."""
-        self.state.ending.stop(reason, fatal, problem)
+        self.state.ending.stop(reason, fatal)
 
     def abandon(self, unit: Unit) -> None:
         """Refuse a unit's further calls, for it has taken too long."""
@@ -76,24 +75,20 @@ class Gate:
         """The observed copy of an LM, one for each LM; anything else, or an observed LM, comes back as it is."""
         if not isinstance(lm, dspy.BaseLM) or is_observed(lm):
             return lm
-        with self.state.lock:
-            if id(lm) not in self._lms:
-                remember(getattr(lm, "kwargs", {}))
-                self._lms[id(lm)] = (lm, observe_lm(lm, self, self.state.width))
-            return self._lms[id(lm)][1]
+        return self._copy(lm, lambda: observe_lm(lm, self, self.state.width))
 
-    def _observe_adapter(self, adapter: Any) -> Any:
+    def _copy(self, original: Any, make: Callable[[], Any]) -> Any:
         with self.state.lock:
-            if id(adapter) not in self._adapters:
-                self._adapters[id(adapter)] = (adapter, observe_adapter(adapter, self))
-            return self._adapters[id(adapter)][1]
+            if id(original) not in self._copies:
+                self._copies[id(original)] = original, make()
+            return self._copies[id(original)][1]
 
     def close(self) -> None:
         """Close the connections that are the run's own; no call may follow."""
         with self.state.lock:
-            observed = [copy for _, copy in self._lms.values()]
-        for lm in observed:
-            close_pools(lm)
+            copies = [copy for _, copy in self._copies.values()]
+        for copy in copies:
+            close_pools(copy)
 
     def bind(self, program: dspy.Module) -> None:
         """Give every predictor of this copy that has its own LM the observed one, in frozen sub-modules too."""
@@ -104,9 +99,10 @@ class Gate:
     @contextmanager
     def context(self, unit: Unit, *callbacks: BaseCallback, **settings: Any) -> Iterator[Unit]:
         """DSPy settings under which every LM call belongs to the unit."""
+        adapter = dspy.settings.adapter or self._plain_adapter
         with dspy.context(
             lm=self.observe(settings.pop("lm", None) or dspy.settings.lm),
-            adapter=self._observe_adapter(dspy.settings.adapter or self._plain_adapter),
+            adapter=self._copy(adapter, lambda: observe_adapter(adapter, self)),
             callbacks=[*(dspy.settings.callbacks or []), *callbacks],
             **{UNIT: unit},
             **settings,
@@ -119,68 +115,32 @@ class Gate:
         """Make or replay one call."""
         if is_watched():  # made by an LM in the middle of its own call: part of that one
             return send(prompt, messages=messages, **kwargs)
-        call, waiting = Call(self.state, lm, prompt, messages, kwargs), self.state.waiting
-        try:
-            while not call.replayed:
-                while not call.admitted():
-                    if not call.backend.wait(POLL) and call.use is not None:
-                        call.use.wait()
-                waiting.back(call.unit, call.use)
-                while wait := call.turn():
-                    waiting.sleep(wait)
-                while not call.enter(10 * POLL):
-                    pass
-                try:
-                    with call.out(), watch() as report:
-                        reply = send(call.request.prompt, messages=messages, **call.request.kwargs)
-                    report.check()
-                except BaseException as error:
-                    wait = call.failed(error)
-                else:
-                    return call.answered(reply, report)
-                waiting.leave(call.use if wait else None)
-                waiting.sleep(wait)
+        with closing(Call(self.state, lm, Outgoing(prompt, messages, kwargs))) as call:
+            while not call.done:
+                for ready in call.steps():
+                    while not ready(10 * POLL):
+                        pass
+                with call.sent() as report:
+                    report.reply = send(call.request.prompt, messages=messages, **call.request.kwargs)
             return call.reply
-        finally:
-            call.end()
 
     async def acall(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """Make or replay one asynchronous call."""
-        if is_watched():  # made by an LM in the middle of its own call: part of that one
+        if is_watched():
             return await send(prompt, messages=messages, **kwargs)
+        unit = current_unit()
+        unit.account.clock.awaited += 1
         try:
-            return await self._acall(lm, send, prompt, messages, kwargs)
+            with closing(Call(self.state, lm, Outgoing(prompt, messages, kwargs), asynchronous=True)) as call:
+                while not call.done:
+                    for ready in call.steps():
+                        while not ready(0):
+                            await asyncio.sleep(POLL)
+                    with call.sent() as report:
+                        report.reply = await send(call.request.prompt, messages=messages, **call.request.kwargs)
+                return call.reply
         except (Exception, RunStopped):
-            await self.state.waiting.for_siblings(current_unit())
+            await self.state.waiting.for_siblings(unit)
             raise
-
-    async def _acall(
-        self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]
-    ) -> Any:
-        call, waiting = Call(self.state, lm, prompt, messages, kwargs), self.state.waiting
-        call.unit.account.clock.awaited += 1
-        try:
-            while not call.replayed:
-                while not call.admitted(asynchronous=True):
-                    if call.use is not None:
-                        call.use.wait()
-                    await asyncio.sleep(POLL)
-                await waiting.aback(call.unit, call.use)
-                while wait := call.turn():
-                    await asyncio.sleep(wait)
-                while not call.enter(0, asynchronous=True):
-                    await asyncio.sleep(POLL)
-                try:
-                    with call.out(), watch() as report:
-                        reply = await send(call.request.prompt, messages=messages, **call.request.kwargs)
-                    report.check()
-                except BaseException as error:
-                    wait = call.failed(error)
-                else:
-                    return call.answered(reply, report)
-                waiting.leave(call.use if wait else None)
-                await waiting.asleep(wait)
-            return call.reply
         finally:
-            call.unit.account.clock.awaited -= 1
-            call.end()
+            unit.account.clock.awaited -= 1

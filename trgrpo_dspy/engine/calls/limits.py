@@ -3,7 +3,7 @@
 `num_threads` is the most that may be in flight, not the number. The limit starts where even a backend that serves one
 request at a time would answer in half of the LM's timeout. It grows while replies come in time, and falls after
 timeouts and refusals for too many requests (AIMD), so that a local server ends up with as many requests as it serves.
-Thread-safe; clocks are the monotonic one.
+Thread-safe; moments are of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -39,12 +39,9 @@ class Limit:
     """How many requests of one backend may be in flight: AIMD on timeouts, refusals and slow replies."""
 
     def __init__(self, model: str, most: int, tell: Callable[[str], None]) -> None:
-        """Begin at the most."""
         self._model, self._most, self._tell = model, most, tell
-        self.limit = float(most)
-        """Requests that may be in flight now."""
-        self._ceiling = float(most)
-        """Up to here the limit grows by one a reply, above by one in `limit` replies."""
+        self.limit = self._ceiling = float(most)
+        """Requests that may be in flight: up to the ceiling one more a reply, above it one more in `limit` replies."""
         self._timeout: float | None = None
         self._changed_at = 0.0
         self._out: dict[Caller, int] = {}
@@ -60,8 +57,7 @@ class Limit:
                 return True
             if caller not in self._queue:
                 self._queue.append(caller)
-            self._condition.wait_for(lambda: self._room(caller), seconds)
-            if not self._room(caller):
+            if not self._condition.wait_for(lambda: self._room(caller), seconds):
                 return False
             self._queue.remove(caller)
             self._out[caller] = len(self._out) + 1
@@ -149,14 +145,9 @@ class Outage:
     """The requests of a backend that failed in a row, and for how long they are still tried again."""
 
     def __init__(self, model: str, patience: float, tell: Callable[[str], None]) -> None:
-        """Begin without any."""
         self._model, self._patience, self._tell = model, min(patience, MOST_PATIENCE), tell
-        self.began = 0.0
-        """When the first of them failed; 0 while there are none."""
-        self.count = 0
-        """How many there are."""
-        self.error: BaseException | None = None
-        """What the first of them met."""
+        self._began = 0.0
+        self._count = 0
         self._callers: set[Caller] = set()
         self._in_vain = 0.0
         self._said = False
@@ -165,16 +156,16 @@ class Outage:
     @property
     def down(self) -> bool:
         """Whether the backend is taken to be down."""
-        return self.count >= _OUTAGE
+        return self._count >= _OUTAGE
 
     def failure(self, error: BaseException, caller: Caller) -> bool:
         """A request failed; returns whether the backend is down, and the failure so nobody's own."""
         with self._lock:
-            if not self.count:
-                self.began, self.error = time.monotonic(), error
-            self.count += 1
+            if not self._count:
+                self._began = time.monotonic()
+            self._count += 1
             self._callers.add(caller)
-            lasting = self.down and time.monotonic() - self.began >= _TELL_FROM
+            lasting = self.down and time.monotonic() - self._began >= _TELL_FROM
             if lasting and not self._said and self._patience > 0:
                 self._said = True
                 self._tell(
@@ -187,8 +178,8 @@ class Outage:
         """A reply came."""
         with self._lock:
             if self._said:
-                self._tell(f"LM {self._model!r} answers again, after {time.monotonic() - self.began:.0f} s")
-            self.count, self.error, self._said = 0, None, False
+                self._tell(f"LM {self._model!r} answers again, after {time.monotonic() - self._began:.0f} s")
+            self._count, self._said = 0, False
             self._callers.clear()
 
     def patient(self, since: float) -> bool:

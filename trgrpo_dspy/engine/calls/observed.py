@@ -12,34 +12,21 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from trgrpo_dspy.failures.secrets import remember
+
 from .reported import NO_HISTORY, Report
 
-__all__ = [
-    "CallHandler", "OutsideAdapters", "close_pools", "is_observed", "observe_adapter", "observe_lm", "unobserved",
-]  # fmt: skip
+__all__ = ["OutsideAdapters", "close_pools", "is_observed", "observe_adapter", "observe_lm", "unobserved"]
 
 _MESSAGES = 30
 """System messages an adapter remembers: a program has a few signatures, unless it makes one for each call."""
 _CONNECTIONS = 100
 """Connections that DSPy's native client opens at most: the calls of one LM that can be in flight."""
-
-
-class CallHandler(Protocol):
-    """The gate, as seen from here: decides about LM calls."""
-
-    def call(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
-        """Make, replay or refuse one call; `send(prompt, messages=, **kwargs)` is the plain one."""
-
-    async def acall(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
-        """The same for an asynchronous call."""
-
-    def observe(self, lm: Any) -> Any:
-        """The observed copy of an LM."""
 
 
 class OutsideAdapters(BaseCallback):
@@ -76,17 +63,18 @@ def close_pools(lm: Any) -> None:
         lm.close()
 
 
-def observe_lm(lm: Any, handler: CallHandler, width: int = 1) -> Any:
+def observe_lm(lm: Any, gate: Any, width: int = 1) -> Any:
     """A copy of an LM whose calls go through the gate; DSPy's own retries are off, `retries` says how many there were.
 
     The copy uses the original's connections, unless `width` requests in flight need more than DSPy opens: then the copy
     has its own. Custom engines and LiteLLM have no such bound.
     """
+    remember(getattr(lm, "kwargs", {}))
     observed = lm.copy()
     if width > _CONNECTIONS and isinstance(lm, dspy.LM) and isinstance(lm.engine, str):
         observed._engine_store = _Pools(width)
     observed.__class__ = _observed_class(type(lm))  # type: ignore[arg-type]
-    observed._handler = handler
+    observed._handler = gate
     observed.retries, observed.num_retries = getattr(lm, "num_retries", 0), 0
     forward = getattr(lm, "forward", None)  # of LMs of the old kind, which end with DSPy 3.5
     observed.takes_any = isinstance(lm, dspy.LM) or forward is None or _takes_any(forward)
@@ -105,16 +93,16 @@ def unobserved(lm: Any) -> Any:
     return plain
 
 
-def observe_adapter(adapter: Any, handler: CallHandler) -> Any:
+def observe_adapter(adapter: Any, gate: Any) -> Any:
     """A copy of an adapter that observes whatever LM a predictor hands it, and the LM it may hold itself."""
     if isinstance(adapter, _ObservedAdapter) or not isinstance(adapter, dspy.Adapter):
         return adapter
     observed = copy.copy(adapter)
     observed.__class__ = _observed_adapter_class(type(adapter))  # type: ignore[arg-type]
-    observed._handler, observed._system_messages = handler, {}
+    observed._handler, observed._system_messages = gate, {}
     for name, value in list(vars(adapter).items()):
         if isinstance(value, dspy.BaseLM):
-            setattr(observed, name, handler.observe(value))
+            setattr(observed, name, gate.observe(value))
     return observed
 
 
@@ -126,7 +114,8 @@ def _takes_any(forward: Callable[..., Any]) -> bool:
 class _Observed:
     """Mixed into an LM copy's class."""
 
-    _handler: CallHandler
+    _handler: Any
+    """The gate."""
     retries: int
     takes_any: bool
     """Whether its requests may carry a rollout id, a temperature or a seed of ours."""
@@ -156,9 +145,15 @@ class _Observed:
 
 
 class _ObservedAdapter:
-    """Mixed into an adapter copy's class: the LM a predictor brings, wherever it comes from, is observed."""
+    """Mixed into an adapter copy's class: the LM a predictor brings, wherever it comes from, is observed.
 
-    _handler: CallHandler
+    `Adapter.__init_subclass__` would wrap `format` and `parse` in callbacks a second time: it is not called.
+    """
+
+    _handler: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        pass
 
     def __call__(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
         with _inside_adapter():
@@ -169,7 +164,7 @@ class _ObservedAdapter:
             return await super().acall(self._handler.observe(lm), *args, **kwargs)  # type: ignore[misc]
 
 
-class _Remembering:
+class _Remembering(_ObservedAdapter):
     """Mixed into the copy of an adapter of DSPy's own: the system message of a signature is made once.
 
     To make it is a third of what DSPy itself takes for a call, more with a library in the instructions, and thousands
@@ -197,20 +192,15 @@ def _inside_adapter() -> AbstractContextManager[None]:
     return dspy.context(callbacks=heard)
 
 
-class _Quiet:
-    """Keeps `Adapter.__init_subclass__` from wrapping `format` and `parse` in callbacks a second time."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Do nothing: the methods are wrapped where they were defined."""
+def _derived(cls: type, mixin: type) -> type:
+    return type(cls)(cls.__name__, (mixin, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
 
 
 @functools.cache
 def _observed_class(cls: type) -> type:
-    return type(cls.__name__, (_Observed, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+    return _derived(cls, _Observed)
 
 
 @functools.cache
 def _observed_adapter_class(cls: type) -> type:
-    make: Callable[..., type] = type.__new__
-    mixins = (_ObservedAdapter, _Remembering) if cls.__module__.startswith("dspy.") else (_ObservedAdapter,)
-    return make(type(cls), cls.__name__, (*mixins, _Quiet, cls), {"__module__": cls.__module__})
+    return _derived(cls, _Remembering if cls.__module__.startswith("dspy.") else _ObservedAdapter)

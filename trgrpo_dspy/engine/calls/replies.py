@@ -34,8 +34,9 @@ def decode_reply(data: dict[str, Any]) -> Any:
 
 def _record(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = [f for f in dataclasses.fields(value) if f.init and not _is_default(f, getattr(value, f.name))]
-        return {_KIND: type(value).__name__, **{f.name: _record(getattr(value, f.name)) for f in own}}
+        fields = [f for f in dataclasses.fields(value) if f.init]
+        own = {f.name: item for f in fields if not _same(item := getattr(value, f.name), f.default)}
+        return {_KIND: type(value).__name__, **{name: _record(item) for name, item in own.items()}}
     if isinstance(value, tuple):
         return [_record(item) for item in value]
     if isinstance(value, bytes):
@@ -43,8 +44,8 @@ def _record(value: Any) -> Any:
     return {_KIND: "json", "value": _plain(value)} if isinstance(value, (Mapping, list)) else value
 
 
-def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
-    return field.default is not dataclasses.MISSING and value == field.default and type(value) is type(field.default)
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)
 
 
 def _restored(data: Any) -> Any:

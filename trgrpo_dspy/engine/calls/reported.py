@@ -11,64 +11,53 @@ import dspy
 from trgrpo_dspy.errors import InfrastructureError
 from trgrpo_dspy.failures.classify import says_context_window
 from trgrpo_dspy.failures.replies import ReplyFault, reply_fault, words_in
+from trgrpo_dspy.meter import LMCall
 
-__all__ = ["NO_HISTORY", "Report", "finish_reason", "is_watched", "watch"]
+__all__ = ["NO_HISTORY", "Report", "is_watched", "was_cut", "watch"]
 
 NO_HISTORY = "trgrpo_dspy_no_history"
 """The DSPy setting that says whether the user has switched the history off."""
 _HISTORY = 100
+_CUT = ("length", "max_tokens", "max_output_tokens", "MAX_TOKENS")
+"""Every backend's finish reason of a reply that was cut by length."""
 
 
 class Report:
-    """What DSPy reports of one LM call; stands in for `dspy.settings.usage_tracker` while the call is under way.
-
-    DSPy reports usage for fresh replies only: so a cached reply is known.
-    """
+    """What DSPy reports of one LM call; stands in for `dspy.settings.usage_tracker` while the call is under way."""
 
     def __init__(self, outer: Any) -> None:
         """Report to the user's own tracker as well."""
         self._outer = outer
-        self._counted = False
-        self._usage: dict[str, Any] = {}
+        self._usage: dict[str, Any] | None = None
         self.entry: dict[str, Any] = {}
         """DSPy's history entry."""
+        self.reply: Any = None
 
     def add_usage(self, model: str, usage: dict[str, Any]) -> None:
-        """Take what DSPy tells its usage tracker."""
-        self._counted, self._usage = True, dict(usage or {})
+        """Take what DSPy tells its usage tracker: it does for fresh replies only."""
+        self._usage = dict(usage or {})
         if self._outer is not None:
             self._outer.add_usage(model, usage)
 
     @property
     def fresh(self) -> bool:
         """Whether the reply is the backend's and not from DSPy's cache; an LM that reports nothing has no cache."""
-        return self._counted or not self.entry
+        return self._usage is not None or not self.entry
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Billed prompt tokens."""
-        return _count(self._usage, "prompt_tokens", "input_tokens")
-
-    @property
-    def completion_tokens(self) -> int:
-        """Billed completion tokens."""
-        return _count(self._usage, "completion_tokens", "output_tokens")
-
-    @property
-    def provider_cached_tokens(self) -> int:
-        """Prompt tokens the provider served from its own cache."""
-        details = self._usage.get("prompt_tokens_details") or {}
-        return _count(details, "cached_tokens") if isinstance(details, Mapping) else 0
-
-    @property
-    def cost(self) -> float | None:
-        """US dollars as the backend or DSPy priced it; None is unknown; a cached reply is free."""
-        return self.entry.get("cost") if self.fresh else 0.0
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the reply was cut by length, by its finish reason."""
-        return finish_reason(self.entry.get("response")) == "length"
+    def as_call(self, model: str, retries: int) -> LMCall:
+        """The call as it is counted. A cost is the backend's or DSPy's word; a cached reply is free."""
+        usage = self._usage or {}
+        details = usage.get("prompt_tokens_details")
+        return LMCall(
+            model,
+            prompt_tokens=_count(usage, "prompt_tokens", "input_tokens"),
+            completion_tokens=_count(usage, "completion_tokens", "output_tokens"),
+            provider_cached_tokens=_count(details, "cached_tokens") if isinstance(details, Mapping) else 0,
+            cost=self.entry.get("cost") if self.fresh else 0.0,
+            cached=not self.fresh,
+            retries=retries,
+            truncated=was_cut(self.entry.get("response")),
+        )
 
     @property
     def fault(self) -> ReplyFault | None:
@@ -110,17 +99,12 @@ def _count(usage: Mapping[str, Any], *names: str) -> int:
     return next((int(v) for v in (usage.get(name) for name in names) if isinstance(v, (int, float))), 0)
 
 
-def finish_reason(response: Any) -> str:
-    """Why a reply ended, from what the backend said; 'length' for every way of saying that it was cut."""
+def was_cut(response: Any) -> bool:
+    """Whether a reply was cut by length, from the finish reason that the backend gave."""
     if isinstance(response, (list, tuple)):
-        reasons = [finish_reason(item) for item in response]
-        return "length" if "length" in reasons else (reasons[0] if reasons else "")
+        return any(map(was_cut, response))
     reason = _get(response, "finish_reason") or _get(_get(response, "incomplete_details"), "reason")
-    if not reason:
-        choices = _get(response, "choices") or []
-        reasons = [str(_get(choice, "finish_reason") or "") for choice in choices]
-        reason = "length" if "length" in reasons else next(iter(reasons), "")
-    return "length" if str(reason) in ("length", "max_tokens", "max_output_tokens", "MAX_TOKENS") else str(reason)
+    return str(reason) in _CUT or any(map(was_cut, _get(response, "choices") or []))
 
 
 def _get(value: Any, name: str) -> Any:

@@ -28,17 +28,15 @@ class Slots:
         self.changed = threading.Condition()
         """Held for every look at and change of slots."""
         self.held: list[Slot] = []
-        """Slots in use."""
-        self.wanted = 0
-        """Tasks that want their slot back."""
+        self.wanted: set[Slot] = set()
+        """Those whose tasks want a slot back."""
 
     def take(self) -> Slot | None:
         """A slot for a new task; None if there is none, or if waiting tasks want theirs back."""
         with self.changed:
-            if len(self.held) + self.wanted >= self._width():
+            if len(self.held) + len(self.wanted) >= self._width():
                 return None
-            slot = Slot(self)
-            self.held.append(slot)
+            self.held.append(slot := Slot(self))
             return slot
 
     def free(self) -> bool:
@@ -47,119 +45,102 @@ class Slots:
 
 
 class Slot:
-    """One task's slot."""
+    """One task's slot. What begins with an underscore is called under the lock."""
 
     def __init__(self, slots: Slots) -> None:
-        """Hold a slot that was taken."""
-        self._slots = slots
-        self._ended = False
-        self._uses = self._waiting = 0
-        self._wanted_since: float | None = None
+        self.slots = slots
+        self._uses: set[Use] = set()
+        self._ended, self._wanted_since = False, 0.0
 
     def use(self) -> Use:
         """Begin something that may have to wait: an LM call, a rest before another try."""
-        with self._slots.changed:
-            self._uses += 1
-        return Use(self)
+        with self.slots.changed:
+            self._uses.add(use := Use(self))
+            return use
 
     @property
     def held(self) -> bool:
         """Whether the task has its slot, or needs none any more."""
-        return self._ended or self in self._slots.held
+        return self._ended or self in self.slots.held
 
     def end(self) -> None:
         """The task has ended, or nobody waits for its result any more."""
-        with self._slots.changed:
+        with self.slots.changed:
             self._ended = True
-            self._want(False)
+            self.slots.wanted.discard(self)
             self._give_up()
 
-    # -- for `Use`; all of these under the lock --------------------------------------------------------------------
-
-    def wait(self, use: Use) -> bool:
-        """Mark a use as waiting; returns whether the slot was given up, as it is when all uses wait."""
-        self._waiting += not use.waits
-        return self._rest()
-
-    def regain(self, use: Use, seconds: float) -> bool:
-        """Get the slot back for a use within so many seconds; returns whether the task has it."""
-        slots = self._slots
+    def _regain(self, seconds: float) -> bool:
+        """Get the slot back within so many seconds; returns whether the task has it."""
+        slots = self.slots
         if not self.held:
-            patience = self._want(True)
-            seconds = min(seconds, patience) if patience > 0 else seconds
-            slots.changed.wait_for(lambda: self.held or slots.free(), seconds)
-        if not self.held:
-            # Wanted anew, where another use of the task has had the slot in the meantime and given it up.
-            if self._want(True) <= 0 and not slots.free():
-                idle = next((slot for slot in slots.held if not slot._uses), None)
-                if idle is not None:
-                    idle._give_up()
-            if not slots.free():
-                return False
-            slots.held.append(self)
-            self._want(False)
-            slots.changed.notify_all()
-        self._waiting -= use.waits
+            patience = self._want()
+            slots.changed.wait_for(
+                lambda: self.held or slots.free(), min(seconds, patience) if patience > 0 else seconds
+            )
+        if self.held:
+            return True
+        # Wanted anew, where another use of the task has had the slot in the meantime and given it up.
+        if self._want() <= 0 and not slots.free() and (idle := [slot for slot in slots.held if not slot._uses]):
+            idle[0]._give_up()
+        if not slots.free():
+            return False
+        slots.held.append(self)
+        slots.wanted.discard(self)
+        slots.changed.notify_all()
         return True
 
-    def finish(self, use: Use) -> bool:
+    def _finish(self, use: Use) -> bool:
         """End a use; returns whether others may take a slot now."""
-        self._uses -= 1
-        self._waiting -= use.waits
-        wanted = self._wanted_since is not None
-        if not self._uses:
-            self._want(False)
-        return self._rest() or (wanted and not self._uses)
+        self._uses.discard(use)
+        unwanted = not self._uses and self in self.slots.wanted
+        if unwanted:
+            self.slots.wanted.discard(self)
+        return self._rest() or unwanted
+
+    def _rest(self) -> bool:
+        """Give the slot up if all uses wait; returns whether it was given up."""
+        return bool(self._uses) and all(use.waits for use in self._uses) and self._give_up()
 
     def _give_up(self) -> bool:
-        if self in self._slots.held:
-            self._slots.held.remove(self)
-            self._slots.changed.notify_all()
+        if self in self.slots.held:
+            self.slots.held.remove(self)
+            self.slots.changed.notify_all()
             return True
         return False
 
-    def _rest(self) -> bool:
-        """Give the slot up if all uses wait."""
-        return 0 < self._uses <= self._waiting and self._give_up()
-
-    def _want(self, wanted: bool) -> float:
-        """Say whether the task wants its slot back; returns the seconds until it may take an idle one."""
-        if wanted and self._wanted_since is None:
+    def _want(self) -> float:
+        """Want the slot back; returns the seconds until the task may take an idle one."""
+        if self not in self.slots.wanted:
             self._wanted_since = time.monotonic()
-            self._slots.wanted += 1
-        elif not wanted and self._wanted_since is not None:
-            self._wanted_since = None
-            self._slots.wanted -= 1
-        return _TAKEOVER - (time.monotonic() - self._wanted_since) if self._wanted_since is not None else 0.0
+            self.slots.wanted.add(self)
+        return _TAKEOVER - (time.monotonic() - self._wanted_since)
 
 
 class Use:
     """Something in a task that may have to wait. It says when it waits, goes on and ends."""
 
     def __init__(self, slot: Slot) -> None:
-        """Belong to a slot that counts this use already."""
         self._slot, self.waits = slot, False
 
     def wait(self) -> None:
         """Wait from now on; where all uses of the task wait, the slot is others' for as long."""
-        with self._slot._slots.changed:
-            gone = self._slot.wait(self)
+        with self._slot.slots.changed:
             self.waits = True
+            gone = self._slot._rest()
         if gone:
-            self._slot._slots.on_free()
+            self._slot.slots.on_free()
 
     def go_on(self, seconds: float) -> bool:
         """Go on, if the task has its slot, or has one again within so many seconds; returns whether it has."""
-        with self._slot._slots.changed:
-            if not self._slot.regain(self, seconds):
-                return False
-            self.waits = False
-            return True
+        with self._slot.slots.changed:
+            regained = self._slot._regain(seconds)
+            self.waits = self.waits and not regained
+            return regained
 
     def end(self) -> None:
         """End, in whatever way; where all other uses wait, the slot is others'."""
-        with self._slot._slots.changed:
-            gone = self._slot.finish(self)
-            self.waits = False
+        with self._slot.slots.changed:
+            gone = self._slot._finish(self)
         if gone:
-            self._slot._slots.on_free()
+            self._slot.slots.on_free()

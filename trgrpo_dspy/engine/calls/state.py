@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from trgrpo_dspy.engine.journal.journal import Journal
+from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import FatalError, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import Failure, classify
 from trgrpo_dspy.failures.messages import describe, fatal_message
@@ -24,22 +25,10 @@ BACKOFF = 1.0
 most failures are alone and one alone should cost little, then five times the last wait each, up to 16; jittered."""
 
 
-class Caller(Protocol):
-    """A call whose request is out."""
-
-    lm: Any
-    unit: Unit
-
-    @property
-    def hangs(self) -> bool:
-        """Whether the backend had all the time it gets for a first answer."""
-
-
 class Ending:
     """Whether and why a run is over. The first reason stays."""
 
     def __init__(self) -> None:
-        """Go on."""
         self.event = threading.Event()
         """Set when no further call may go out."""
         self.reason = ""
@@ -91,17 +80,14 @@ class RunState:
         """
         self.meter, self.journal, self.seed, self.width = meter or Meter(), journal, seed, width
         self.ending = Ending()
-        """Whether and why the run is over."""
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         """Sentences for the user, until the driver emits them."""
         self.backends = Backends(width, outage_patience, self.notices.put, known)
-        """What is known of the backends."""
         self.waiting = Waiting(
             self.ending.event, lambda: self.may_widen, BACKOFF if backoff is None else backoff, requests_per_minute
         )
-        """How calls wait."""
-        self.out: set[Caller] = set()
-        """The calls whose requests are out."""
+        self.out: set[Any] = set()
+        """The `Call`s whose requests are out."""
         self.refused_parameters: set[tuple[str, str]] = set()
         """Model and parameter, for the parameters of ours that a model refused: it keeps its own."""
         self.lock = threading.RLock()
@@ -131,12 +117,31 @@ class RunState:
             late = [call for call in self.out if call.unit.account.abandoned is unit.account.abandoned]
         for call in late:
             error = TimeoutError("no reply at all" if call.hangs else "no reply within rollout_timeout")
-            backend = self.backends.of(call.lm.model)
-            if not backend.answered:
-                backend.failed += 1
-                if call.hangs or backend.hopeless:
-                    self.ending.stop("fatal", FatalError(fatal_message(error, call.lm.model, backend.failed)))
+            if not call.backend.answered:
+                call.backend.failed += 1
+                self.end_if_hopeless(call.lm, error, hangs=call.hangs)
             self.note_loss(call.unit, error)
+
+    def end_if_hopeless(self, lm: Any, error: BaseException, *, hangs: bool = False) -> None:
+        """End the run if this LM's backend never answered and has had its chances, or all the time for one."""
+        backend = self.backends.of(lm.model)
+        if hangs or backend.hopeless:
+            self.ending.stop("fatal", FatalError(fatal_message(error, lm.model, backend.failed)))
+
+    def sampled(self, lm: Any, unit: Unit, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A call's keyword arguments with what the unit changes; a predictor's own configuration wins."""
+        if not unit.resample or not lm.takes_any:
+            return kwargs
+        own_id = kwargs.get("rollout_id", lm.kwargs.get("rollout_id"))
+        rollout_id = derive_seed(self.seed, *unit.key, *([] if own_id is None else [own_id]))
+        changed = {**kwargs, "rollout_id": rollout_id}
+        keeps_own = "max_completion_tokens" in lm.kwargs or lm.keeps_temperature
+        refused = {name for model, name in self.refused_parameters if model == lm.model} | kwargs.keys()
+        if unit.temperature is not None and not keeps_own and "temperature" not in refused:
+            changed["temperature"] = unit.temperature
+        if lm.kwargs.get("seed") is not None and "seed" not in refused:
+            changed["seed"] = derive_seed(int(lm.kwargs["seed"]), rollout_id) % 2**31
+        return changed
 
     def keep_own(self, lm: Any, parameter: str) -> None:
         """Have a model keep its own value of a parameter that it refuses to be given."""
@@ -151,24 +156,23 @@ class RunState:
     def check_price(self, call: LMCall) -> None:
         """End the run where `max_cost` can't be kept to."""
         if call.cost is None and not call.failed and self.meter.budget.max_cost is not None:
-            self.ending.stop("fatal", FatalError(_unpriced(call.model)))
+            text = (
+                f"max_cost is set, but the price of LM {call.model!r} is unknown, so it can't be kept to. Pass its "
+                f"price in dollars per million prompt and completion tokens, Budget(max_cost=..., "
+                f"prices={{{call.model!r}: (0.15, 0.60)}}), or cap max_tokens or max_lm_calls instead"
+            )
+            self.ending.stop("fatal", FatalError(text))
 
     def learn(self, known: Known, before: Known) -> None:
         """Take in what the gate of another process knows of the backends, which knew `before`."""
         if self.backends.learn(known, before):
             self.ending.stop("error_rate", problem=TOO_MANY_LOST)
 
-    def end_if_hopeless(self, lm: Any, error: BaseException) -> None:
-        """End the run if this LM's backend never answered and has had its chances."""
-        backend = self.backends.of(lm.model)
-        if backend.hopeless:
-            self.ending.stop("fatal", FatalError(fatal_message(error, lm.model, backend.failed)))
-
     def note_failure(self, lm: Any, unit: Unit, error: BaseException) -> None:
         """Take in that a call failed for good: fatal, an outage, or the program's own business."""
-        kind, backend = classify(error), self.backends.of(lm.model)
+        kind = classify(error)
         refused = getattr(error, "status", None) == 403 and kind is Failure.PROGRAM
-        if kind is Failure.FATAL or (refused and backend.refusal()):
+        if kind is Failure.FATAL or (refused and self.backends.of(lm.model).refusal()):
             self.ending.stop("fatal", FatalError(fatal_message(error, lm.model)))
         elif kind is Failure.INFRASTRUCTURE:
             self.note_loss(unit, error)
@@ -178,11 +182,3 @@ class RunState:
         unit.account.outage = unit.account.outage or error
         if self.backends.note(answered=False):
             self.ending.stop("error_rate", problem=f"the first error was {describe(error)}")
-
-
-def _unpriced(model: str) -> str:
-    return (
-        f"max_cost is set, but the price of LM {model!r} is unknown, so it can't be kept to. Pass its price in dollars "
-        f"per million prompt and completion tokens, Budget(max_cost=..., prices={{{model!r}: (0.15, 0.60)}}), or cap "
-        "max_tokens or max_lm_calls instead"
-    )

@@ -23,16 +23,22 @@ UNIT = "trgrpo_dspy_unit"
 
 @dataclass
 class Clock:
-    """What of a unit's time is not its own."""
+    """What of a unit's time is not its own. Moments are of the monotonic clock."""
 
     held: float = 0.0
     """Seconds for which the run held its calls back: rate limit, first answer, busy backend, no slot."""
-    held_until: float = 0.0
-    """The moment up to which `held` was counted, by the monotonic clock."""
     out: list[float] = field(default_factory=list)
-    """When each request that is out now has to be back, by the monotonic clock."""
+    """When each request that is out now has to be back."""
     awaited: int = 0
     """Asynchronous calls under way."""
+    _held_until: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def hold(self, begin: float, end: float) -> None:
+        """Count a time in which the run held a call back; a time that several calls share counts once."""
+        with self._lock:
+            self.held += max(0.0, end - max(begin, self._held_until))
+            self._held_until = max(self._held_until, end)
 
 
 @dataclass
@@ -44,7 +50,6 @@ class Account:
     replies: set[tuple[str, str, int]] = field(default_factory=set)
     """The journal's replies that were counted: one that is read again is no further call."""
     clock: Clock = field(default_factory=Clock)
-    """What of the time is not the unit's own."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set when the work has taken too long: further calls are refused and the result is dropped."""
     slot: Slot | None = None
@@ -66,7 +71,6 @@ class Unit:
     """One piece of work with LM calls: an attempt, a summary, a comparison, ..."""
 
     stage: Stage
-    """What the work is for."""
     step: int = 0
     """Step it belongs to; 0 is before the first."""
     key: tuple[int | str, ...] = ()
@@ -80,7 +84,6 @@ class Unit:
     role: str = ""
     """'judge' for the metric's own calls."""
     account: Account = field(default_factory=Account, compare=False, repr=False)
-    """What the work came to so far."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("stage", "step", "example", "attempt", "role", "part")
     """The names in `labels`."""

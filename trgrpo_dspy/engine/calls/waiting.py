@@ -1,4 +1,4 @@
-"""How calls wait: for retries, for the rate limit and for slots. No wait outlasts the run, and none keeps a slot."""
+"""How calls wait: for retries and for the rate limit. No wait outlasts the run, and none keeps a slot."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ __all__ = ["POLL", "Waiting"]
 
 POLL = 0.02
 """Seconds between two looks of a call that waits for other calls."""
-_LOOK = 1.0
-"""Seconds between two looks at the end of the run, of a call that waits for a slot."""
 _LONGEST_HINT = 60.0
 """The longest wait before a retry that a backend may ask for, in seconds."""
 _LONGEST_IN_OUTAGE = 4.0
@@ -27,11 +25,7 @@ class Waiting:
     """The waits of one run. Thread-safe."""
 
     def __init__(
-        self,
-        stopped: threading.Event,
-        may_share: Callable[[], bool],
-        backoff: float,
-        requests_per_minute: float | None,
+        self, stopped: threading.Event, may_share: Callable[[], bool], backoff: float, requests_per_minute: float | None
     ) -> None:
         """Set the waits up.
 
@@ -41,7 +35,7 @@ class Waiting:
             backoff: Unit of the waits before retries, in seconds.
             requests_per_minute: Requests at most across all threads, retries included; None is no limit.
         """
-        self._stopped, self._may_share, self.backoff = stopped, may_share, backoff
+        self._stopped, self._may_share, self._backoff = stopped, may_share, backoff
         self._lock = threading.Lock()
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_request = 0.0
@@ -51,11 +45,10 @@ class Waiting:
         if seconds > 0:
             self._stopped.wait(seconds)
 
-    async def asleep(self, seconds: float) -> None:
-        """The same on an event loop."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._stopped.is_set():
-            await asyncio.sleep(min(left, 10 * POLL))
+    def until(self, moment: float, seconds: float) -> bool:
+        """Wait so long for a moment, by the monotonic clock; returns whether the moment or the end of the run came."""
+        left = moment - time.monotonic()
+        return left <= 0 or self._stopped.wait(min(left, seconds))
 
     async def for_siblings(self, unit: Unit) -> None:
         """Once the run is over, wait for the unit's requests that are out.
@@ -72,8 +65,9 @@ class Waiting:
         use = unit.account.slot.use() if unit.account.slot is not None else None
         try:
             self.leave(use)
-            self.sleep(self.backoff_after(tries - 1))
-            self.back(unit, use)
+            self.sleep(self._backoff_after(tries - 1))
+            while not self.back(unit, use, 1.0):
+                pass
         finally:
             if use is not None:
                 use.end()
@@ -83,30 +77,16 @@ class Waiting:
         if use is not None and self._may_share():
             use.wait()
 
-    def back(self, unit: Unit, use: Use | None) -> None:
-        """Wait for the slot, if the task has none now."""
+    def back(self, unit: Unit, use: Use | None, seconds: float) -> bool:
+        """Wait so long for the slot, if the task has none now; returns whether the task may go on."""
         began = time.monotonic()
-        while use is not None and not use.go_on(_LOOK) and not self._stopped.is_set():
-            pass
-        self.hold(unit, began, time.monotonic())
+        there = use is None or use.go_on(seconds) or self._stopped.is_set()
+        unit.account.clock.hold(began, time.monotonic())
+        return there
 
-    async def aback(self, unit: Unit, use: Use | None) -> None:
-        """The same on an event loop."""
-        began = time.monotonic()
-        while use is not None and not use.go_on(0) and not self._stopped.is_set():
-            await asyncio.sleep(POLL)
-        self.hold(unit, began, time.monotonic())
-
-    def hold(self, unit: Unit, begin: float, end: float) -> None:
-        """Count a time in which the run held a call of the unit back; a time that several calls share counts once."""
-        clock = unit.account.clock
-        with self._lock:
-            clock.held += max(0.0, end - max(begin, clock.held_until))
-            clock.held_until = max(clock.held_until, end)
-
-    def backoff_after(self, tries: int) -> float:
+    def _backoff_after(self, tries: int) -> float:
         """Seconds to wait after so many earlier tries, before jitter."""
-        return float(self.backoff * min(0.1 * 5**tries, 16))
+        return float(self._backoff * min(0.1 * 5**tries, 16))
 
     def pace(self) -> float:
         """When the next request may go out under the rate limit, by the monotonic clock."""
@@ -116,16 +96,10 @@ class Waiting:
         return turn
 
     def before_retry(self, error: BaseException, tries: int, *, down: bool) -> float:
-        """Seconds to wait before the next try.
-
-        Args:
-            error: Why the last one failed; it may say how long to wait.
-            tries: Tries before that one.
-            down: Whether the backend is down.
-        """
+        """Seconds to wait before another try: after an error, which may say how long, and so many tries before it."""
         hint = getattr(error, "retry_after", None)
         if isinstance(hint, (int, float)) and hint >= 0:
-            most = min(self.backoff / 10, max(float(hint), 0.1) / 4)  # a short wait is not made much longer
+            most = min(self._backoff / 10, max(float(hint), 0.1) / 4)  # a short wait is not made much longer
             return min(float(hint), _LONGEST_HINT) + random.uniform(0, most)
-        most = self.backoff * _LONGEST_IN_OUTAGE if down else float("inf")
-        return min(most, self.backoff_after(min(tries, 8))) * random.uniform(0.5, 1.5)
+        most = self._backoff * _LONGEST_IN_OUTAGE if down else float("inf")
+        return min(most, self._backoff_after(min(tries, 8))) * random.uniform(0.5, 1.5)
