@@ -181,9 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 8, 32, 128], help="calls in flight")
     parser.add_argument("--calls", type=int, default=2000, help="LM calls of a side of a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds")
-    parser.add_argument("--quick", action="store_true", help="100 calls, 1 round, 1 and 8 threads, no goals")
+    parser.add_argument("--quick", action="store_true", help="20 calls, 1 round, 1 and 8 threads, no goals")
     options = parser.parse_args(arguments)
-    threads, calls, rounds = ([1, 8], 100, 1) if options.quick else (options.threads, options.calls, options.rounds)
+    threads, calls, rounds = ([1, 8], 20, 1) if options.quick else (options.threads, options.calls, options.rounds)
     logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
     print(f"calls a side: {calls}, rounds: {rounds}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}\n{HEAD}")
     passed = []

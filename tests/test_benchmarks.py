@@ -97,10 +97,11 @@ class TestReport:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(report, "opening", lambda file: 0.5)
-        report.learn(tmp_path, 1)
+        report.learn(tmp_path, 1, examples=16)
         short = report.measure(tmp_path)
-        report.lengthen(tmp_path, 30_000)
+        report.lengthen(tmp_path, 200_000)
         long = report.measure(tmp_path)
-        assert short.attempts == long.attempts == 580
+        attempts = 16 * 5 + 2 * 16
+        assert short.attempts == long.attempts == attempts
         assert short.mb < 2 and long.log_mb > 15 and 9 < long.mb < 10
-        assert "580 attempts" in str(long) and "opened in 0.50 s" in str(long)
+        assert f"{attempts} attempts" in str(long) and "opened in 0.50 s" in str(long)
