@@ -790,7 +790,7 @@ def test_killed_and_interrupted_it_goes_on_and_pays_nothing_twice(
     assert 20 <= killed < sum(row["calls"] for row in whole["spend"])
 
     def press() -> None:
-        wait_for_calls(out, killed + 40)
+        wait_for_calls(out, killed + 55)
         os.kill(os.getpid(), signal.SIGINT)
 
     pressing = threading.Thread(target=press)

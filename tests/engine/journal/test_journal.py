@@ -221,9 +221,15 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
     assert not (tmp_path / "run.pid").exists()
 
 
-def test_the_same_process_is_refused_twice_and_may_come_back(tmp_path: Path) -> None:
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_same_process_is_refused_twice_and_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Journal(tmp_path), pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
         Journal(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), Journal(tmp_path):
+        patch.setattr(Path, "unlink", interrupted)  # Ctrl-C while it is closed
     with Journal(tmp_path):
         pass
 

@@ -79,5 +79,7 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Give it back."""
-        self._pid.unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            self._pid.unlink(missing_ok=True)
+        finally:  # Ctrl-C may come here: the session no longer catches it
+            self._lock.release()
