@@ -13,8 +13,11 @@ from .evaluation.evaluate import compare, evaluate
 from .evaluation.measurement import Evaluation
 from .evaluation.result import DetailedResults
 from .learning.reflector import Reflector
-from .library import Experience, ExperienceLibrary, diff
-from .meter import Budget, Estimate
+from .library.difference import diff
+from .library.experience import Experience
+from .library.library import ExperienceLibrary
+from .meter.estimate import Estimate
+from .meter.meter import Budget
 from .optimizer import TrainingFreeGRPO
 from .program.carrying import attach, read_library
 

@@ -19,8 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
-from trgrpo_dspy.meter import Estimate, Spend
+from trgrpo_dspy.library.edits import Edit
+from trgrpo_dspy.library.experience import Experience
+from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.meter.estimate import Estimate
+from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.program.rollout import Rollout
 
 __all__ = [

@@ -57,8 +57,9 @@ from .learning.loop import Run
 from .learning.options import LearningOptions
 from .learning.setup import Setup
 from .learning.trial import trial
-from .library import ExperienceLibrary
-from .meter import Budget, Estimate
+from .library.library import ExperienceLibrary
+from .meter.estimate import Estimate
+from .meter.meter import Budget
 from .program.calling import check_program
 from .program.instructions import teachable_predictors
 from .report.html import report_at_end

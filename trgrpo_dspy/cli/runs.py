@@ -20,7 +20,7 @@ from trgrpo_dspy.evaluation.evaluate import compare, evaluate
 from trgrpo_dspy.evaluation.options import EvaluationOptions
 from trgrpo_dspy.events import Event, RunEnded, RunStarted
 from trgrpo_dspy.failures.secrets import remember, secrets_of
-from trgrpo_dspy.meter import Estimate
+from trgrpo_dspy.meter.estimate import Estimate
 from trgrpo_dspy.offline import offline_lm
 from trgrpo_dspy.optimizer import TrainingFreeGRPO
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from trgrpo_dspy.engine.options import Options
 from trgrpo_dspy.learning.reflector import Reflector
-from trgrpo_dspy.meter import Budget
+from trgrpo_dspy.meter.meter import Budget
 
 from .errors import InputError
 from .target import resolve

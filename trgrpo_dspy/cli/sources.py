@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.exchange import FORMATS, guess_format
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 from .console import note
 from .errors import InputError

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trgrpo_dspy.library.entries import as_written
-from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.offline import NOTICE
 from trgrpo_dspy.report import EntryHistory, RunHistory
 from trgrpo_dspy.report.entries import Moment

@@ -19,7 +19,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.events import Listener
-from trgrpo_dspy.meter import Budget
+from trgrpo_dspy.meter.meter import Budget
 
 from .executors.threads import Executor, check_executor
 

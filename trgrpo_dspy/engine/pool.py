@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trgrpo_dspy.events import Event
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.meter.meter import Stage
 
 from .calls.slots import Slot, Slots
 from .calls.state import RunState

@@ -21,7 +21,7 @@ from trgrpo_dspy.events import (
     StepEnded,
     StepStarted,
 )
-from trgrpo_dspy.meter import Meter, total_spend
+from trgrpo_dspy.meter.meter import Meter, total_spend
 
 __all__ = ["Progress"]
 

@@ -21,7 +21,7 @@ import dspy
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.events import Event, Listener
 from trgrpo_dspy.failures.messages import describe
-from trgrpo_dspy.meter import Meter
+from trgrpo_dspy.meter.meter import Meter
 from trgrpo_dspy.program.copies import own_copy
 from trgrpo_dspy.program.scoring import Metric
 

@@ -28,7 +28,7 @@ from trgrpo_dspy.engine.runner import Runner, attempt_task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.events import RunEnded, RunStarted
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.meter.meter import Stage
 from trgrpo_dspy.program.calling import check_program
 from trgrpo_dspy.program.examples import expected_text, task_text
 from trgrpo_dspy.program.rollout import Rollout

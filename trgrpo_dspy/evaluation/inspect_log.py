@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trgrpo_dspy.evaluation.statistics.intervals import Mean
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.program.rollout import Rollout
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from trgrpo_dspy.engine.journal.eventlog import read_events
-from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.program.rollout import Rollout
 
 from .inspect_log import LoggedAttempt, write_inspect_log

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
-from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.meter.meter import Spend
 
 from .result import Measurement, Verdict
 from .selection import MOSTLY_SCORED, Selection, select_library

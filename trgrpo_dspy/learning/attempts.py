@@ -18,8 +18,8 @@ from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.evaluation.evaluate import evaluation_flows
 from trgrpo_dspy.events import GroupCompared
 from trgrpo_dspy.failures.messages import describe
-from trgrpo_dspy.library import ExperienceLibrary
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.meter.meter import Stage
 from trgrpo_dspy.program.carrying import write_library
 from trgrpo_dspy.program.examples import expected_text, task_text
 from trgrpo_dspy.program.rollout import Rollout

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import dspy
 
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.program.examples import expected_text, is_missing, task_text
 from trgrpo_dspy.program.transcript.rendering import cut_middle, text_of
 

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trgrpo_dspy.library import Edit, ExperienceLibrary
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 from .cases import Case
 from .reflection import Decision

@@ -19,7 +19,7 @@ from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.failures.classify import Failure, classify
 from trgrpo_dspy.failures.messages import describe
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.meter.meter import Stage
 
 from .steps import Ask, Reply, Steps
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from trgrpo_dspy.evaluation.result import Measurement
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.program.transcript.rendering import cut_middle
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import dspy
 
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 __all__ = ["Exposure", "everything"]
 

@@ -21,7 +21,8 @@ from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, step_line
 from trgrpo_dspy.evaluation.verdict import with_ending
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.library import Edit, ExperienceLibrary
+from trgrpo_dspy.library.edits import Edit
+from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.library.screening import screen
 from trgrpo_dspy.program.carrying import carried, write_library
 from trgrpo_dspy.program.copies import own_copy

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import dspy
 
 from trgrpo_dspy.engine.options import DECIDES, RunOptions, choice, instance, names, number, whole
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.program.scoring import Metric, adapt_metric
 from trgrpo_dspy.tracking.trackers import check_report_to
 

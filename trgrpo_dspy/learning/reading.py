@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library.edits import Edit
 
 from .group import RolloutGroup
 from .reflection import Decision

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from trgrpo_dspy.library import Edit, ExperienceLibrary
+from trgrpo_dspy.library.edits import Edit
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 from .group import RolloutGroup
 

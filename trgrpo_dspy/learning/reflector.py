@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import dspy
 
-from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import clean_entry, count_tokens
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits
+from trgrpo_dspy.meter.meter import Stage
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle
 

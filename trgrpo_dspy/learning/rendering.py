@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
+from trgrpo_dspy.library.experience import Experience
+from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import cut_middle, field_lines
 

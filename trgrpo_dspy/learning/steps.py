@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.meter.meter import Stage
 
 __all__ = ["Ask", "Reply", "Steps", "in_place", "losses"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from trgrpo_dspy import events
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult
 from trgrpo_dspy.evaluation.statistics.intervals import Interval
-from trgrpo_dspy.library import ExperienceLibrary
-from trgrpo_dspy.meter import Spend
+from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.program.examples import expected_text, task_text
 
 from .check import Verified

@@ -6,7 +6,8 @@ from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
 from trgrpo_dspy.engine.flows import single
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
-from trgrpo_dspy.meter import Estimate, Stage
+from trgrpo_dspy.meter.estimate import Estimate
+from trgrpo_dspy.meter.meter import Stage
 
 from .attempts import Attempts
 from .driver import Driver

@@ -10,9 +10,10 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
+from trgrpo_dspy.library.edits import Edit, apply_edits
 from trgrpo_dspy.library.entries import count_words
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits
+from trgrpo_dspy.meter.meter import Stage
 
 from .cases import Case
 from .check import Findings, Verified, batches, count, problems_text

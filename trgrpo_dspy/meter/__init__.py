@@ -1,7 +1,6 @@
-"""What a run spends, what it may spend, and what it will. Plain records."""
+"""What a run may spend, what it spends, and what it will. Plain records and pure functions: no dspy, no LM."""
 
-from .budget import Budget
 from .estimate import Estimate
-from .meter import LMCall, Meter, Spend, Stage, total_spend
+from .meter import Budget, LMCall, Meter, Spend, Stage, total_spend
 
 __all__ = ["Budget", "Estimate", "LMCall", "Meter", "Spend", "Stage", "total_spend"]

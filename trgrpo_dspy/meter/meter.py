@@ -1,16 +1,72 @@
-"""What a run spends, by step, stage and model. Unknown is unknown, not zero; cached replies cost nothing."""
+"""What a run may spend, and what it spends by step, stage and model.
+
+Unknown is unknown, not zero; cached replies cost nothing.
+"""
 
 from __future__ import annotations
 
 import enum
+import functools
+import math
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
-from .budget import Budget
+__all__ = ["Budget", "LMCall", "Meter", "Spend", "Stage", "total_spend"]
 
-__all__ = ["LMCall", "Meter", "Spend", "Stage", "total_spend"]
+_CAPS = ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Caps of a run; None is no cap. Reaching one ends the run with the best program so far."""
+
+    max_lm_calls: int | None = None
+    """LM calls as DSPy makes them; retries inside one are not counted, cached replies cost nothing. Never overshot."""
+    max_tokens: int | None = None
+    """Prompt and completion tokens billed. Overshot by at most the calls in flight when it is reached."""
+    max_cost: float | None = None
+    """US dollars. Overshot by at most the calls in flight when it is reached."""
+    max_seconds: float | None = None
+    """Wall time since `compile` began, resumed time not included. Calls in flight may finish."""
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """US dollars per million prompt and completion tokens, by model string, where the backend reports no price."""
+
+    def __post_init__(self) -> None:
+        """Check the caps.
+
+        Raises:
+            TypeError: A cap is no number.
+            ValueError: A cap or price is negative or not finite.
+        """
+        for name in _CAPS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            whole = name in ("max_lm_calls", "max_tokens")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise TypeError(f"Budget({name}={value!r}) must be a {'whole ' if whole else ''}number or None")
+            if not math.isfinite(value) or value <= 0:
+                raise ValueError(f"Budget({name}={value}) must be above 0; leave it out for no cap")
+        for model, price in self.prices.items():
+            if not isinstance(price, tuple) or len(price) != 2 or not all(math.isfinite(p) and p >= 0 for p in price):
+                raise ValueError(
+                    f"Budget(prices={{{model!r}: {price!r}}}) must give two amounts, US dollars per million prompt and "
+                    "completion tokens, e.g. (0.15, 0.60)"
+                )
+
+    @property
+    def capped(self) -> bool:
+        """Whether anything is capped."""
+        return any(getattr(self, cap) is not None for cap in _CAPS)
+
+    def price(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Cost of a call in US dollars by `prices`, or None if the model is not in it."""
+        if model not in self.prices:
+            return None
+        prompt, completion = self.prices[model]
+        return (prompt_tokens * prompt + completion_tokens * completion) / 1e6
 
 
 class Stage(str, enum.Enum):
@@ -87,33 +143,9 @@ class Spend:
 
     def plus(self, other: Spend) -> Spend:
         """Both together, under this one's stage and model."""
-        return replace(
-            self,
-            calls=self.calls + other.calls,
-            cached=self.cached + other.cached,
-            retries=self.retries + other.retries,
-            failed=self.failed + other.failed,
-            truncated=self.truncated + other.truncated,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            provider_cached_tokens=self.provider_cached_tokens + other.provider_cached_tokens,
-            cost=None if self.cost is None or other.cost is None else self.cost + other.cost,
-        )
-
-
-@dataclass
-class _Ledger:
-    """What was paid for, as the caps count it."""
-
-    calls: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-
-    def add(self, call: LMCall) -> None:
-        if not call.cached:
-            self.calls += 1
-            self.tokens += call.prompt_tokens + call.completion_tokens
-            self.cost += call.cost or 0.0
+        counts = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.type == "int"}
+        cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        return replace(self, **counts, cost=cost)
 
 
 class Meter:
@@ -124,7 +156,8 @@ class Meter:
         self.budget = budget or Budget()
         self._lock = threading.Lock()
         self._spend: dict[tuple[int, str, str], Spend] = {}
-        self._ledger = _Ledger()
+        self._paid = {"max_lm_calls": 0, "max_tokens": 0, "max_cost": 0.0}
+        """What counts towards each cap; cached replies are free."""
         self._in_flight = 0
         self._started = time.monotonic()
 
@@ -150,7 +183,7 @@ class Meter:
         cap = self.budget.max_lm_calls
         with self._lock:
             reached = self._reached()
-            free = not reached and (cap is None or self._ledger.calls + self._in_flight < cap)
+            free = not reached and (cap is None or self._paid["max_lm_calls"] + self._in_flight < cap)
             self._in_flight += free
             return free, reached
 
@@ -160,46 +193,26 @@ class Meter:
             self._in_flight -= 1
 
     def _reached(self) -> str:
-        budget, ledger = self.budget, self._ledger
-        if budget.max_lm_calls is not None and ledger.calls >= budget.max_lm_calls:
-            return "max_lm_calls"
-        if budget.max_tokens is not None and ledger.tokens >= budget.max_tokens:
-            return "max_tokens"
-        if budget.max_cost is not None and ledger.cost >= budget.max_cost:
-            return "max_cost"
-        if self.seconds_left is not None and self.seconds_left <= 0:
-            return "max_seconds"
-        return ""
+        for cap, paid in self._paid.items():
+            if (most := getattr(self.budget, cap)) is not None and paid >= most:
+                return cap
+        return "max_seconds" if self.seconds_left is not None and self.seconds_left <= 0 else ""
 
     def record(self, call: LMCall, stage: Stage, step: int, *, reserved: bool = False) -> None:
-        """Add one call to a step (0: before the first step) and a stage.
-
-        Args:
-            call: The call.
-            stage: What it was for.
-            step: The step it belongs to.
-            reserved: Whether the call was reserved.
-        """
+        """Add one call, for which `reserve` may have been asked before, to a step (0: before the first) and a stage."""
         cost = 0.0 if call.cached or call.failed else call.cost
         spend = Spend(
-            stage.value,
-            call.model,
-            1,
-            int(call.cached),
-            call.retries,
-            int(call.failed),
-            int(call.truncated),
-            call.prompt_tokens,
-            call.completion_tokens,
-            call.provider_cached_tokens,
-            cost,
-        )
+            stage.value, call.model, 1, int(call.cached), call.retries, int(call.failed), int(call.truncated),
+            call.prompt_tokens, call.completion_tokens, call.provider_cached_tokens, cost,
+        )  # fmt: skip
         with self._lock:
             key = (step, stage.value, call.model)
             self._spend[key] = self._spend[key].plus(spend) if key in self._spend else spend
-            self._ledger.add(call)
-            if reserved:
-                self._in_flight -= 1
+            self._in_flight -= reserved
+            if not call.cached:
+                self._paid["max_lm_calls"] += 1
+                self._paid["max_tokens"] += call.prompt_tokens + call.completion_tokens
+                self._paid["max_cost"] += call.cost or 0.0
 
     def spend(self, step: int | None = None) -> tuple[Spend, ...]:
         """Spend by stage and model, of one step or of the whole run, in order of stages."""
@@ -215,7 +228,4 @@ class Meter:
 
 def total_spend(rows: Iterable[Spend]) -> Spend:
     """Everything together, under stage 'total' and no model."""
-    total = Spend("total", "")
-    for row in rows:
-        total = total.plus(row)
-    return total
+    return functools.reduce(Spend.plus, rows, Spend("total", ""))

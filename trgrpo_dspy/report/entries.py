@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary
+from trgrpo_dspy.library.edits import Edit
+from trgrpo_dspy.library.experience import Experience
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 from .records import Group, Step, mean_score
 

@@ -25,8 +25,8 @@ from trgrpo_dspy import events
 from trgrpo_dspy.engine.journal.eventlog import read_events
 from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.library import ExperienceLibrary
-from trgrpo_dspy.meter import Spend, total_spend
+from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 
 from .entries import EntryHistory, entry_history

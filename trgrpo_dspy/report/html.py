@@ -26,8 +26,8 @@ from markupsafe import Markup
 
 from trgrpo_dspy.engine.journal.files import write_atomically
 from trgrpo_dspy.events import Event, Listener, RunEnded
-from trgrpo_dspy.library import ExperienceLibrary
 from trgrpo_dspy.library.entries import as_written
+from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.instructions import write_block
 
 from . import text

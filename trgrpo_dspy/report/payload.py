@@ -13,7 +13,7 @@ from typing import Any
 from jinja2.utils import htmlsafe_json_dumps
 
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.library import Edit
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.program.rollout import Rollout
 

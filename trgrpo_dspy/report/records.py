@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trgrpo_dspy import events
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout
 
 __all__ = ["Failure", "Group", "Measured", "Step", "by_example", "mean_score"]

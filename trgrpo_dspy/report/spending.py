@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from trgrpo_dspy.meter import Spend, Stage, total_spend
+from trgrpo_dspy.meter.meter import Spend, Stage, total_spend
 
 from .history import RunHistory
 

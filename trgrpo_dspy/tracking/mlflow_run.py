@@ -38,8 +38,8 @@ from trgrpo_dspy.events import (
     RunStarted,
     StepEnded,
 )
-from trgrpo_dspy.library import ExperienceLibrary
-from trgrpo_dspy.meter import Spend, total_spend
+from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 
 from .background import Background

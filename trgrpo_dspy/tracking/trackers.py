@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trgrpo_dspy.events import Listener
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 __all__ = ["carried", "check_report_to", "tracked"]
 

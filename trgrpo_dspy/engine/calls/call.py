@@ -23,7 +23,7 @@ from trgrpo_dspy.failures.classify import (
 )
 from trgrpo_dspy.failures.errors import LM, is_a
 from trgrpo_dspy.failures.secrets import remember
-from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.meter.meter import LMCall
 
 from .backends import FIRST_DEADLINE
 from .replies import decode_reply, encode_reply

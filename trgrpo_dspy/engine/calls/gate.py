@@ -25,7 +25,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
-from trgrpo_dspy.meter import Meter
+from trgrpo_dspy.meter.meter import Meter
 
 from .call import Call, Outgoing
 from .observed import close_pools, is_observed, observe_adapter, observe_lm

@@ -11,7 +11,7 @@ import dspy
 from trgrpo_dspy.errors import InfrastructureError
 from trgrpo_dspy.failures.classify import says_context_window
 from trgrpo_dspy.failures.replies import ReplyFault, reply_fault, words_in
-from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.meter.meter import LMCall
 
 __all__ = ["NO_HISTORY", "Report", "is_watched", "was_cut", "watch"]
 

@@ -12,7 +12,7 @@ from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import FatalError, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import Failure, classify
 from trgrpo_dspy.failures.messages import describe, fatal_message
-from trgrpo_dspy.meter import LMCall, Meter, Stage
+from trgrpo_dspy.meter.meter import LMCall, Meter, Stage
 
 from .backends import TOO_MANY_LOST, Backends, Known
 from .units import Unit

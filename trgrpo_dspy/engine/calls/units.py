@@ -11,7 +11,7 @@ from typing import ClassVar
 import dspy
 
 from trgrpo_dspy.failures.replies import ReplyFault
-from trgrpo_dspy.meter import LMCall, Stage
+from trgrpo_dspy.meter.meter import LMCall, Stage
 
 from .slots import Slot
 

@@ -31,7 +31,7 @@ from trgrpo_dspy.failures.classify import Failure, classify
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.secrets import blank
-from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.meter.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric
 

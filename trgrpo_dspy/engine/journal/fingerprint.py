@@ -19,7 +19,7 @@ from typing import Any
 import dspy
 from pydantic import TypeAdapter
 
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary
 
 from .differences import HASH_MARK
 from .plain import digest, mark, plain, without_addresses

@@ -24,7 +24,7 @@ from typing import Any
 
 from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.meter import LMCall
+from trgrpo_dspy.meter.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout
 
 from .database import Database

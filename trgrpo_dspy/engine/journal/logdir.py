@@ -15,7 +15,7 @@ from typing import Any
 
 import dspy
 
-from trgrpo_dspy.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.carrying import write_library
 from trgrpo_dspy.program.copies import own_copy
 
