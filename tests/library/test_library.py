@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -69,95 +70,65 @@ def lines(library: ExperienceLibrary) -> list[str]:
     return [e.line() for e in library]
 
 
-# --- Ids
+# --- Edits: what they make of a library, and why one is refused
+
+ONE, TWO = ExperienceLibrary.of("one"), ExperienceLibrary.of("one", "two")
+PINNED = TWO.pin("E1")
+BANNED = ExperienceLibrary.of("When X, do Y", "two").ban("E1")
+BOTH = ("first", "second")
+LIMITED = LibraryLimits(max_entries=2)
+
+CASES: list[tuple[ExperienceLibrary, list[Edit], dict[str, Any], list[str], list[str]]] = [
+    (TWO, [add("three"), delete("E1")], {"limits": LIMITED}, ["[E2] two", "[E3] three"], []),  # deleting makes room
+    (TWO, [modify("E1", "other"), delete("E1")], {}, ["[E2] two"], ["E1 is deleted by another edit of this step"]),
+    (ONE, [modify("E1", "first"), modify("E1", "second")], {}, ["[E1] first"],
+     ["E1 was already modified in this step"]),
+    (ONE, [modify("E1", ""), modify("E1", "second")], {}, ["[E1] second"], ["the text is empty"]),
+    (ONE, [Edit("KEEP", "E1")], {"step": 4}, ["[E1] one"], []),
+    (ONE, [add(t) for t in ("", " \n", "\u200b", "[E1]")], {}, ["[E1] one"], ["the text is empty"] * 4),
+    (ExperienceLibrary((), 10**9), [add("one")], {}, [], ["no id is left"]),
+    (PINNED, [delete("E1"), modify("E1", "other"), Edit("KEEP", "E1"), delete("E2")], {}, ["[E1] one"],
+     ["E1 is pinned by the user"] * 2),
+    (PINNED.unpin("E1"), [delete("E1")], {}, ["[E2] two"], []),
+    (BANNED, [add("when x: do the Y!"), modify("E2", "When X, do Y", "first"), add("new")], {},
+     ["[E2] two", "[E3] new"], ["the user banned 'When X, do Y'"] * 2),
+    (ExperienceLibrary.of("When X, do Y", "Else wait"),
+     [add("when x: do y"), modify("E2", "When X, do Y!"), add("New"), add("new")], {},
+     ["[E1] When X, do Y", "[E2] Else wait", "[E3] New"],
+     ["says the same as E1", "says the same as E1", "says the same as E3"]),
+    (ExperienceLibrary.of("do it"), [modify("E1", "Do it!")], {}, ["[E1] Do it!"], []),  # no duplicate of itself
+    (ExperienceLibrary(), [add("do it", "first"), add("do it", "second"), add("do it")], {},
+     ["[E1] do it", "[E2] do it"], ["says the same as E1"]),  # for other predictors it is none
+    (ExperienceLibrary(), [add(t) for t in ("[E1] text", "<the new text>", "When [condition], [strategy]", "None")], {},
+     [], [f"{t!r} is a placeholder, no experience" for t in
+          ("text", "<the new text>", "When [condition], [strategy]", "None")]),
+    (ExperienceLibrary(), [add("Answer in text")], {}, ["[E1] Answer in text"], []),
+    (ExperienceLibrary(), [add("one", "first"), add("two", "nobody")], {"predictors": BOTH}, ["[E1] one"],
+     ["no predictor is named nobody"]),
+    (apply_edits(ExperienceLibrary(), [add("one", "first")]).library, [modify("E1", "better", "third")],
+     {"predictors": BOTH}, ["[E1] one"], ["no predictor is named third"]),
+]  # fmt: skip
 
 
-def test_ids_are_never_reused_after_deleting() -> None:
-    library = ExperienceLibrary.of("one", "two", "three")
-    library = apply_edits(library, [delete("E3"), delete("E2")]).library
-    library = apply_edits(library, [add("four")]).library
-    assert lines(library) == ["[E1] one", "[E4] four"]
-    library = apply_edits(library, [delete("E1"), delete("E4")]).library
-    assert len(library) == 0
-    assert lines(apply_edits(library, [add("five")]).library) == ["[E5] five"]
-
-
-def test_deleted_ids_stay_used_up_in_json() -> None:
-    emptied = apply_edits(ExperienceLibrary.of("one"), [delete("E1")]).library
-    loaded = ExperienceLibrary.from_json(emptied.to_json())
-    assert lines(apply_edits(loaded, [add("two")]).library) == ["[E2] two"]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(edit_lists, st.booleans()), max_size=5), predictor_names)
-def test_an_id_means_one_entry_for_life(rounds: list[tuple[list[Edit], bool]], predictors: tuple[str, ...]) -> None:
-    library, seen, gone = ExperienceLibrary(), set[str](), set[str]()
-    for step, (edits, saved) in enumerate(rounds, 1):
-        after = apply_edits(library, edits, step=step, predictors=predictors).library
-        before, now = {e.id for e in library}, {e.id for e in after}
-        assert not now & gone, "a deleted id came back"
-        assert not (now - before) & seen, "an id was given out twice"
-        assert [e.id for e in after if e.id in before] == [e.id for e in library if e.id in now], "order changed"
-        assert all(e.created_step == step for e in after if e.id not in before)
-        gone |= before - now
-        seen |= now
-        library = ExperienceLibrary.from_json(after.to_json()) if saved else after
-        assert library == after
-        assert library.next_id > max((int(id[1:]) for id in seen), default=0)
-
-
-@pytest.mark.parametrize(
-    "id", ["", "E", "E0", "E01", "e1", "1", "E1 ", "E-1", "E٣", "E1٣", "E1234567890", "X1", "E1\n"]
-)
-def test_what_is_no_id_is_refused(id: str) -> None:
-    with pytest.raises(ValueError, match="is no experience id"):
-        Experience(id, "text")
-
-
-def test_a_library_refuses_ids_that_repeat_or_would_be_given_out_again() -> None:
-    one, two = Experience("E1", "one"), Experience("E1", "two")
-    with pytest.raises(ValueError, match="unique"):
-        ExperienceLibrary((one, two), 3)
-    with pytest.raises(ValueError, match=r"next_id=1 must exceed every id, the highest is E1"):
-        ExperienceLibrary((one,), 1)
-    with pytest.raises(ValueError, match="next_id=0"):
-        ExperienceLibrary((), 0)
-
-
-def test_ids_can_run_out_without_an_exception() -> None:
-    full = ExperienceLibrary((), 10**9)
-    assert reasons(apply_edits(full, [add("one")])) == ["no id is left"]
-
-
-# --- Caps and accounts
-
-
-@settings(max_examples=150, deadline=None)
-@given(libraries, edit_lists, all_limits, predictor_names)
-def test_caps_hold_and_every_edit_is_accounted_for(
-    library: ExperienceLibrary, edits: list[Edit], limits: LibraryLimits, predictors: tuple[str, ...]
+@pytest.mark.parametrize(("library", "edits", "given_", "after", "why"), CASES)
+def test_edits_take_effect_or_are_refused_with_a_reason(
+    library: ExperienceLibrary, edits: list[Edit], given_: dict[str, Any], after: list[str], why: list[str]
 ) -> None:
-    before = library.to_json()
-    report = apply_edits(library, edits, step=3, limits=limits, predictors=predictors)
-    after = report.library
-    assert len(after) <= max(limits.max_entries, len(library))
-    assert after.tokens <= max(limits.max_tokens, library.tokens)
-    changed = [e for e in after if library.get(e.id) != e]
-    assert all(count_words(e.text) <= limits.max_words for e in changed)
-    assert all(clean_entry(e.text) == e.text and e.text for e in after)
-    if predictors:
-        assert all(set(e.targets) <= set(predictors) for e in changed)
-    assert all(r.reason for r in report.rejected)
-    account = [*map(repr, report.applied), *(repr(r.edit) for r in report.rejected)]
-    assert sorted(account) == sorted(map(repr, edits))
-    assert [e for e in edits if e in report.applied and e not in [r.edit for r in report.rejected]] == [
-        e for e in report.applied if e not in [r.edit for r in report.rejected]
-    ], "the order given is lost"
-    added = sum(e.operation == "ADD" for e in report.applied)
-    deleted = sum(e.operation == "DELETE" for e in report.applied)
-    assert len(after) == len(library) + added - deleted
-    assert after.next_id == library.next_id + added
-    assert library.to_json() == before
+    report = apply_edits(library, edits, **given_)
+    assert lines(report.library) == after and reasons(report) == why
+    assert report.library.next_id >= library.next_id and report.library.banned == library.banned
+    adapter = TypeAdapter(tuple[RejectedEdit, ...])
+    assert adapter.validate_json(adapter.dump_json(report.rejected)) == report.rejected
+
+
+@pytest.mark.parametrize("operation", ["MODIFY", "DELETE", "KEEP", "", "MERGE", "ADD OR MODIFY", "x" * 1000])
+@pytest.mark.parametrize("id", ["E9", "", "E0", "something", "E" + "9" * 5000])
+def test_an_unknown_operation_or_id_is_rejected_and_never_turned_into_an_addition(operation: str, id: str) -> None:
+    report = apply_edits(ONE, [Edit.parse(operation, id, "a whole new text")])
+    assert report.library == ONE
+    (reason,) = reasons(report)
+    known = operation in ("MODIFY", "DELETE", "KEEP")
+    assert reason.startswith("there is no entry " if known else "unknown operation") and len(reason) < 150
 
 
 def test_each_cap_is_exact() -> None:
@@ -177,88 +148,41 @@ def test_the_default_caps_hold_the_libraries_that_the_papers_authors_released() 
     released = [Edit("ADD", "", f"When it is case {i}, " + "carefully decide " * 14) for i in range(45)]
     report = apply_edits(ExperienceLibrary(), released)
     assert not report.rejected and report.library.tokens > 2750
-
-
-def test_what_is_longer_than_asked_for_is_found() -> None:
     long, short = add("word " * 33), modify("E1", "word " * 32)
     assert overlong([long, short, Edit("DELETE", "E2", "word " * 99)], LibraryLimits().soft_words) == (long,)
 
 
-def test_deleting_makes_room_for_adding_in_one_step() -> None:
-    full = ExperienceLibrary.of("one", "two")
-    report = apply_edits(full, [add("three"), delete("E1")], limits=LibraryLimits(max_entries=2))
-    assert not report.rejected
-    assert lines(report.library) == ["[E2] two", "[E3] three"]
+def test_an_entry_keeps_its_place_its_id_and_its_history_and_evidence_is_of_its_text() -> None:
+    library = apply_edits(ExperienceLibrary(), [add("one", sources=(4,)), add("two"), add("three")], step=1).library
+    library = library.pin("E2").with_evidence({"E1": ([5, 3, 5], [4]), "E3": ([1], [])})
+    edits = [modify("E1", "better", sources=(2,)), Edit("KEEP", "E2"), modify("E3", "three", sources=(7,))]
+    library = apply_edits(library, edits, step=3).library
+    assert library.get("E7") is None and library["E2"].pinned
+    assert library["E1"] == Experience("E1", "better", (), created_step=1, updated_step=3, sources=(2, 4))
+    assert (library["E3"].support, library["E3"].sources) == ((1,), (7,))
+    assert ExperienceLibrary.from_json(library.ban("E1").to_json()) == library.ban("E1")
 
 
-# --- Operations
-
-
-def test_delete_needs_no_text_and_beats_modify() -> None:
-    report = apply_edits(ExperienceLibrary.of("one", "two"), [modify("E1", "other"), delete("E1")])
-    assert lines(report.library) == ["[E2] two"]
-    assert report.applied == (delete("E1"),)
-    assert reasons(report) == ["E1 is deleted by another edit of this step"]
-
-
-@pytest.mark.parametrize("operation", ["MODIFY", "DELETE", "KEEP"])
-@pytest.mark.parametrize("id", ["E9", "", "E0", "something", "E" + "9" * 5000])
-def test_an_unknown_id_is_rejected_and_never_turned_into_an_addition(operation: str, id: str) -> None:
-    library = ExperienceLibrary.of("one")
-    report = apply_edits(library, [Edit.parse(operation, id, "a whole new text")])
-    assert report.library == library
-    assert len(report.rejected) == 1
-    assert report.rejected[0].reason.startswith("there is no entry ")
-    assert len(report.rejected[0].reason) < 80
-
-
-@pytest.mark.parametrize("text", ["", " \n", "\u200b", "[E1]"])
-def test_an_empty_text_is_rejected(text: str) -> None:
-    library = ExperienceLibrary.of("one")
-    report = apply_edits(library, [add(text), modify("E1", text)])
-    assert report.library == library
-    assert reasons(report) == ["the text is empty"] * 2
-
-
-@pytest.mark.parametrize("text", ["[E1] text", "<the new text>", "When [condition], [strategy]", "None"])
-def test_a_placeholder_is_no_experience(text: str) -> None:
-    """Small models repeat the form that they were to fill in."""
-    report = apply_edits(ExperienceLibrary(), [Edit("ADD", text=text), Edit("ADD", text="Answer in text")], step=1)
-    assert len(report.rejected) == 1 and [entry.text for entry in report.library] == ["Answer in text"]
-
-
-@pytest.mark.parametrize("operation", ["", "MERGE", "ADD OR MODIFY", "drop table", "x" * 1000])
-def test_an_unknown_operation_is_rejected(operation: str) -> None:
-    report = apply_edits(ExperienceLibrary.of("one"), [Edit.parse(operation, "E1", "text")])
-    assert lines(report.library) == ["[E1] one"]
-    assert report.rejected[0].reason.startswith("unknown operation")
-    assert len(report.rejected[0].reason) < 150
-
-
-def test_keep_applies_and_changes_nothing() -> None:
-    library = ExperienceLibrary.of("one")
-    report = apply_edits(library, [Edit("KEEP", "E1")], step=4)
-    assert report.library == library
-    assert report.applied == (Edit("KEEP", "E1"),)
-
-
-def test_an_entry_is_modified_once_a_step() -> None:
-    report = apply_edits(ExperienceLibrary.of("one"), [modify("E1", "first"), modify("E1", "second")])
-    assert lines(report.library) == ["[E1] first"]
-    assert reasons(report) == ["E1 was already modified in this step"]
-
-
-def test_a_rejected_modification_leaves_room_for_the_next() -> None:
-    report = apply_edits(ExperienceLibrary.of("one"), [modify("E1", ""), modify("E1", "second")])
-    assert lines(report.library) == ["[E1] second"]
-
-
-def test_a_modified_entry_keeps_its_place_its_id_and_its_history() -> None:
-    library = apply_edits(ExperienceLibrary(), [add("one", sources=(4,)), add("two")], step=1).library
-    library = apply_edits(library, [modify("E1", "better", sources=(2,))], step=3).library
-    assert lines(library) == ["[E1] better", "[E2] two"]
-    assert library.get("E1") == Experience("E1", "better", (), created_step=1, updated_step=3, sources=(2, 4))
-    assert library.get("E7") is None
+@pytest.mark.parametrize(
+    ("edits", "predictors", "found"),
+    [
+        ([add("one", "first"), add("two", "SECOND", "first", "nobody"), add("four", "First")], BOTH,
+         [("first",), ("second", "first"), ("first",)]),
+        ([add("one", "what John has to pay")], ("predict",), [()]),  # one predictor leaves nothing to choose
+        ([add("one", "step"), add("two", "Step")], ("Step", "step"), [("step",), ("Step",)]),
+        ([add("one", "first"), modify("E1", "better")], BOTH, [("first",)]),
+        ([add("one", "first"), modify("E1", "better", "second")], BOTH, [("second",)]),
+    ],
+)  # fmt: skip
+def test_targets_that_are_known_are_kept_whatever_their_case(
+    edits: list[Edit], predictors: tuple[str, ...], found: list[tuple[str, ...]]
+) -> None:
+    library = ExperienceLibrary()
+    for edit in edits:
+        library = apply_edits(library, [edit], predictors=predictors).library
+    assert [e.targets for e in library] == found
+    for name in predictors:
+        assert library.for_predictor(name) == tuple(e for e in library if not e.targets or name in e.targets)
 
 
 @pytest.mark.parametrize(
@@ -290,74 +214,53 @@ def test_parsing_sorts_sources_and_drops_repetitions() -> None:
     assert edit == Edit("ADD", "", "a  text", ("b", "a"), (1, 3))
 
 
-def test_evidence_is_of_the_text_it_was_found_for_and_pins_outlive_edits_and_files() -> None:
-    library = (
-        ExperienceLibrary.of("one", "two", "three").pin("E2").with_evidence({"E1": ([5, 3, 5], [4]), "E3": ([1], [])})
-    )
-    edits = [modify("E1", "better", sources=(2,)), Edit("KEEP", "E2"), modify("E3", "three", sources=(7,))]
-    library = apply_edits(library, edits, step=3).library
-    assert library["E1"] == Experience("E1", "better", (), 0, 3, (2,))
-    assert (library["E3"].support, library["E3"].sources) == ((1,), (7,))
-    assert library["E2"].pinned
-    assert ExperienceLibrary.from_json(library.ban("E1").to_json()) == library.ban("E1")
+# --- Ids and accounts
 
 
-def test_what_the_user_pinned_is_neither_changed_nor_deleted() -> None:
-    library = ExperienceLibrary.of("one", "two").pin("E1")
-    report = apply_edits(library, [delete("E1"), modify("E1", "other"), Edit("KEEP", "E1"), delete("E2")])
-    assert report.library.entries == library.entries[:1]
-    assert reasons(report) == ["E1 is pinned by the user"] * 2
-    assert not apply_edits(report.library.unpin("E1"), [delete("E1")]).rejected
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(edit_lists, st.booleans()), max_size=5), predictor_names)
+def test_an_id_means_one_entry_for_life(rounds: list[tuple[list[Edit], bool]], predictors: tuple[str, ...]) -> None:
+    library, seen, gone = ExperienceLibrary(), set[str](), set[str]()
+    for step, (edits, saved) in enumerate(rounds, 1):
+        after = apply_edits(library, edits, step=step, predictors=predictors).library
+        before, now = {e.id for e in library}, {e.id for e in after}
+        assert not now & gone, "a deleted id came back"
+        assert not (now - before) & seen, "an id was given out twice"
+        assert [e.id for e in after if e.id in before] == [e.id for e in library if e.id in now], "order changed"
+        assert all(e.created_step == step for e in after if e.id not in before)
+        gone |= before - now
+        seen |= now
+        library = ExperienceLibrary.from_json(after.to_json()) if saved else after
+        assert library == after
+        assert library.next_id > max((int(id[1:]) for id in seen), default=0)
 
 
-def test_what_the_user_banned_does_not_come_back() -> None:
-    library = ExperienceLibrary.of("When X, do Y", "two").ban("E1")
-    report = apply_edits(library, [add("when x: do the Y!"), modify("E2", "When X, do Y", "first"), add("new")])
-    assert lines(report.library) == ["[E2] two", "[E3] new"] and report.library.banned == ("When X, do Y",)
-    assert reasons(report) == ["the user banned 'When X, do Y'"] * 2
-
-
-def test_a_refusal_is_kept_as_json() -> None:
-    rejected = apply_edits(ExperienceLibrary(), [modify("E7", "text", "first", sources=(1, 2))]).rejected
-    adapter = TypeAdapter(tuple[RejectedEdit, ...])
-    assert adapter.validate_json(adapter.dump_json(rejected)) == rejected
-
-
-# --- Targets
-
-
-def test_targets_that_are_known_are_kept_whatever_their_case() -> None:
-    report = apply_edits(
-        ExperienceLibrary(),
-        [add("one", "first"), add("two", "SECOND", "first", "nobody"), add("three", "nobody"), add("four", "First")],
-        predictors=("first", "second"),
-    )
-    assert [e.targets for e in report.library] == [("first",), ("second", "first"), ("first",)]
-    assert reasons(report) == ["no predictor is named nobody"]
-    alone = apply_edits(ExperienceLibrary(), [add("one", "what John has to pay")], predictors=("predict",))
-    assert [e.targets for e in alone.library] == [()], "a program of one predictor leaves nothing to choose"
-
-
-def test_an_exact_name_goes_before_one_in_another_case() -> None:
-    library = apply_edits(
-        ExperienceLibrary(), [add("one", "step"), add("two", "Step")], predictors=("Step", "step")
-    ).library
-    assert [e.targets for e in library] == [("step",), ("Step",)]
-
-
-def test_a_modification_without_targets_keeps_them_and_one_with_unknown_ones_is_rejected() -> None:
-    library = apply_edits(ExperienceLibrary(), [add("one", "first")], predictors=("first", "second")).library
-    kept = apply_edits(library, [modify("E1", "better")], predictors=("first", "second")).library
-    moved = apply_edits(library, [modify("E1", "better", "second")], predictors=("first", "second")).library
-    lost = apply_edits(library, [modify("E1", "better", "third")], predictors=("first", "second"))
-    assert [kept.entries[0].targets, moved.entries[0].targets] == [("first",), ("second",)]
-    assert reasons(lost) == ["no predictor is named third"]
-
-
-def test_each_predictor_sees_its_own_entries() -> None:
-    library = apply_edits(ExperienceLibrary(), [add("all"), add("one", "first"), add("other", "second")]).library
-    assert [e.text for e in library.for_predictor("first")] == ["all", "one"]
-    assert [e.text for e in library.for_predictor("third")] == ["all"]
+@settings(max_examples=150, deadline=None)
+@given(libraries, edit_lists, all_limits, predictor_names)
+def test_caps_hold_and_every_edit_is_accounted_for(
+    library: ExperienceLibrary, edits: list[Edit], limits: LibraryLimits, predictors: tuple[str, ...]
+) -> None:
+    before = library.to_json()
+    report = apply_edits(library, edits, step=3, limits=limits, predictors=predictors)
+    after = report.library
+    assert len(after) <= max(limits.max_entries, len(library))
+    assert after.tokens <= max(limits.max_tokens, library.tokens)
+    changed = [e for e in after if library.get(e.id) != e]
+    assert all(count_words(e.text) <= limits.max_words for e in changed)
+    assert all(clean_entry(e.text) == e.text and e.text for e in after)
+    if predictors:
+        assert all(set(e.targets) <= set(predictors) for e in changed)
+    assert all(r.reason for r in report.rejected)
+    account = [*map(repr, report.applied), *(repr(r.edit) for r in report.rejected)]
+    assert sorted(account) == sorted(map(repr, edits))
+    assert [e for e in edits if e in report.applied and e not in [r.edit for r in report.rejected]] == [
+        e for e in report.applied if e not in [r.edit for r in report.rejected]
+    ], "the order given is lost"
+    added = sum(e.operation == "ADD" for e in report.applied)
+    deleted = sum(e.operation == "DELETE" for e in report.applied)
+    assert len(after) == len(library) + added - deleted
+    assert after.next_id == library.next_id + added
+    assert library.to_json() == before
 
 
 # --- Duplicates
@@ -378,44 +281,14 @@ APART = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("a", "b"), SAME)
-def test_what_says_the_same_is_a_duplicate(a: str, b: str) -> None:
-    assert near_duplicate(a, b)
-    assert near_duplicate(b, a)
-
-
-@pytest.mark.parametrize(("a", "b"), APART)
-def test_what_differs_in_a_number_a_sign_a_word_or_the_order_is_kept_apart(a: str, b: str) -> None:
-    assert not near_duplicate(a, b)
-    assert len(apply_edits(ExperienceLibrary(), [add(a), add(b)]).library) == 2
-
-
-@given(sentences, sentences)
-def test_duplicates_are_symmetric_and_reflexive(a: str, b: str) -> None:
+@pytest.mark.parametrize(("a", "b", "alike"), [*((*pair, True) for pair in SAME), *((*pair, False) for pair in APART)])
+def test_what_differs_in_a_number_a_sign_a_word_or_the_order_is_kept_apart(a: str, b: str, alike: bool) -> None:
+    assert near_duplicate(a, b) == near_duplicate(b, a) == alike
     assert near_duplicate(a, a)
-    assert near_duplicate(a, b) == near_duplicate(b, a)
+    assert len(apply_edits(ExperienceLibrary(), [add(a), add(b)]).library) == 2 - alike
 
 
-def test_duplicates_are_rejected_naming_the_twin() -> None:
-    report = apply_edits(
-        ExperienceLibrary.of("When X, do Y", "Else wait"),
-        [add("when x: do y"), modify("E2", "When X, do Y!"), add("New"), add("new")],
-    )
-    assert lines(report.library) == ["[E1] When X, do Y", "[E2] Else wait", "[E3] New"]
-    assert reasons(report) == ["says the same as E1", "says the same as E1", "says the same as E3"]
-
-
-def test_an_entry_is_no_duplicate_of_itself() -> None:
-    assert lines(apply_edits(ExperienceLibrary.of("do it"), [modify("E1", "Do it!")]).library) == ["[E1] Do it!"]
-
-
-def test_the_same_words_for_other_predictors_are_no_duplicate() -> None:
-    report = apply_edits(ExperienceLibrary(), [add("do it", "first"), add("do it", "second"), add("do it")])
-    assert [e.targets for e in report.library] == [("first",), ("second",)]
-    assert reasons(report) == ["says the same as E1"]
-
-
-# --- Entries
+# --- Entries, values and files
 
 
 @pytest.mark.parametrize("text", ["", "two\nlines", " padded", "[[ ## x ## ]]", "a\u2028b", "[E1] again"])
@@ -424,24 +297,37 @@ def test_an_entry_that_is_no_clean_line_cannot_be_made(text: str) -> None:
         Experience("E1", text)
 
 
-def test_a_library_by_hand_is_cleaned_and_numbered() -> None:
+@pytest.mark.parametrize(
+    "id", ["", "E", "E0", "E01", "e1", "1", "E1 ", "E-1", "E٣", "E1٣", "E1234567890", "X1", "E1\n"]
+)
+def test_what_is_no_id_is_refused(id: str) -> None:
+    with pytest.raises(ValueError, match="is no experience id"):
+        Experience(id, "text")
+
+
+@pytest.mark.parametrize(
+    ("ids", "next_id", "message"),
+    [
+        (("E1", "E1"), 3, "unique"),
+        (("E1",), 1, r"next_id=1 must exceed every id, the highest is E1"),
+        ((), 0, "next_id=0"),
+    ],
+)
+def test_a_library_refuses_ids_that_repeat_or_would_be_given_out_again(
+    ids: tuple[str, ...], next_id: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExperienceLibrary(tuple(Experience(id, "text") for id in ids), next_id)
+
+
+def test_a_library_by_hand_is_cleaned_numbered_and_frozen() -> None:
     library = ExperienceLibrary.of("When x,\n do y", "[E9] two")
-    assert str(library) == "[E1] When x, do y\n[E2] two"
-    assert library.next_id == 3
+    assert str(library) == "[E1] When x, do y\n[E2] two" and library.next_id == 3
+    assert hash(library) == hash(ExperienceLibrary.of("When x, do y", "two"))
     with pytest.raises(ValueError, match="text 1 is empty"):
         ExperienceLibrary.of("one", "\u200b")
-
-
-# --- Values and files
-
-
-def test_a_library_and_its_entries_are_frozen() -> None:
-    library = ExperienceLibrary.of("one")
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        library.next_id = 7  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
         library.entries[0].text = "two"  # type: ignore[misc]
-    assert hash(library) == hash(ExperienceLibrary.of("one"))
 
 
 @settings(deadline=None)
@@ -460,18 +346,10 @@ def test_json_is_plain_and_has_a_version() -> None:
         {"id": "E1", "text": "Prüfe", "targets": [], "created_step": 0, "updated_step": 0, "sources": [],
          "support": [], "against": [], "pinned": False, "section": "", "helpful": 0, "harmful": 0}
     ]  # fmt: skip
-
-
-def test_a_newer_file_is_refused_saying_what_to_do() -> None:
-    text = ExperienceLibrary.of("one").to_json().replace('"schema_version": 2', '"schema_version": 3')
     with pytest.raises(SchemaVersionError, match="schema 3; this version reads up to 2: upgrade trgrpo-dspy"):
-        ExperienceLibrary.from_json(text)
-
-
-def test_a_file_of_the_first_version_still_loads() -> None:
-    library = ExperienceLibrary.from_json(entry(sources=[2], created_step=1))
-    assert library == ExperienceLibrary((Experience("E1", "one", (), 1, 0, (2,)),), 3)
-    assert library.schema_version == 2 and json.loads(library.to_json())["schema_version"] == 2
+        ExperienceLibrary.from_json(json.dumps({**data, "schema_version": 3}))
+    first = ExperienceLibrary.from_json(entry(sources=[2], created_step=1))
+    assert first == ExperienceLibrary((Experience("E1", "one", (), 1, 0, (2,)),), 3) and first.schema_version == 2
 
 
 def entry(**changed: object) -> str:

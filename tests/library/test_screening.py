@@ -214,31 +214,28 @@ def test_a_reason_quotes_what_was_found_and_all_are_given() -> None:
     )
 
 
+POLICY_ZH = "退款规定：超过五百元的退款须先由区域经理书面批准，然后财务部门才能在三个工作日内付款。"
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "copied"),
     [
-        "Refunds above 500 dollars need the written approval of a regional manager before payment.",
-        "Remember: REFUNDS ABOVE 500 dollars, need the written approval of a regional manager!",
+        ("Refunds above 500 dollars need the written approval of a regional manager before payment.", "refunds above"),
+        ("Remember: REFUNDS ABOVE 500 dollars, need the written approval of a regional manager!", "refunds above"),
+        ("规则：超过五百元的退款须先由区域经理书面批准，然后财务部门付款", "超 过 五"),
+        # Words that any advice shares with an observation pass.
+        ("退款超过五百元时，选择“经理批准”", ""),
+        ("When a refund is above 500 dollars, choose 'approval'; the regional manager decides.", ""),
+        ("Refunds above 500 dollars need the written approval", ""),
+        ("", ""),
     ],
 )
-def test_a_long_copy_of_an_observation_waits(text: str) -> None:
-    (reason,) = screen(text, ["something else", POLICY])
-    assert reason.startswith("it repeats a tool's result word for word: 'refunds above 500 dollars need the written")
-    assert screen(text) == () == screen(text, ["something else"])
-
-
-def test_a_long_copy_in_a_script_without_spaces_waits() -> None:
-    policy = "退款规定：超过五百元的退款须先由区域经理书面批准，然后财务部门才能在三个工作日内付款。"
-    assert screen("规则：超过五百元的退款须先由区域经理书面批准，然后财务部门付款", [policy])
-    assert not screen("退款超过五百元时，选择“经理批准”", [policy])
-
-
-def test_words_that_any_advice_shares_with_an_observation_pass() -> None:
-    assert (
-        screen("When a refund is above 500 dollars, choose 'approval'; the regional manager decides.", [POLICY]) == ()
+def test_a_long_copy_of_an_observation_waits(text: str, copied: str) -> None:
+    found = screen(text, ["something else", "", POLICY, POLICY_ZH])
+    assert [reason.startswith(f"it repeats a tool's result word for word: '{copied}") for reason in found] == (
+        [True] if copied else []
     )
-    assert screen("Refunds above 500 dollars need the written approval", [POLICY]) == ()
-    assert screen("", ["", "word"]) == ()
+    assert screen(text) == () == screen(text, ["something else"])
 
 
 @pytest.mark.parametrize(

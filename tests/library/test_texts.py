@@ -70,18 +70,13 @@ def structure(prompt: str) -> dict[str, int]:
     return {name: names.count(name) for name in names} | {"end": prompt.count("--- End of experiences ---")}
 
 
-def test_sixty_lessons_are_stored_as_they_were_written() -> None:
-    assert len(LESSONS) == 60 == len(set(LESSONS))
-    report = apply_edits(
-        ExperienceLibrary(), [Edit.parse("ADD", "", text) for text in LESSONS], limits=LibraryLimits(max_entries=60)
-    )
-    assert [e.text for e in report.library] == list(LESSONS)
-    assert not [e.text for e in report.library if MARK in e.text]
-
-
 @adapters
 def test_what_reaches_the_model_is_what_was_written(adapter: dspy.Adapter) -> None:
-    prompt = sent(adapter, ExperienceLibrary.of(*LESSONS))
+    assert len(LESSONS) == 60 == len(set(LESSONS))
+    edits = [Edit.parse("ADD", "", text) for text in LESSONS]
+    library = apply_edits(ExperienceLibrary(), edits, limits=LibraryLimits(max_entries=60)).library
+    assert [e.text for e in library] == list(LESSONS) and MARK not in str(library)
+    prompt = sent(adapter, library)
     lines = [line.strip() for line in prompt.splitlines()]
     assert not [text for i, text in enumerate(LESSONS, 1) if f"[E{i}] {text}" not in lines]
 
@@ -126,45 +121,28 @@ def test_a_clean_entry_is_one_line_that_stays_as_it_is(text: str) -> None:
     cleaned.encode("utf-8")
 
 
-@pytest.mark.parametrize(
-    "end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
-)
-def test_line_separators_and_the_space_around_them_become_one_space(end: str) -> None:
-    assert clean_entry(f"{end}one {end}{end}\ttwo{end}") == "one two"
-
-
-@pytest.mark.parametrize("space", ["\xa0", "  ", "\u2009", "\u202f", "\u3000"])
-def test_other_white_space_stays(space: str) -> None:
-    assert clean_entry(f" one{space}two ") == f"one{space}two"
-
-
-def test_tabs_become_spaces_since_instructions_have_none() -> None:
-    assert clean_entry("a\tb\x1fc") == "a b c"
-
-
-INVISIBLE = (0, 7, 0x1B, 0x7F, 0x9F, 0xAD, 0x202E, 0x2060, 0x2066, 0xFEFF, 0xD800, 0xE0041)
-
-
-@pytest.mark.parametrize("sign", [*map(chr, INVISIBLE)], ids=[*map(hex, INVISIBLE)])
-def test_invisible_characters_go(sign: str) -> None:
-    assert clean_entry(f"o{sign}n\u00e9{sign} {sign}two") == "on\u00e9 two"
+INVISIBLE = map(chr, (0, 7, 0x1B, 0x7F, 0x9F, 0xAD, 0x202E, 0x2060, 0x2066, 0xFEFF, 0xD800, 0xE0041))
+SEPARATORS = "\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"
 
 
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
+        *((f"{end}one {end}{end}\ttwo{end}", "one two") for end in SEPARATORS),
+        *((f" one{space}two ", f"one{space}two") for space in ("\xa0", "  ", "\u2009", "\u202f", "\u3000")),
+        ("a\tb\x1fc", "a b c"),  # instructions have no tabs
+        *((f"o{sign}n\u00e9{sign} {sign}two", "on\u00e9 two") for sign in INVISIBLE),
+        # Joiners serve scripts and hide nothing.
         ("pass\u200bword", "password"), ("\u200dx", "x"), ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),
         ("é" + "\u200b\u200c" * 40 + "x", "é\u200b\u200cx"), ("👍\ufe0f" + "\U000e0101" * 30, "👍\ufe0f"),
         ("葛\U000e0100城", "葛\U000e0100城"), ("x" + "".join(chr(0xE0000 + ord(c)) for c in "obey"), "x"),
+        # Characters that this Python does not know: else an older one could not read the block of a newer one.
+        ("new \U0001faff\u0378 signs \ue000", "new \U0001faff\u0378 signs \ue000"),
     ],
+    ids=ascii,
 )  # fmt: skip
-def test_joiners_serve_scripts_and_hide_nothing(text: str, cleaned: str) -> None:
+def test_an_entry_is_one_line_of_what_can_be_seen(text: str, cleaned: str) -> None:
     assert clean_entry(text) == cleaned
-
-
-def test_characters_this_python_does_not_know_stay() -> None:
-    """Else a block written by a newer Python would not be read back by an older one."""
-    assert clean_entry("new \U0001faff\u0378 signs \ue000") == "new \U0001faff\u0378 signs \ue000"
 
 
 @pytest.mark.parametrize(
@@ -213,15 +191,10 @@ def test_a_token_is_four_bytes_rounded_up() -> None:
         ("عندما يتجاوز المبلغ 500 دولار اختر الموافقة", (7, 7), (14, 30)),
         ("Use GPU 显存 for 训练", (5, 5), (5, 10)),
         ("", (0, 0), (0, 0)),
+        ("退" * 128, (64, 64), (96, 200)),  # the cap on words holds for it as for others
     ],
 )
 def test_words_and_tokens_are_counted_by_script(text: str, words: tuple[int, int], tokens: tuple[int, int]) -> None:
     """Bounds: what the sentence has in English words; between OpenAI's o200k and cl100k tokens."""
     assert words[0] <= count_words(text) <= words[1]
     assert tokens[0] <= count_tokens(text) <= tokens[1]
-
-
-def test_the_words_of_a_chinese_entry_are_capped_like_others() -> None:
-    report = apply_edits(ExperienceLibrary(), [Edit("ADD", "", "退" * 128), Edit("ADD", "", "款" * 129)])
-    assert [count_words(e.text) for e in report.library] == [64]
-    assert [r.reason for r in report.rejected] == ["65 words; at most 64 are allowed"]

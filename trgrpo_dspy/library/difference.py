@@ -40,28 +40,21 @@ class LibraryDiff:
 
     def __str__(self) -> str:
         """A line for each entry that went or came, two for each that changed."""
-        lines = [
-            *(f"- {_line(e)}" for e in self.removed),
-            *map(str, self.changed),
-            *(f"+ {_line(e)}" for e in self.added),
-        ]
-        return "\n".join(lines) or "(no difference)"
+        went, came = (f"- {_line(e)}" for e in self.removed), (f"+ {_line(e)}" for e in self.added)
+        return "\n".join([*went, *map(str, self.changed), *came]) or "(no difference)"
 
 
 def diff(a: ExperienceLibrary, b: ExperienceLibrary) -> LibraryDiff:
     """What changed from library `a` to library `b`; counts, steps and sources are no change."""
-    both = [(e, b[e.id]) for e in a if e.id in b]
+    both = [Change(e, b[e.id]) for e in a if e.id in b]
     return LibraryDiff(
         tuple(e for e in b if e.id not in a),
         tuple(e for e in a if e.id not in b),
-        tuple(Change(old, new) for old, new in both if _shown(old) != _shown(new)),
+        tuple(c for c in both if _line(c.before) != _line(c.after)),
     )
 
 
-def _shown(entry: Experience) -> tuple[object, ...]:
-    return entry.text, entry.targets, entry.pinned
-
-
 def _line(entry: Experience) -> str:
+    """All of an entry that counts as a change."""
     targets = f" | {', '.join(entry.targets)}" if entry.targets else ""
     return f"[{entry.id}{targets}] {as_written(entry.text)}" + (" (pinned)" if entry.pinned else "")

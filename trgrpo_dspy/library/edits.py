@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .entries import as_written, clean_entry, count_tokens, count_words, near_duplicate, without_label
 from .experience import ID_END, Experience
@@ -83,7 +83,7 @@ class EditReport:
     """The library after them."""
     applied: tuple[Edit, ...] = ()
     """Edits that took effect, KEEP included."""
-    rejected: tuple[RejectedEdit, ...] = field(default=())
+    rejected: tuple[RejectedEdit, ...] = ()
     """Edits that did not, with reasons."""
 
 
@@ -111,15 +111,16 @@ def apply_edits(
     Returns:
         The new library, the edits that took effect and those that did not, with reasons.
     """
-    state = _Draft(library, step, limits or LibraryLimits(), tuple(predictors))
+    state = _Draft(library, step, limits or LibraryLimits(), predictors)
     rank = {"DELETE": 0, "MODIFY": 1, "ADD": 2, "KEEP": 3}
     outcome: dict[int, str | None] = {}
     for index, edit in sorted(enumerate(edits), key=lambda pair: rank.get(pair[1].operation, 4)):
         outcome[index] = state.apply(edit)
+    rejected = (RejectedEdit(edit, reason) for i, edit in enumerate(edits) if (reason := outcome[i]) is not None)
     return EditReport(
         replace(library, entries=tuple(state.entries.values()), next_id=state.next_id),
         tuple(edit for i, edit in enumerate(edits) if outcome[i] is None),
-        tuple(RejectedEdit(edit, reason) for i, edit in enumerate(edits) if (reason := outcome[i]) is not None),
+        tuple(rejected),
     )
 
 
@@ -131,9 +132,7 @@ def overlong(edits: Iterable[Edit], max_words: int) -> tuple[Edit, ...]:
 class _Draft:
     """A library being edited; `apply` returns None, or the reason for refusing."""
 
-    def __init__(
-        self, library: ExperienceLibrary, step: int, limits: LibraryLimits, predictors: tuple[str, ...]
-    ) -> None:
+    def __init__(self, library: ExperienceLibrary, step: int, limits: LibraryLimits, predictors: Sequence[str]) -> None:
         self.entries = {e.id: e for e in library}
         self.next_id, self.banned = library.next_id, library.banned
         self.step, self.limits, self.predictors = step, limits, predictors
@@ -147,15 +146,14 @@ class _Draft:
             return self._add(edit)
         if edit.id in self.deleted:
             return f"{edit.id} is deleted by another edit of this step"
-        if edit.id not in self.entries:
+        if (old := self.entries.get(edit.id)) is None:
             return f"there is no entry {edit.id[:40] or '(empty id)'}"
-        if self.entries[edit.id].pinned and edit.operation != "KEEP":
+        if old.pinned and edit.operation != "KEEP":
             return f"{edit.id} is pinned by the user"
         if edit.operation == "DELETE":
             del self.entries[edit.id]
             self.deleted.add(edit.id)
-            return None
-        return self._modify(edit) if edit.operation == "MODIFY" else None
+        return self._modify(edit, old) if edit.operation == "MODIFY" else None
 
     def _add(self, edit: Edit) -> str | None:
         if len(self.entries) >= self.limits.max_entries:
@@ -172,20 +170,21 @@ class _Draft:
         self.next_id += 1
         return None
 
-    def _modify(self, edit: Edit) -> str | None:
+    def _modify(self, edit: Edit, old: Experience) -> str | None:
         if edit.id in self.modified:
             return f"{edit.id} was already modified in this step"
-        old, text, targets = self.entries[edit.id], clean_entry(edit.text), self._known(edit.targets)
+        text, targets = clean_entry(edit.text), self._known(edit.targets)
         if reason := self._unusable(text, targets, edit):
             return reason
+        same, sources = text == old.text, tuple(sorted({*old.sources, *edit.sources}))
         entry = replace(
             old,
             text=text,
             targets=targets or old.targets,
             updated_step=self.step,
-            support=old.support if text == old.text else (),
-            against=old.against if text == old.text else (),
-            sources=tuple(sorted({*old.sources, *edit.sources})),
+            support=old.support if same else (),
+            against=old.against if same else (),
+            sources=sources,
         )
         if reason := self._unfitting(entry):
             return reason

@@ -15,15 +15,9 @@ import unicodedata
 from collections.abc import Iterable
 
 __all__ = [
-    "MARK",
-    "as_written",
-    "clean_entry",
-    "count_tokens",
-    "count_words",
-    "guard_fields",
-    "near_duplicate",
+    "MARK", "as_written", "clean_entry", "count_tokens", "count_words", "guard_fields", "near_duplicate",
     "without_label",
-]
+]  # fmt: skip
 
 
 def count_tokens(text: str) -> int:
@@ -54,9 +48,7 @@ def count_words(text: str) -> int:
     return len(_DENSE_PUNCTUATION.sub(" ", text).split()) + math.ceil(dense / 2) + math.ceil(joined / 4)
 
 
-_FILLERS = frozenset(
-    {"a", "an", "the", "this", "that", "these", "those", "then", "please", "is", "are", "be", "it", "its"}
-)
+_FILLERS = {"a", "an", "the", "this", "that", "these", "those", "then", "please", "is", "are", "be", "it", "its"}
 
 
 def near_duplicate(a: str, b: str) -> bool:

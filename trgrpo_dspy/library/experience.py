@@ -12,13 +12,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from .entries import as_written, clean_entry, count_tokens
 
-__all__ = ["ID_END", "ID_PATTERN", "Collection", "Experience", "Numbering", "number_of", "numbering"]
+__all__ = ["ID_END", "ID_PATTERN", "Collection", "Experience", "number_of", "numbering"]
 
 ID_PATTERN = "E[1-9][0-9]{0,8}"
 """What an id looks like; numbers are below a thousand million, so that no text can make an absurd one."""
@@ -79,20 +79,21 @@ class Experience:
 
     def notes(self) -> list[str]:
         """What is known of it beside its text, in words."""
-        return [
-            *([f"for {', '.join(self.targets)}"] if self.targets else ()),
-            *(["pinned"] if self.pinned else ()),
-            *([f"right on {len(self.support)}, wrong on {len(self.against)}"] if self.support or self.against else ()),
-            *([f"helpful {self.helpful}, harmful {self.harmful}"] if self.helpful or self.harmful else ()),
-            *([f"from {_some('example', self.sources)}"] if self.sources else ()),
-            *([f"added in step {self.created_step}"] if self.created_step else ()),
-            *([f"under {self.section!r}"] if self.section else ()),
-            *([f"changed in step {self.updated_step}"] if self.updated_step > self.created_step else ()),
-        ]
+        found = {
+            f"for {', '.join(self.targets)}": self.targets,
+            "pinned": self.pinned,
+            f"right on {len(self.support)}, wrong on {len(self.against)}": self.support or self.against,
+            f"helpful {self.helpful}, harmful {self.harmful}": self.helpful or self.harmful,
+            f"from {_some('example', self.sources)}": self.sources,
+            f"added in step {self.created_step}": self.created_step,
+            f"under {self.section!r}": self.section,
+            f"changed in step {self.updated_step}": self.updated_step > self.created_step,
+        }
+        return [note for note, known in found.items() if known]
 
 
 class Collection:
-    """What may be asked of entries in order, beside the library's own edits."""
+    """What a library of entries in order is asked; its changes are in `ExperienceLibrary`."""
 
     entries: tuple[Experience, ...]
 
@@ -109,11 +110,7 @@ class Collection:
         return any(id in (e.id, e) for e in self.entries)
 
     def __getitem__(self, id: str) -> Experience:
-        """The entry with this id.
-
-        Raises:
-            KeyError: There is none; the message names the ids that are known.
-        """
+        """The entry with this id; a `KeyError` names the ids that are known."""
         if found := self.get(id):
             return found
         known = ", ".join(e.id for e in self.entries) or "none: the library is empty"
@@ -160,34 +157,21 @@ class Collection:
 
 
 def number_of(id: str) -> int:
-    """The number in an id.
-
-    Raises:
-        ValueError: The text is no id.
-    """
+    """The number in an id."""
     if not re.fullmatch(ID_PATTERN, id):
         raise ValueError(f"{id[:40]!r} is no experience id; ids are E1, E2, ...")
     return int(id[1:])
 
 
-class Numbering(NamedTuple):
-    """Ids for entries that bring numbers along."""
-
-    numbers: tuple[int, ...]
-    """One for each entry, all different."""
-    next_id: int
-    """The number after all of them."""
-
-
-def numbering(wanted: Sequence[int]) -> Numbering:
+def numbering(wanted: Sequence[int]) -> tuple[int, ...]:
     """The wanted numbers; where one is 0, too large or taken, the next that is free after all of them."""
     usable = [number if 0 < number < ID_END // 2 else 0 for number in wanted]
-    next_id, given = max(usable, default=0) + 1, dict[int, None]()
+    free, given = max(usable, default=0) + 1, dict[int, None]()
     for number in usable:
         if not number or number in given:
-            number, next_id = next_id, next_id + 1
+            number, free = free, free + 1
         given[number] = None
-    return Numbering(tuple(given), next_id)
+    return tuple(given)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from trgrpo_dspy.saved import Saved
 
 from .entries import clean_entry
-from .experience import ID_END, Collection, Experience, number_of
+from .experience import ID_END, Collection, Experience, number_of, numbering
 from .markdown import parse_markdown, render_markdown
 
-__all__ = ["ExperienceLibrary", "LibraryLimits"]
+__all__ = ["ExperienceLibrary", "LibraryLimits", "numbered"]
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,7 @@ class ExperienceLibrary(Collection, Saved):
         return cls(tuple(Experience(f"E{i}", text) for i, text in enumerate(cleaned, 1)), len(cleaned) + 1)
 
     def add(self, text: str, targets: Iterable[str] = ()) -> ExperienceLibrary:
-        """The library with one more entry, under the next id.
-
-        Args:
-            text: The advice.
-            targets: Predictors it is for; none means all.
-        """
+        """The library with one more entry, under the next id; without targets it is for all predictors."""
         if isinstance(targets, str):
             raise TypeError(f"add: targets must be names of predictors, got {targets!r}; write targets=[{targets!r}]")
         entry = Experience(f"E{self.next_id}", _text(text, "add"), tuple(dict.fromkeys(targets)))
@@ -105,11 +101,12 @@ class ExperienceLibrary(Collection, Saved):
 
     def with_evidence(self, found: Mapping[str, tuple[Iterable[int], Iterable[int]]]) -> ExperienceLibrary:
         """The library with what a check found: for each id the examples it is right on, and those it is wrong on."""
-        library = self
-        for id, (support, against) in found.items():
-            entry = replace(self[id], support=tuple(sorted(set(support))), against=tuple(sorted(set(against))))
-            library = library._with(entry)
-        return library
+        return self._with(
+            *(
+                replace(self[id], support=tuple(sorted(set(support))), against=tuple(sorted(set(against))))
+                for id, (support, against) in found.items()
+            )
+        )
 
     def pin(self, *ids: str) -> ExperienceLibrary:
         """The library with these entries pinned: learning neither changes nor deletes them."""
@@ -140,6 +137,14 @@ class ExperienceLibrary(Collection, Saved):
     def _with(self, *changed: Experience) -> ExperienceLibrary:
         new = {e.id: e for e in changed}
         return replace(self, entries=tuple(new.get(e.id, e) for e in self.entries))
+
+
+def numbered(found: Iterable[tuple[int, str, Mapping[str, Any]]]) -> ExperienceLibrary:
+    """The library of numbers, texts and other fields as a file has them; no text is no entry, 0 is no number."""
+    kept = [(number, cleaned, fields) for number, text, fields in found if (cleaned := clean_entry(text))]
+    numbers = numbering([number for number, _, _ in kept])
+    entries = (Experience(f"E{n}", text, **fields) for n, (_, text, fields) in zip(numbers, kept, strict=True))
+    return ExperienceLibrary(tuple(entries), max(numbers, default=0) + 1)
 
 
 def _text(text: str, where: str) -> str:

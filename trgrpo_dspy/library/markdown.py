@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from .entries import as_written, clean_entry
 from .experience import ID_PATTERN, Experience, number_of
 
-__all__ = ["Item", "ParsedList", "list_items", "parse_markdown", "render_markdown", "stray_line"]
+__all__ = ["Item", "list_items", "parse_markdown", "render_markdown", "stray_line"]
 
 _ITEM = re.compile(r"(?P<indent> *)(?:[-*+•]|\d{1,9}[.)])(?:[ \t]+(?P<text>.*)|)")
 _ID = re.compile(rf"(?:\*\*)?\[?({ID_PATTERN})(?:\][:.]?(?:\*\*)?|[:.](?:\*\*)?|\*\*:?)(?:\s+|$)")
@@ -23,14 +23,6 @@ _NOTE = re.compile(
 )
 _NEXT = re.compile(rf"next id: ({ID_PATTERN})", re.IGNORECASE)
 _FENCE = re.compile(r" *(```|~~~)")
-
-
-class ParsedList(NamedTuple):
-    """What a Markdown list says of a library, in the order of the library's fields."""
-
-    entries: tuple[Experience, ...]
-    next_id: int
-    banned: tuple[str, ...]
 
 
 @dataclass
@@ -63,25 +55,28 @@ def _notes(entry: Experience) -> Iterator[tuple[str, str]]:
         yield "for", ", ".join(f"`{name}`" for name in entry.targets)
     if entry.pinned:
         yield "pinned", "yes"
-    for name, numbers in (("sources", entry.sources), ("support", entry.support), ("against", entry.against)):
-        if numbers:
+    for name in ("sources", "support", "against"):
+        if numbers := getattr(entry, name):
             yield name, ", ".join(map(str, numbers))
-    if entry.section:
-        yield "section", entry.section
-    for name, count in (("helpful", entry.helpful), ("harmful", entry.harmful)):
-        if count:
-            yield name, str(count)
+    for name in ("section", "helpful", "harmful"):
+        if value := getattr(entry, name):
+            yield name, str(value)
     if entry.created_step:
         yield "added in step", str(entry.created_step)
     if entry.updated_step != entry.created_step:
         yield "changed in step", str(entry.updated_step)
 
 
-def parse_markdown(text: str) -> ParsedList:
-    """Read a list; headings and paragraphs are no entries, a code fence belongs to the item before it."""
+def parse_markdown(text: str) -> tuple[tuple[Experience, ...], int, tuple[str, ...]]:
+    """The fields of a library from a list: entries, next id, banned texts.
+
+    Headings and paragraphs are no entries, a code fence belongs to the item before it.
+    """
     stated = max((number_of(m[1]) for m in map(_NEXT.fullmatch, map(str.strip, text.splitlines())) if m), default=1)
-    items = list_items(text)
-    advice = [item for item in items if not _banned(item)]
+    advice: list[Item] = []
+    banned: list[Item] = []
+    for item in list_items(text):
+        (banned if item.section.casefold() == "banned" else advice).append(item)
     ids = [m[1] if (m := _ID.match(item.text)) else "" for item in advice]
     next_id = max([stated, *(number_of(id) + 1 for id in ids if id)])
     entries: dict[str, Experience] = {}
@@ -92,12 +87,7 @@ def parse_markdown(text: str) -> ParsedList:
         if entry.id in entries:
             raise ValueError(f"line {item.line}: the id {entry.id} stands twice; give one of them another, or none")
         entries[entry.id] = entry
-    banned = (clean_entry(item.text) for item in items if _banned(item))
-    return ParsedList(tuple(entries.values()), next_id, tuple(text for text in banned if text))
-
-
-def _banned(item: Item) -> bool:
-    return item.section.casefold() == "banned"
+    return tuple(entries.values()), next_id, tuple(filter(None, (clean_entry(item.text) for item in banned)))
 
 
 def stray_line(text: str) -> int:
@@ -162,10 +152,8 @@ def _field(name: str, value: str) -> dict[str, Any]:
         return {"targets": tuple(re.findall(r"`([^`]+)`", value) or filter(None, map(str.strip, value.split(","))))}
     if name == "pinned":
         return {"pinned": value.casefold() in ("yes", "true", "")}
-    if name == "section":
-        return {name: value}
-    if name in ("helpful", "harmful"):
-        return {name: int(value)}
+    if name in ("section", "helpful", "harmful"):
+        return {name: value if name == "section" else int(value)}
     if name.endswith("step"):
         return {"created_step" if name.startswith("added") else "updated_step": int(value)}
     return {name: tuple(int(number) for number in value.split(",") if number.strip())}

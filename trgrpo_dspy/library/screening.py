@@ -76,18 +76,14 @@ def _hits(pattern: re.Pattern[str], text: str, *, exempt: bool) -> Iterator[str]
 def _longest_run(text: str, observations: Iterable[str]) -> str:
     """The first run of the text, long enough, that an observation holds too."""
     pieces = _pieces(text)
-    runs = [" ".join(pieces[i : i + 2 * LONG_RUN]) for i in range(len(pieces))]
-    long = [run for run in (_cut(run) for run in runs) if run]
-    for observation in observations:
-        searched = f" {' '.join(_pieces(observation))} "
-        if found := next((run for run in long if f" {run} " in searched), ""):
-            return found
-    return ""
+    runs = [run for i in range(len(pieces)) if (run := _cut(pieces[i : i + 2 * LONG_RUN]))]
+    searched = (f" {' '.join(_pieces(observation))} " for observation in observations)
+    return next((run for held in searched for run in runs if f" {run} " in held), "")
 
 
-def _cut(run: str) -> str:
-    """The shortest beginning of a run that is long enough; empty if the whole is not."""
-    size, pieces = 0.0, run.split(" ")
+def _cut(pieces: list[str]) -> str:
+    """The shortest beginning that is long enough; empty if the whole is not."""
+    size = 0.0
     for count, piece in enumerate(pieces, 1):
         size += 0.5 if len(piece) == 1 and ord(piece) >= 0x2E80 else 1
         if size >= LONG_RUN:

@@ -47,12 +47,7 @@ FORMATS = {
 
 
 def guess_format(text: str, filename: str = "") -> str:
-    """The name of the format that a file is most likely in.
-
-    Args:
-        text: The file's text.
-        filename: Its name; helps where the text could be several.
-    """
+    """The name of the format that a file is most likely in; its name helps where the text could be several."""
     name = filename.lower().replace("\\", "/").rsplit("/", 1)[-1]
     if name.endswith((".yaml", ".yml")):
         return "youtu-agent"

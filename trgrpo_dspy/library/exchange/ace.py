@@ -10,8 +10,8 @@ import re
 from dataclasses import replace
 
 from trgrpo_dspy.library.entries import as_written
-from trgrpo_dspy.library.experience import Experience, numbering
-from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.library.experience import Experience
+from trgrpo_dspy.library.library import ExperienceLibrary, numbered
 
 from .document import Block, Document, write_into
 
@@ -34,15 +34,13 @@ _OTHERS = "OTHERS"
 def read_playbook(text: str) -> ExperienceLibrary:
     """The bullets of a playbook; numbers that repeat or are no ids give way to the next ones."""
     document = _parse(text)
-    bullets = [(m, b) for b in document.blocks if (m := _BULLET.match(document.lines[b.start])) and b.text]
-    ids = numbering([_number(bullet[1]) for bullet, _ in bullets])
-    entries = (
-        Experience(
-            f"E{number}", block.text, section=block.section, helpful=int(bullet[2] or 0), harmful=int(bullet[3] or 0)
-        )
-        for number, (bullet, block) in zip(ids.numbers, bullets, strict=True)
-    )
-    return ExperienceLibrary(tuple(entries), ids.next_id)
+    found = []
+    for block in document.blocks:
+        id, helpful, harmful, _ = _bullet(document, block)
+        number = re.search(r"(\d{1,9})$", id)
+        counts = {"helpful": int(helpful or 0), "harmful": int(harmful or 0)}
+        found.append((int(number[1]) if number else 0, block.text, {"section": block.section, **counts}))
+    return numbered(found)
 
 
 def write_playbook(library: ExperienceLibrary, base: str = "") -> str:
@@ -51,12 +49,12 @@ def write_playbook(library: ExperienceLibrary, base: str = "") -> str:
     document = _parse(base) if base.strip() else Document([])
     changed = {e.text: e for e in entries}
     for block in document.blocks:  # a bullet that stays shows the counters of its entry
-        bullet, entry = _BULLET.match(document.lines[block.start]), changed.get(block.text)
-        if bullet and entry:
-            document.lines[block.start] = _line(entry, bullet[1], bullet[4])
-    if _OTHERS not in document.ends and not any(e.section == _OTHERS for e in entries):
-        return (write_into(document, entries, _line).rstrip() + f"\n\n## {_OTHERS}\n").lstrip()
-    return write_into(document, entries, _line).lstrip()
+        if entry := changed.get(block.text):
+            id, _, _, text = _bullet(document, block)
+            document.lines[block.start] = _line(entry, id, text)
+    others = "" if _OTHERS in document.ends or any(e.section == _OTHERS for e in entries) else f"\n\n## {_OTHERS}\n"
+    text = write_into(document, entries, _line)
+    return (text.rstrip() + others if others else text).lstrip()
 
 
 def _parse(text: str) -> Document:
@@ -76,9 +74,11 @@ def _parse(text: str) -> Document:
     return document
 
 
-def _number(id: str) -> int:
-    found = re.search(r"(\d{1,9})$", id)
-    return int(found[1]) if found else 0
+def _bullet(document: Document, block: Block) -> tuple[str, str | None, str | None, str]:
+    """Id, counters and first line of a block's bullet."""
+    found = _BULLET.match(document.lines[block.start])
+    assert found is not None  # `_parse` begins a block there
+    return found[1], found[2], found[3], found[4]
 
 
 def _line(entry: Experience, id: str = "", text: str | None = None) -> str:

@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+
 from trgrpo_dspy.library.entries import clean_entry
 from trgrpo_dspy.library.experience import Experience
 
@@ -18,10 +21,23 @@ __all__ = ["PROTECTED", "Block", "Document", "parse_document", "write_into"]
 PROTECTED = ("<!-- SLOW_UPDATE_START -->", "<!-- SLOW_UPDATE_END -->")
 """SkillOpt's region that its own edits must not touch."""
 
-_ITEM = re.compile(r"(\s*)(?:[-*+•]|\d{1,9}[.)])\s+(?=\S)")
-_HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*\s*")
-_RULE = re.compile(r"\s*([-*_])(?:\s*\1){2,}\s*")
-_FENCE = re.compile(r"\s*(```|~~~)")
+_MARK = re.compile(r"\s*(?:[-*+•]|\d{1,9}[.)])\s*")
+_ADVICE = ("list_item_open", "paragraph_open", "fence", "table_open", "blockquote_open")
+
+
+def _comment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A rule for HTML comments alone; CommonMark's takes what follows a tag or an open comment for HTML too."""
+    if not state.src.startswith("<!--", state.bMarks[start] + state.tShift[start]):
+        return False
+    if not silent:
+        closed = (i + 1 for i in range(start, end) if "-->" in state.src[state.bMarks[i] : state.eMarks[i]])
+        state.line = next(closed, start + 1)
+        state.push("comment", "", 0).map = [start, state.line]
+    return True
+
+
+_MARKDOWN = MarkdownIt("zero").enable(["heading", "hr", "list", "fence", "table", "blockquote"])
+_MARKDOWN.block.ruler.before("paragraph", "comment", _comment, {"alt": ["paragraph", "blockquote", "list"]})
 
 
 @dataclass
@@ -52,7 +68,6 @@ class Document:
     """What a text holds beside its lines."""
 
     lines: list[str]
-    """All lines."""
     blocks: list[Block] = field(default_factory=list)
     """The advice in it, in order."""
     ends: dict[str, int] = field(default_factory=dict)
@@ -60,88 +75,46 @@ class Document:
     region: int | None = None
     """The line that closes the protected region."""
 
+    def add(self, block: Block, *, belongs: bool) -> None:
+        """Take a block in; one that belongs to the text before it, such as code, becomes part of that."""
+        while block.end > block.start + 1 and not self.lines[block.end - 1].strip():
+            block.end, block.lines = block.end - 1, block.lines[:-1]
+        before = self.blocks[-1] if self.blocks else None
+        if belongs and before and (before.section, before.protected) == (block.section, block.protected):
+            before.end, before.lines = block.end, [*before.lines, *block.lines]
+        else:
+            self.blocks.append(block)
+        if not block.protected:
+            self.ends[block.section] = block.end
+
 
 def parse_document(text: str) -> Document:
     """Find the blocks of a document."""
     document = Document(text.removeprefix("\ufeff").splitlines())
-    number = _front_matter(document.lines)
+    lines = document.lines
+    front = lines.index("---", 1) + 1 if lines[:1] == ["---"] and "---" in lines[1:] else 0
     section, titled, protected = "", False, False
-    document.ends[section] = number
-    while number < len(document.lines):
-        line = document.lines[number]
-        if heading := _HEADING.fullmatch(line):
-            section, titled = ("", True) if line.startswith("# ") and not titled else (heading[1], titled)
-            number += 1
-            if not protected:
-                document.ends[section] = number
-        elif not line.strip() or _RULE.fullmatch(line):
-            number += 1
-        elif line.lstrip().startswith("<!--"):
-            protected = PROTECTED[0] in line if PROTECTED[0] in line or PROTECTED[1] in line else protected
-            document.region = number if PROTECTED[1] in line else document.region
-            number = _after_comment(document.lines, number)
-        else:
-            number = _add_block(document, number, section, protected)
+    document.ends[section] = front
+    seen = ["" if i < front else re.sub(r"^(\s*)•(?=\s)", r"\1-", line) for i, line in enumerate(lines)]
+    tokens = _MARKDOWN.parse("\n".join(seen))
+    for index, token in enumerate(tokens):
+        if token.map is None or token.level > (token.type == "list_item_open"):
+            continue
+        start, end = token.map
+        item = token.type == "list_item_open"
+        if token.type == "heading_open":
+            heading = tokens[index + 1].content
+            section, titled = ("", True) if token.tag == "h1" and not titled else (heading, titled)
+            document.ends |= {} if protected else {section: end}
+        elif token.type == "comment":
+            for number in range(start, end):
+                protected = PROTECTED[0] in lines[number] or (protected and PROTECTED[1] not in lines[number])
+                document.region = number if PROTECTED[1] in lines[number] else document.region
+        elif token.type in _ADVICE:
+            first = _MARK.sub("", lines[start], count=1) if item else lines[start]
+            block = Block(start, end, [first, *lines[start + 1 : end]], section, protected, item)
+            document.add(block, belongs=token.type == "fence")
     return document
-
-
-def _front_matter(lines: list[str]) -> int:
-    if lines[:1] == ["---"] and "---" in lines[1:]:
-        return lines.index("---", 1) + 1
-    return 0
-
-
-def _after_comment(lines: list[str], number: int) -> int:
-    return next((i + 1 for i in range(number, len(lines)) if "-->" in lines[i]), number + 1)
-
-
-def _add_block(document: Document, number: int, section: str, protected: bool) -> int:
-    """Take the block that begins at a line; returns the line after it."""
-    lines, item = document.lines, _ITEM.match(document.lines[number])
-    end = _after_fence(lines, number) if _FENCE.match(lines[number]) else number + 1
-    while end < len(lines) and _goes_on(lines, number, end, item):
-        end = _after_fence(lines, end) if _FENCE.match(lines[end]) else end + 1
-    while not lines[end - 1].strip():
-        end -= 1
-    first = lines[number][item.end() :] if item else lines[number]
-    block = Block(number, end, [first, *lines[number + 1 : end]], section, protected, item is not None)
-    before = document.blocks[-1] if document.blocks else None
-    if _FENCE.match(lines[number]) and before and (before.section, before.protected) == (section, protected):
-        before.end, before.lines = end, [*before.lines, *block.lines]  # code belongs to the text that introduces it
-    else:
-        document.blocks.append(block)
-    if not protected:
-        document.ends[section] = end
-    return end
-
-
-def _goes_on(lines: list[str], start: int, number: int, item: re.Match[str] | None) -> bool:
-    """Whether a line belongs to the block that began at `start`."""
-    line = lines[number]
-    if _FENCE.match(lines[start]) and not item:
-        return False
-    if item is None:
-        structure = _HEADING.fullmatch(line) or _RULE.fullmatch(line) or _FENCE.match(line) or line.startswith("<!--")
-        table = lines[start].lstrip().startswith("|") != line.lstrip().startswith("|")
-        return bool(line.strip()) and not structure and not _ITEM.match(line) and not table
-    deeper = len(line) - len(line.lstrip()) > len(item[1])
-    if not line.strip():
-        return any(_deeper(rest, item) for rest in lines[number + 1 : number + 2])
-    if deeper:
-        return True
-    return bool(lines[number - 1].strip()) and not (
-        _ITEM.match(line) or _HEADING.fullmatch(line) or _RULE.fullmatch(line) or line.startswith("<!--")
-    )
-
-
-def _deeper(line: str, item: re.Match[str]) -> bool:
-    return bool(line.strip()) and len(line) - len(line.lstrip()) > len(item[1])
-
-
-def _after_fence(lines: list[str], number: int) -> int:
-    mark = _FENCE.match(lines[number])
-    close = mark[1] if mark else ""
-    return next((i + 1 for i in range(number + 1, len(lines)) if lines[i].strip().startswith(close)), len(lines))
 
 
 def write_into(document: Document, entries: Iterable[Experience], line: Callable[[Experience], str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.library.experience import Experience
-from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary, numbered
 
 from .document import PROTECTED, parse_document, write_into
 
@@ -20,12 +20,8 @@ __all__ = ["read_skill", "write_list", "write_skill"]
 
 def read_skill(text: str) -> ExperienceLibrary:
     """The advice of a skill document, in order."""
-    blocks = [block for block in parse_document(text).blocks if block.text]
-    entries = (
-        Experience(f"E{i}", block.text, pinned=block.protected, section=block.section)
-        for i, block in enumerate(blocks, 1)
-    )
-    return ExperienceLibrary(tuple(entries), len(blocks) + 1)
+    blocks = parse_document(text).blocks
+    return numbered((0, block.text, {"pinned": block.protected, "section": block.section}) for block in blocks)
 
 
 def write_skill(library: ExperienceLibrary, base: str = "") -> str:

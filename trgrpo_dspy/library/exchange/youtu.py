@@ -13,14 +13,14 @@ from typing import Any
 
 import yaml
 
-from trgrpo_dspy.library.entries import as_written, clean_entry
-from trgrpo_dspy.library.experience import Experience, numbering
-from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.library.entries import as_written
+from trgrpo_dspy.library.experience import Experience
+from trgrpo_dspy.library.library import ExperienceLibrary, numbered
 
 __all__ = ["read_agent", "read_experiences", "write_agent", "write_experiences"]
 
 _ENTRY = re.compile(r"^[ \t]*\[([A-Za-z]{0,3}\d{1,9})\]\.(?:[ \t]+|$)", re.MULTILINE)
-_KEY = re.compile(r"([A-Za-z]{0,3})(\d{1,9})")
+_KEY = re.compile(r"\s*([A-Za-z]{0,3})(\d{1,9})\s*")
 _LEAD = "Read these experiences from earlier attempts first, and apply those whose condition fits:"
 _NEW = """\
 # @package _global_
@@ -40,7 +40,23 @@ def read_experiences(text: str) -> ExperienceLibrary:
         data = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is no library in JSON: {error}") from error
-    return _library(_pairs(data))
+    if isinstance(data, _Pairs):
+        inner = next((value for key, value in data if key == "experiences"), None)
+        data = inner if isinstance(inner, _Pairs) else data
+    elif isinstance(data, list):
+        data = [("", value) for value in data]
+    else:
+        raise ValueError(f"this is no library in JSON: texts by id are wanted, got {type(data).__name__}")
+    for index, (key, value) in enumerate(data):
+        if not isinstance(value, str):
+            raise ValueError(
+                f"entry {key or index!r} is no text but {type(value).__name__}: a library in JSON has texts by id"
+            )
+    return _library(data)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object of JSON, in which a key may stand twice."""
 
 
 def write_experiences(library: ExperienceLibrary, base: str = "") -> str:
@@ -53,40 +69,35 @@ def write_experiences(library: ExperienceLibrary, base: str = "") -> str:
 
 def read_agent(text: str) -> ExperienceLibrary:
     """The entries in the instructions of an agent's YAML."""
-    _, instructions = _instructions(text)
+    instructions = _instructions(text).value
     found = list(_ENTRY.finditer(instructions))
-    starts = [*(m.start() for m in found), len(instructions)]
-    return _library((m[1], instructions[m.end() : end]) for m, end in zip(found, starts[1:], strict=True))
+    ends = [*(m.start() for m in found[1:]), len(instructions)]
+    return _library((m[1], instructions[m.end() : end]) for m, end in zip(found, ends, strict=bool(found)))
 
 
 def write_agent(library: ExperienceLibrary, base: str = "") -> str:
     """The library in the instructions of an agent's YAML, in place of the entries that are there."""
     base = base if base.strip() else _NEW
-    node, before = _instructions(base)
+    node = _instructions(base)
+    start, end, before = node.start_mark.index, node.end_mark.index, node.value
     first = _ENTRY.search(before)
     lead = before[: first.start()].rstrip() if first else "\n\n".join(filter(None, (before.rstrip(), _LEAD)))
     entries = "".join(f"\n[{_key(e)}]. {as_written(e.text)}" for e in library)
     wanted = lead + entries if entries or first else before
-    for scalar in (_literal(wanted, node.start_mark.line, base), _quoted(wanted)):
-        end = node.end_mark.index
-        while base[end - 1] in " \n" and end > node.start_mark.index:  # a block scalar ends after its empty lines
-            end -= 1
-        text = base[: node.start_mark.index] + scalar + base[end:]
-        if _readable(text) == wanted:
-            return text
+    while base[end - 1] in " \n" and end > start:  # a block scalar ends after its empty lines
+        end -= 1
+    for scalar in (_literal(wanted, base.splitlines()[node.start_mark.line]), _quoted(wanted)):
+        text = base[:start] + scalar + base[end:]
+        try:
+            if _instructions(text).value == wanted:
+                return text
+        except ValueError:
+            continue
     raise ValueError("the instructions can't be written as YAML; remove control characters from the base file")
 
 
-def _readable(text: str) -> str | None:
-    try:
-        return _instructions(text)[1]
-    except ValueError:
-        return None
-
-
-def _literal(text: str, line: int, base: str) -> str:
-    """A block scalar, which people can read, indented below its key."""
-    key = base.splitlines()[line]
+def _literal(text: str, key: str) -> str:
+    """A block scalar, which people can read, indented below the line with its key."""
     indent = " " * (len(key) - len(key.lstrip()) + 2)
     return "|-\n" + "\n".join(indent + part if part else "" for part in text.split("\n"))
 
@@ -97,8 +108,8 @@ def _quoted(text: str) -> str:
     return re.sub("[\x7f-\xa0\u2028\u2029\ufeff]", lambda m: f"\\u{ord(m[0]):04x}", escaped)
 
 
-def _instructions(text: str) -> tuple[yaml.ScalarNode, str]:
-    """The node of `agent.instructions` and its value."""
+def _instructions(text: str) -> yaml.ScalarNode:
+    """The node of `agent.instructions`."""
     try:
         node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -108,40 +119,13 @@ def _instructions(text: str) -> tuple[yaml.ScalarNode, str]:
         node = next((value for key, value in pairs if key.value == name), None)
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("this is no agent's YAML: it has no text under agent: instructions:")
-    return node, str(node.value)
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON, in which a key may stand twice."""
-
-
-def _pairs(data: Any) -> Iterable[tuple[str, str]]:
-    if isinstance(data, _Pairs):
-        inner = next((value for key, value in data if key == "experiences"), None)
-        pairs: list[tuple[str, Any]] = list(inner) if isinstance(inner, _Pairs) else data
-    elif isinstance(data, list):
-        pairs = [("", value) for value in data]
-    else:
-        raise ValueError(f"this is no library in JSON: texts by id are wanted, got {type(data).__name__}")
-    for index, (key, value) in enumerate(pairs):
-        if not isinstance(value, str):
-            raise ValueError(
-                f"entry {key or index!r} is no text but {type(value).__name__}: a library in JSON has texts by id"
-            )
-    return pairs
+    return node
 
 
 def _library(pairs: Iterable[tuple[str, str]]) -> ExperienceLibrary:
-    items = [(_number(key), text) for key, value in pairs if (text := clean_entry(value))]
-    ids = numbering([number for number, _ in items])
-    entries = (Experience(f"E{number}", text) for number, (_, text) in zip(ids.numbers, items, strict=True))
-    return ExperienceLibrary(tuple(entries), ids.next_id)
-
-
-def _number(key: str) -> int:
-    """The number of an entry: ours under our own letter, one more under theirs; 0 for what is no number."""
-    found = _KEY.fullmatch(key.strip())
-    return int(found[2]) + (found[1] != "E") if found else 0
+    """Numbers are ours under our own letter, one more under theirs; a key without one gets the next that is free."""
+    keys = ((_KEY.fullmatch(key), text) for key, text in pairs)
+    return numbered((int(found[2]) + (found[1] != "E") if found else 0, text, {}) for found, text in keys)
 
 
 def _key(entry: Experience) -> str:
