@@ -228,8 +228,10 @@ def interrupted(*_: object, **__: object) -> None:
 def test_the_same_process_is_refused_twice_and_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Journal(tmp_path), pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
         Journal(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), Journal(tmp_path):
+    journal = Journal(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "unlink", interrupted)  # Ctrl-C while it is closed
+        journal.close()
     with Journal(tmp_path):
         pass
 
