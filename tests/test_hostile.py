@@ -87,13 +87,18 @@ class TestAttempts:
 
 
 class TestMetrics:
-    @pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.9", "good", {}, [1], object()])
+    @pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.9", "good", {}, [1], object(), KeyError("label")])
     def test_no_score(self, lm: dspy.LM, value: Any) -> None:
-        compiled = compile(metric=lambda e, p, trace=None: value)
+        def metric(example: Any, prediction: Any, trace: Any = None) -> Any:
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        compiled = compile(metric=metric)
         step = learned_nothing(compiled)
         assert step.outcomes == {"metric_error": ATTEMPTS} and step.train_mean is None
         (warning,) = (w for w in compiled.detailed_results.warnings if "have no score" in w)
-        assert f"{ATTEMPTS} of {ATTEMPTS} attempts" in warning and "the first: the metric returned" in warning
+        assert f"{ATTEMPTS} of {ATTEMPTS} attempts" in warning and "the first: " in warning
 
     def test_no_score_on_the_valset_ends_the_run_at_once(self, lm: dspy.LM) -> None:
         def metric(example: Any, prediction: Any, trace: Any = None) -> float:
@@ -103,12 +108,6 @@ class TestMetrics:
         assert len(lm.engine.calls) == 5, "nothing is paid for after the input was measured"
         assert results.steps == () and results.stop_reason == "unscored" and results.verdict.step == 0
         assert any("KeyError: 'labell'" in w for w in results.warnings)
-
-    def test_one_that_raises(self, lm: dspy.LM) -> None:
-        def metric(example: Any, prediction: Any, trace: Any = None) -> float:
-            raise KeyError("label")
-
-        assert learned_nothing(compile(metric=metric)).outcomes == {"metric_error": ATTEMPTS}
 
     def test_a_missing_score_among_real_ones_is_left_out(self, lm: dspy.LM) -> None:
         def metric(example: Any, prediction: Any, trace: Any = None) -> float | None:
@@ -125,17 +124,6 @@ class TestMetrics:
 
 
 class TestExamples:
-    def test_an_empty_trainset(self, lm: dspy.LM) -> None:
-        with pytest.raises(ValueError, match="trainset is empty; it needs at least one"):
-            compile(trainset=[])
-
-    def test_examples_without_inputs(self, lm: dspy.LM) -> None:
-        bare = [dspy.Example(ticket="refund", queue="billing")]
-        with pytest.raises(ValueError, match=r"trainset\[0\] has no inputs; .*with_inputs"):
-            compile(trainset=bare)
-        with pytest.raises(ValueError, match=r"valset\[1\] has no inputs"):
-            compile(valset=[*examples(1), *bare])
-
     def test_duplicates_are_groups_of_their_own(self, lm: dspy.LM) -> None:
         twice = [examples(1)[0]] * 4
         compiled = compile(trainset=twice, group_size=5)
@@ -148,13 +136,10 @@ class TestExamples:
             again = sum(int(count) for count in re.findall(r"The same again: (\d+) more", shown))
             assert shown.count("Attempt ") + again == 5 * shown.count("Example ")
 
-    def test_a_trainset_smaller_than_the_batch(self, lm: dspy.LM) -> None:
-        compiled = compile(trainset=examples(3), batch_size=50, num_epochs=2)
-        assert [len(step.examples) for step in compiled.detailed_results.steps] == [3, 3]
-
-    def test_a_single_example(self, lm: dspy.LM) -> None:
-        compiled = compile(trainset=examples(1), batch_size=1)
-        assert [step.examples for step in compiled.detailed_results.steps] == [(0,)]
+    @pytest.mark.parametrize("size", [1, 3])
+    def test_a_trainset_smaller_than_the_batch(self, lm: dspy.LM, size: int) -> None:
+        compiled = compile(trainset=examples(size), batch_size=50, num_epochs=2)
+        assert [len(step.examples) for step in compiled.detailed_results.steps] == [size, size]
 
     def test_texts_of_every_kind(self, lm: dspy.LM) -> None:
         nasty = [
@@ -167,24 +152,13 @@ class TestExamples:
         assert sum(step.outcomes.values()) == 3 * len(nasty) and "infrastructure" not in step.outcomes
 
 
-class TestPrograms:
-    def test_nothing_left_to_teach(self, lm: dspy.LM) -> None:
-        class Holds(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = dspy.ChainOfThought(Triage)
-                self.inner._compiled = True
-
-        with pytest.raises(ValueError, match=r"no predictor left to teach.*_compiled = False") as caught:
-            compile(Holds())
-        assert "inner.predict" in str(caught.value)
-
-    def test_no_predictor_at_all(self, lm: dspy.LM) -> None:
-        class Empty(dspy.Module):
-            pass
-
-        with pytest.raises(ValueError, match=r"no predictor left to teach.*dspy\.Predict"):
-            compile(Empty())
+def test_a_program_with_nothing_left_to_teach(lm: dspy.LM) -> None:
+    frozen = dspy.Module()
+    frozen.inner = dspy.ChainOfThought(Triage)
+    frozen.inner._compiled = True
+    for program, hint in ((frozen, r"inner\.predict.*_compiled = False"), (dspy.Module(), r"dspy\.Predict")):
+        with pytest.raises(ValueError, match=f"no predictor left to teach.*{hint}"):
+            compile(program)
 
 
 GARBAGE = [
@@ -269,15 +243,13 @@ class TestEdits:
         step = learned_nothing(compile())
         assert step.rejected and all("unknown operation" in r.reason for r in step.rejected)
 
-    @pytest.mark.parametrize("text", ["", "   ", "\n", "\u200b", "[E3]", "- "])
-    def test_empty_texts(self, lm: dspy.LM, text: str) -> None:
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [*((text, "empty") for text in ("", "   ", "\n", "\u200b", "[E3]", "- ")), ("word " * 3000, "3000 words")],
+    )
+    def test_texts_that_are_no_entry(self, lm: dspy.LM, text: str, reason: str) -> None:
         lm.engine.script = proposing({"operation": "ADD", "text": text})
-        assert all("empty" in r.reason for r in learned_nothing(compile()).rejected)
-
-    def test_ten_thousand_words(self, lm: dspy.LM) -> None:
-        lm.engine.script = proposing({"operation": "ADD", "text": "word " * 10_000})
-        step = learned_nothing(compile())
-        assert any("10000 words; at most 64" in r.reason for r in step.rejected)
+        assert any(reason in r.reason for r in learned_nothing(compile()).rejected)
 
     @pytest.mark.parametrize("mark", DELIMITERS)
     def test_our_delimiters_and_field_markers(self, lm: dspy.LM, mark: str) -> None:
@@ -331,16 +303,6 @@ class TestEdits:
         assert len(compiled.experiences) <= 45 and compiled.experiences.tokens <= 3000
         (step,) = compiled.detailed_results.steps
         assert len(step.rejected) + sum(step.edits.values()) == 60
-
-    def test_deleting_beats_modifying(self, lm: dspy.LM) -> None:
-        start = ExperienceLibrary.of("When lost, answer 'legal'.", "When found, answer 'access'.")
-        lm.engine.script = proposing(
-            {"operation": "MODIFY", "id": "E1", "text": "When lost, answer 'billing'."},
-            {"operation": "DELETE", "id": "E1"},
-        )
-        compiled = compile(library=start)
-        assert [e.id for e in compiled.experiences] == ["E2"]
-        assert compiled.detailed_results.steps[0].edits == {"DELETE": 1}
 
 
 class TestTrajectories:

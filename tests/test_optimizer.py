@@ -6,7 +6,6 @@ import asyncio
 import copy
 import dataclasses
 import inspect
-import json
 import logging
 import random
 import re
@@ -43,7 +42,6 @@ from trgrpo_dspy import (
     ExperienceLibrary,
     FatalError,
     Reflector,
-    SchemaVersionError,
     TrainingFreeGRPO,
     attach,
     evaluate,
@@ -105,20 +103,23 @@ class TestLearning:
         assert {call.system for call in validated} == {lm.engine.calls[0].system}
 
     def test_the_offline_model_learns_too(self) -> None:
-        lm = offline_lm()
-        with dspy.context(lm=lm):
-            compiled = compile(train=24, val=40, group_size=5, num_epochs=2)
-        results = compiled.detailed_results
+        with dspy.context(lm=offline_lm()):
+            results = compile(train=12, val=20, group_size=5).detailed_results
         assert results.verdict.gain is None or results.verdict.gain >= 0
         assert sum(step.informative for step in results.steps) > 0
-        assert results.total.calls > 24 * 5 * 2
+        assert results.total.calls > 12 * 5 * 2
 
     def test_without_a_valset_the_last_library_is_returned(self, lm: dspy.LM) -> None:
-        compiled = compile(train=8)
+        trainset = examples(16)
+        compiled = compile(trainset=trainset)
         results = compiled.detailed_results
         assert results.baseline is None and results.measured == ()
         assert results.verdict.improved is None and "Not measured" in results.verdict.text
         assert compiled.experiences == results.steps[-1].library and len(compiled.experiences) > 0
+        for entry in results.steps[0].library:
+            word = re.search(r"says '(\w+)'", entry.text).group(1)  # type: ignore[union-attr]
+            assert entry.sources and all(word in trainset[i].ticket for i in entry.sources)
+            assert entry.created_step == entry.updated_step == 1
 
     def test_the_semantic_advantage_sees_the_library_it_was_made_with(self, lm: dspy.LM) -> None:
         compiled = compile(train=8, batch_size=4, num_epochs=1)
@@ -151,14 +152,6 @@ class TestLearning:
         (step,) = compiled.detailed_results.steps
         assert step.lost == {"consolidation: unusable reply": 1} or step.lost == {"consolidation: empty plan": 1}
         assert len(compiled.experiences) > 1
-
-    def test_every_entry_knows_where_it_comes_from(self, lm: dspy.LM) -> None:
-        trainset = examples(16)
-        compiled = compile(trainset=trainset, num_epochs=1)
-        for entry in compiled.experiences:
-            word = re.search(r"says '(\w+)'", entry.text).group(1)  # type: ignore[union-attr]
-            assert entry.sources and all(word in trainset[i].ticket for i in entry.sources)
-            assert entry.created_step == entry.updated_step == 1
 
 
 class TestAsync:
@@ -248,19 +241,6 @@ class TestTheGate:
         assert len(compiled.experiences) == 0
         assert compiled.signature.instructions == program.signature.instructions
 
-    def test_a_tie_returns_the_input(self) -> None:
-        def same(call: Call) -> Any:
-            if call.temperature:
-                return answer(call)
-            return {"queue": RIGHT[word_of(call.user)] if word_of(call.user) in ("refund", "login") else "legal"}
-
-        lm = scripted_lm(replacing(program=same))
-        with dspy.context(lm=lm):
-            compiled = compile(val=40)
-        results = compiled.detailed_results
-        assert all(m.mean.value == results.baseline.mean.value for m in results.measured) and len(results.measured) > 1
-        assert results.verdict.step == 0 and len(compiled.experiences) == 0
-
     def test_the_best_library_is_returned_not_the_last(self) -> None:
         def forgets(call: Call) -> Any:
             # An early library helps; once there is an entry for 'printer' the model falls apart.
@@ -294,14 +274,6 @@ class TestTheGate:
         (step,) = compiled.detailed_results.steps
         assert step.library.entries[0].targets == ("second.predict",)
         assert step.validation is not None
-
-    def test_nothing_scored_on_the_valset_returns_the_input(self, lm: dspy.LM) -> None:
-        def metric(example: Any, prediction: Any, trace: Any = None) -> float | None:
-            return None if int(example.ticket.rsplit(" ", 1)[1]) >= 1000 else exact(example, prediction)
-
-        compiled = compile(metric=metric, val=10)
-        assert "no validation example could be scored" in compiled.detailed_results.verdict.text
-        assert len(compiled.experiences) == 0
 
 
 class Pair(dspy.Module):
@@ -425,15 +397,12 @@ class TestLibraryArgument:
         assert all(str(start) in call.system for call in lm.engine.of("program"))
         assert compiled.experiences["E1"].text == start["E1"].text and len(compiled.experiences) > 1
 
-    def test_it_overrides_what_the_student_carries(self, lm: dspy.LM) -> None:
+    @pytest.mark.parametrize("given", [["HANDED IN"], []])
+    def test_it_overrides_what_the_student_carries(self, lm: dspy.LM, given: list[str]) -> None:
         carried = attach(dspy.Predict(Triage), ExperienceLibrary.of("CARRIED advice"))
-        compiled = compile(carried, library=ExperienceLibrary.of("HANDED IN"), train=4, num_epochs=1)
-        assert "CARRIED" not in compiled.signature.instructions and "HANDED IN" in compiled.signature.instructions
-
-    def test_an_empty_one_starts_afresh(self, lm: dspy.LM) -> None:
-        carried = attach(dspy.Predict(Triage), ExperienceLibrary.of("CARRIED advice"))
-        compile(carried, library=ExperienceLibrary(), train=4, num_epochs=1)
+        compile(carried, library=ExperienceLibrary.of(*given), train=4, num_epochs=1)
         assert not any("CARRIED" in call.text for call in lm.engine.calls)
+        assert all(("HANDED IN" in call.text) == bool(given) for call in lm.engine.of("program"))
 
     def test_targets_of_another_program_count_as_all(self, lm: dspy.LM) -> None:
         foreign = ExperienceLibrary((Experience("E1", "FOREIGN advice", ("a", "b")),), 2)
@@ -710,9 +679,9 @@ def build_on(lm: dspy.LM) -> None:
     lm.engine.script = script
     for base, back in (("last", False), ("best", True)):
         begun: list[Event] = []
-        compile(build_on=base, train=8, val=60, num_epochs=5, callbacks=[begun.append])
+        compile(build_on=base, train=8, val=40, num_epochs=3, callbacks=[begun.append])
         ruined = ["RUIN" in str(event.library) for event in begun if isinstance(event, StepStarted)]
-        assert ruined[:2] == [False, False] and ruined[2:] == [not back] * 3
+        assert ruined[:2] == [False, False] and ruined[2:] == [not back]
 
 
 @option
@@ -768,31 +737,20 @@ class TestArguments:
             ({"allow": "H1.1"}, TypeError, "allow='H1.1'"),
             ({"evidence": 1}, TypeError, "evidence"),
             ({"group_size": True}, TypeError, "group_size=True"),
-            ({"group_size": 2.5}, TypeError, "group_size=2.5"),
             ({"batch_size": 0}, ValueError, "batch_size=0"),
-            ({"batch_size": "5"}, TypeError, "batch_size='5' must be a whole number"),
             ({"num_epochs": 0}, ValueError, "num_epochs=0"),
             ({"rollout_temperature": 0}, ValueError, "rollout_temperature=0 must be above 0"),
-            ({"rollout_temperature": 2.1}, ValueError, "rollout_temperature=2.1"),
-            ({"rollout_temperature": "hot"}, TypeError, "rollout_temperature='hot'"),
             ({"rollout_temperature": float("nan")}, ValueError, "rollout_temperature=nan"),
-            (
-                {"reflection_lm": "openai/gpt-4o"},
-                TypeError,
-                r"reflection_lm must be a .*LM, got str",
-            ),
+            ({"reflection_lm": "openai/gpt-4o"}, TypeError, r"reflection_lm must be a .*LM, got str"),
             ({"reflector": dspy.Predict("a -> b")}, TypeError, "reflector must be a Reflector, got Predict"),
             ({"experiences_per_group": 0}, ValueError, "experiences_per_group=0"),
             ({"max_experiences": -1}, ValueError, "max_experiences=-1"),
             ({"predictors": "first"}, TypeError, "predictors='first' must be a list of names"),
-            ({"predictors": [1]}, TypeError, r"predictors=\[1\]"),
             ({"predictors": []}, ValueError, r"predictors=\[\]"),
-            ({"predictors": 3}, TypeError, "predictors=3"),
             ({"metric": None, "compare_fields": "queue"}, TypeError, "compare_fields='queue'"),
             ({"compare_fields": ["queue"]}, ValueError, "compare_fields="),
             ({"failure_score": None}, TypeError, "failure_score=None"),
             ({"failure_score": float("nan")}, ValueError, "failure_score=nan"),
-            ({"failure_score": float("inf")}, ValueError, "failure_score=inf"),
             ({"val_repeats": 0}, ValueError, "val_repeats=0"),
             ({"num_threads": 0}, ValueError, "num_threads=0"),
             ({"seed": "x"}, TypeError, "seed='x'"),
@@ -814,6 +772,7 @@ class TestArguments:
             ({"trainset": {"a": 1}}, TypeError, "trainset must be a list"),
             ({"trainset": [dspy.Example(ticket="x", queue="legal")]}, ValueError, r"trainset\[0\] has no inputs"),
             ({"valset": []}, ValueError, "valset is empty"),
+            ({"valset": [dspy.Example(ticket="x")]}, ValueError, r"valset\[0\] has no inputs; .*with_inputs"),
             ({"valset": [1]}, TypeError, r"valset\[0\] is a int"),
             ({"library": "advice"}, TypeError, "library must be an ExperienceLibrary, got str"),
         ],
@@ -858,13 +817,13 @@ def test_the_same_with_any_number_of_threads(outages: bool) -> None:
         return learner(call)
 
     found = {}
-    for threads in (1, 2, 8, 32):
+    for threads in (1, 8, 32):
         lm = scripted_lm(script)
         with dspy.context(lm=lm):
             compiled = compile(Pair(), num_threads=threads, train=8, val=6, batch_size=5, group_size=3)
         found[threads] = comparable(compiled.detailed_results), compiled.experiences
         assert len(compiled.experiences) > 0 or outages
-    assert found[1] == found[2] == found[8] == found[32]
+    assert found[1] == found[8] == found[32]
     outcomes = {name for step in found[1][0].steps for name in step.outcomes}
     assert {"infrastructure", "parse_error"} <= outcomes if outages else outcomes == {"completed"}
 
@@ -944,15 +903,6 @@ class TestDetailedResults:
         )
         return compile(train=10, val=12, batch_size=6, seed=3).detailed_results
 
-    def test_round_trip(self, results: DetailedResults) -> None:
-        assert DetailedResults.from_json(results.to_json()) == results
-        assert copy.deepcopy(results) == results
-        newer = json.dumps({**json.loads(results.to_json()), "schema_version": 99})
-        with pytest.raises(SchemaVersionError):
-            DetailedResults.from_json(newer)
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            results.seconds = 0  # type: ignore[misc]
-
     def test_contents(self, results: DetailedResults) -> None:
         assert results.baseline is not None and len(results.baseline.scores) == 12
         assert [step.step for step in results.steps] == [1, 2, 3, 4]
@@ -976,11 +926,6 @@ class TestDetailedResults:
         assert steps == results.total.calls - 12, "the baseline is before the first step"
         by_stage = {row.stage: row.calls for row in results.spend}
         assert by_stage["comparison"] == lm.engine.kinds()["comparison"]
-
-    def test_a_readable_text(self, results: DetailedResults) -> None:
-        lines = str(results).splitlines()
-        assert lines[0] == results.verdict.text
-        assert len(lines) == 2 + len(results.steps) + 1 + len(results.warnings)
 
     def test_no_key_or_address_gets_in(self) -> None:
         reflection = dspy.LM("openai/gpt-4o-mini", api_key="sk-very-secret", api_base="http://hidden.example")
@@ -1036,39 +981,23 @@ class TestTheTextCarriesIt:
 class TestWarnings:
     def found(self, caplog: Any, **options: Any) -> tuple[str, ...]:
         caplog.set_level(logging.WARNING, "trgrpo_dspy")
-        caplog.clear()
-        results = compile(**{"num_epochs": 1, **options}).detailed_results
+        results = compile(num_epochs=1, **options).detailed_results
         assert tuple(r.getMessage() for r in caplog.records if "learning" in r.name) == results.warnings
         return results.warnings
 
     def test_none_where_all_is_well(self, lm: dspy.LM, caplog: Any) -> None:
         assert self.found(caplog, train=8, val=40) == ()
 
-    def test_shared_inputs(self, lm: dspy.LM, caplog: Any) -> None:
-        (warning,) = self.found(caplog, trainset=examples(8), valset=examples(40))
-        assert "8 of 40 validation examples have the same inputs" in warning
-
-    def test_a_small_valset(self, lm: dspy.LM, caplog: Any) -> None:
-        (warning,) = self.found(caplog, train=8, val=29)
-        assert "29 examples: too few" in warning
-
-    def test_no_contrast(self, lm: dspy.LM, caplog: Any) -> None:
-        warnings = self.found(caplog, train=4, metric=lambda e, p, trace=None: 0.5)
-        assert "No group had a contrast" in warnings[0] and len(warnings) == 1
-
-    def test_many_unscored_attempts(self, lm: dspy.LM, caplog: Any) -> None:
+    def test_of_the_data_and_of_attempts(self, lm: dspy.LM, caplog: Any) -> None:
         lm.engine.script = replacing(
-            program=lambda call: ServerError("500") if "case 3" in call.user else learner(call)
+            program=lambda call: ServerError("500") if "case 3" in call.user else {"queue": "legal"}
         )
-        warnings = self.found(caplog, train=4)
-        assert any("4 of 16 attempts have no score" in w and "(4 infrastructure, the first: " in w for w in warnings), (
-            warnings
-        )
-
-    def test_identical_attempts(self, lm: dspy.LM, caplog: Any) -> None:
-        lm.engine.script = replacing(program=lambda call: {"queue": "legal"})
-        warnings = self.found(caplog, train=4)
-        assert any("the attempts came back word for word the same" in w for w in warnings)
+        warnings = " ".join(self.found(caplog, trainset=examples(4), valset=examples(29)))
+        for said in (
+            "4 of 29 validation examples have the same inputs", "29 examples: too few",
+            "4 of 16 attempts have no score", "(4 infrastructure, the first: ", "word for word the same",
+        ):  # fmt: skip
+            assert said in warnings
 
 
 class TestLogging:
@@ -1108,14 +1037,6 @@ def test_one_optimizer_compiles_many_programs(lm: dspy.LM) -> None:
     first = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
     second = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
     assert comparable(first.detailed_results) == comparable(second.detailed_results)
-
-
-def test_labels_of_a_predictor_block_are_its_own(lm: dspy.LM) -> None:
-    library = ExperienceLibrary((Experience("E1", "FOR FIRST", ("first",)), Experience("E2", "FOR ALL")), 3)
-    compiled = compile(Pair(), library=library, train=4, num_epochs=1)
-    assert "FOR FIRST" in compiled.first.signature.instructions
-    assert "FOR FIRST" not in compiled.second.predict.signature.instructions
-    assert all("FOR ALL" in p.signature.instructions for p in compiled.predictors())
 
 
 class TestLabels:
