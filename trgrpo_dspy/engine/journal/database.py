@@ -45,6 +45,8 @@ _CLOSED, _MOVED, _WRITING = 0x74677270, 0x74677271, 0x74677272
 """What the file's application id says: it was closed in order; its log was just moved into it; the log holds more.
 
 The last is only ever written to the log. So a file that says `_MOVED` and has no log beside it has lost its log."""
+_LATER = ("config.json", "events.jsonl", "results.json")
+"""Files that a run writes once its journal is open: a journal that is empty beside them was not left so."""
 
 
 class _Damage(sqlite3.DatabaseError):
@@ -54,10 +56,8 @@ class _Damage(sqlite3.DatabaseError):
 class _Row:
     """A row on its way."""
 
-    __slots__ = ("done", "error", "table", "values")
-
     def __init__(self, table: str, values: Sequence[Any]) -> None:
-        self.table, self.values = table, [*values, _checksum(table, values)]
+        self.table, self.values = table, (_checksum(table, values), *values)
         self.done = False
         self.error: sqlite3.Error | None = None
 
@@ -78,58 +78,39 @@ class Database:
             JournalError: It is damaged, of an older version or another program's, or can't be written.
         """
         self._path = path
-        try:
-            _check(path, tables, schema)
-            create_private(path)
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-        except OSError as error:
-            raise unwritable(path, error) from error
         self._lock = threading.Lock()
-        self._waiting: deque[_Row] = deque()
-        self._unwaited: deque[_Row] = deque()
-        self._some = threading.Event()
+        self._queue: deque[_Row] = deque()
+        self._unwaited = threading.Event()
+        """Set while the queue may hold rows that nobody waits for."""
         self._closed = False
         self._error: sqlite3.Error | None = None
         self._pages = 0
         try:
-            self.connection = self._connect(tables, schema)
+            _check(path, tables, schema)
+            create_private(path)
+            self.connection = _connect(path, tables, schema)
             self._move_log()
         except sqlite3.Error as error:
             raise self._failed(error) from error
+        except OSError as error:
+            raise unwritable(path, error) from error
         threading.Thread(target=self._write_unwaited, name="trgrpo-journal", daemon=True).start()
-
-    def _connect(self, tables: Mapping[str, str], schema: int) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, check_same_thread=False, isolation_level=None, timeout=10, cached_statements=512
-        )
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA wal_autocheckpoint=0")  # `_move_log` does it
-            connection.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
-            for name, columns in tables.items():
-                connection.execute(f"CREATE TABLE IF NOT EXISTS {name} (checksum INTEGER NOT NULL, {columns})")
-            connection.execute(f"PRAGMA user_version={schema}")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
 
     def close(self) -> None:
         """Write what is left and close the file."""
         with self._lock:
             if not self._closed:
-                self._empty(self._unwaited)
+                self._empty()
                 with suppress(sqlite3.Error):  # such as a full disk: what was committed stays in the log
                     self.connection.execute(f"PRAGMA application_id={_CLOSED}")
             self._closed = True
             self.connection.close()
-        self._some.set()
+        self._unwaited.set()
 
     def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a query finds."""
         with self._lock:
-            self._empty(self._unwaited)
+            self._empty()
             try:
                 return self.connection.execute(query, values).fetchall()
             except sqlite3.Error as error:
@@ -141,25 +122,24 @@ class Database:
 
     def write(self, table: str, *values: Any) -> None:
         """Commit one row; it takes the place of one with the same key."""
-        row = _Row(table, values)
-        self._waiting.append(row)
+        self._queue.append(row := _Row(table, values))
         with self._lock:
             while not row.done:
-                self._commit(self._waiting)
+                self._commit()
         if row.error is not None:
             raise self._failed(row.error) from row.error
 
     def write_soon(self, table: str, *values: Any) -> None:
         """Commit one row in a moment; what goes wrong is raised by the next `flush`."""
-        self._unwaited.append(_Row(table, values))
-        if not self._some.is_set():
-            self._some.set()
+        self._queue.append(_Row(table, values))
+        if not self._unwaited.is_set():
+            self._unwaited.set()
 
     def flush(self) -> None:
         """Commit what was given to `write_soon`."""
-        if self._unwaited:
+        if self._queue:
             with self._lock:
-                self._empty(self._unwaited)
+                self._empty()
         if self._error is not None:
             raise self._failed(self._error) from self._error
 
@@ -180,29 +160,31 @@ class Database:
 
     def _write_unwaited(self) -> None:
         while True:
-            self._some.wait()
+            self._unwaited.wait()
             time.sleep(_SOON)
-            self._some.clear()
+            self._unwaited.clear()
             with self._lock:
                 if self._closed:
                     return
-                self._empty(self._unwaited)
+                self._empty()
 
-    def _empty(self, rows: deque[_Row]) -> None:
-        while rows:
-            self._commit(rows)
+    def _empty(self) -> None:
+        while self._queue:
+            self._commit()
 
-    def _commit(self, queue: deque[_Row]) -> None:
-        """Commit what is in a queue, a statement a table; the lock is held."""
-        rows = [queue.popleft() for _ in range(min(_MOST, len(queue)))]
+    def _commit(self) -> None:
+        """Commit what is in the queue, a statement a table; the lock is held."""
+        rows = [self._queue.popleft() for _ in range(min(_MOST, len(self._queue)))]
         try:
             for table in dict.fromkeys(row.table for row in rows):
                 self._insert(table, [row for row in rows if row.table == table])
         finally:
-            queue.extendleft(row for row in reversed(rows) if not row.done)  # after Ctrl-C: others wait for theirs
+            self._queue.extendleft(
+                row for row in reversed(rows) if not row.done
+            )  # after Ctrl-C: others wait for theirs
 
     def _insert(self, table: str, rows: list[_Row]) -> None:
-        values = [value for row in rows for value in (row.values[-1], *row.values[:-1])]
+        values = [value for row in rows for value in row.values]
         error: sqlite3.Error | None = None
         try:  # one statement is one transaction; `executemany` gives the interpreter lock up less often than `execute`
             self.connection.executemany(_statement(table, len(rows[0].values), len(rows)), [values])
@@ -233,8 +215,19 @@ def _statement(table: str, columns: int, rows: int) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([one] * rows)}"
 
 
-_LATER = ("config.json", "events.jsonl", "results.json")
-"""Files that a run writes once its journal is open: a journal that is empty beside them was not left so."""
+def _connect(path: Path, tables: Mapping[str, str], schema: int) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10, cached_statements=512)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # `_move_log` does it
+        connection.execute("PRAGMA synchronous=NORMAL")  # killing the process loses nothing
+        for name, columns in tables.items():
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {name} (checksum INTEGER NOT NULL, {columns})")
+        connection.execute(f"PRAGMA user_version={schema}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _check(path: Path, tables: Iterable[str], schema: int) -> None:
@@ -258,27 +251,22 @@ def _check(path: Path, tables: Iterable[str], schema: int) -> None:
             raise _Damage(f"it was copied without {log.name}, which holds what was written last: copy both")
 
 
-def _compare(db: sqlite3.Connection, path: Path, tables: Iterable[str], schema: int) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != schema and (version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]):
-        raise _of_schema(path, version, schema)
+def _compare(db: sqlite3.Connection, path: Path, tables: Iterable[str], known: int) -> None:
+    version, where = db.execute("PRAGMA user_version").fetchone()[0], f"{path.name} in {str(path.parent)!r}"
+    if version > known:
+        raise SchemaVersionError(
+            f"{where} is of schema {version}; this version knows {known}: upgrade trgrpo-dspy, or pass another log_dir"
+        )
+    if version and version != known:
+        raise JournalError(
+            f"{where} is of schema {version}, of trgrpo-dspy 0.1, which this version does not read: finish that run "
+            "with 0.1, or pass another log_dir"
+        )
+    if not version and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise JournalError(f"{where} is another program's database: pass another log_dir")
     if (found := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
         raise _Damage(found.splitlines()[-1])
     for table in tables if version else ():
         for rowid, checksum, *values in db.execute(f"SELECT rowid, * FROM {table}"):
             if checksum != _checksum(table, values):
                 raise _Damage(f"row {rowid} of table {table} ({str(values[0])[:80]!r}) is not as it was written")
-
-
-def _of_schema(path: Path, version: int, known: int) -> JournalError | SchemaVersionError:
-    where = f"{path.name} in {str(path.parent)!r}"
-    if version > known:
-        return SchemaVersionError(
-            f"{where} is of schema {version}; this version knows {known}: upgrade trgrpo-dspy, or pass another log_dir"
-        )
-    if version:
-        return JournalError(
-            f"{where} is of schema {version}, of trgrpo-dspy 0.1, which this version does not read: finish that run "
-            "with 0.1, or pass another log_dir"
-        )
-    return JournalError(f"{where} is another program's database: pass another log_dir")

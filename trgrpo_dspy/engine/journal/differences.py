@@ -6,6 +6,7 @@ what can't be shown: alone, after a text, or one for each example of a list.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,11 +31,12 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], may_grow: Collec
     Hashes of code are not comparable between versions of Python: then only the versions are named.
     """
     other_python = was.get("python") != now.get("python")
-    return [
-        _described(name, a, b)
-        for name, a, b in _differing(was, now)
-        if not (name in may_grow and _grew(a, b)) and not (other_python and " code " in name)
-    ]
+
+    def excused(name: str, a: Any, b: Any) -> bool:
+        grew = name in may_grow and isinstance(a, int) and isinstance(b, int) and b > a
+        return grew or (other_python and " code " in name)
+
+    return [_described(*found) for found in _differing(was, now) if not excused(*found)]
 
 
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -47,14 +49,10 @@ def _differing(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "")
             yield prefix + name, before, after
 
 
-def _grew(was: Any, now: Any) -> bool:
-    return isinstance(was, int) and isinstance(now, int) and now > was
-
-
 def _described(name: str, was: Any, now: Any) -> str:
     if was is _ABSENT or now is _ABSENT:
         value, what = (now, "is new") if was is _ABSENT else (was, "is gone")
-        text = "" if isinstance(value, (Mapping, list)) else _shown(_readable(value))
+        text = "" if isinstance(value, (Mapping, list)) else _shown(str(_readable(value)))
         return f"{name} ({text}) {what}" if text else f"{name} {what}"
     if _is_examples(was) and _is_examples(now):
         return f"{name}: {_describe_examples(was, now)}"
@@ -62,13 +60,9 @@ def _described(name: str, was: Any, now: Any) -> str:
     if before == after:
         return f"{name} ({before}) was changed" if before else f"{name} was changed"
     before, after = repr(before), repr(after)
-    start = max(0, _common(before, after) - _BEFORE)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    start = max(0, common - _BEFORE)
     return f"{name}: was {_shown(before, start)}, is {_shown(after, start)}"
-
-
-def _common(one: str, other: str) -> int:
-    """Characters up to the first that differs."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _readable(value: Any) -> Any:
@@ -76,9 +70,8 @@ def _readable(value: Any) -> Any:
     return _HASH.sub("", value) if isinstance(value, str) else value
 
 
-def _shown(value: Any, start: int = 0) -> str:
-    """The value's text, cut to what a message shows; a cut one begins at `start`."""
-    text = value if isinstance(value, str) else repr(value)
+def _shown(text: str, start: int = 0) -> str:
+    """A text, cut to what a message shows; a cut one begins at `start`."""
     if len(text) <= _SHOWN:
         return text
     cut = text[start : start + _SHOWN]
@@ -96,7 +89,7 @@ def _describe_examples(was: Sequence[str], now: Sequence[str]) -> str:
         return f"was {len(was)} example{'s' * (len(was) != 1)}, is {len(now)}{same}"
     if sorted(was) == sorted(now):
         return "the same examples in another order"
-    indices = [index for index, (one, other) in enumerate(zip(was, now, strict=True)) if one != other]
-    named = ", ".join(f"[{index}]" for index in indices[:_EXAMPLES])
-    more = f" and {len(indices) - _EXAMPLES} more" if len(indices) > _EXAMPLES else ""
-    return f"{len(indices)} of {len(was)} examples {'differ' if len(indices) > 1 else 'differs'}: {named}{more}"
+    named = [f"[{index}]" for index, (one, other) in enumerate(zip(was, now, strict=True)) if one != other]
+    more = f" and {len(named) - _EXAMPLES} more" if len(named) > _EXAMPLES else ""
+    differ = "differ" if len(named) > 1 else "differs"
+    return f"{len(named)} of {len(was)} examples {differ}: {', '.join(named[:_EXAMPLES])}{more}"

@@ -28,7 +28,6 @@ class EventLog:
     """A listener that writes each event as a line."""
 
     def __init__(self, path: Path) -> None:
-        """Write to this file from the first event on."""
         self._path = path
         self._file: int | None = None
 

@@ -14,11 +14,7 @@ __all__ = ["DirectoryLock", "create_private", "unwritable", "write_atomically"]
 
 
 def create_private(path: Path) -> None:
-    """Make an empty file for its owner alone, or take it from all others.
-
-    Raises:
-        OSError: It can't be written.
-    """
+    """Make an empty file for its owner alone, or take it from all others."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if path.stat().st_mode & 0o077:
         with suppress(OSError):  # some mounted file systems have one mode for all files
@@ -26,11 +22,7 @@ def create_private(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part.
-
-    Raises:
-        JournalError: It can't be written.
-    """
+    """Write a file so that a reader sees the old text or the new, never a part; or raise `JournalError`."""
     scratch = path.with_name(f".{path.name}.tmp")  # one process a directory: what a killed one left is overwritten
     try:
         create_private(scratch)
@@ -52,11 +44,7 @@ class DirectoryLock:
     """The right to write into a directory. It ends with the process, however that ends."""
 
     def __init__(self, directory: Path) -> None:
-        """Take it.
-
-        Raises:
-            JournalError: Another process has it, or the directory can't be written.
-        """
+        """Take it, or raise `JournalError`: another process has it, or the directory can't be written."""
         self._pid = directory / "run.pid"
         self._lock = filelock.FileLock(
             directory / "run.lock", timeout=0, mode=0o600, is_singleton=False, thread_local=False

@@ -107,7 +107,8 @@ def _adapter() -> Any:
 def _program(program: dspy.Module) -> dict[str, Any]:
     parts = dict(program.named_sub_modules(dspy.Module))
     predictors = {name: part for name, part in parts.items() if isinstance(part, dspy.Predict)}
-    others = {name: part for name, part in parts.items() if type(part) is not dspy.Predict and not _is_ours(part)}
+    ours = {name for name, part in parts.items() if type(part).__module__.startswith("trgrpo_dspy.")}
+    others = {name: part for name, part in parts.items() if type(part) is not dspy.Predict and name not in ours}
     return {
         "modules": {name: type(part).__qualname__ for name, part in parts.items()},
         **_reached(others, known=predictors.values()),
@@ -115,13 +116,8 @@ def _program(program: dspy.Module) -> dict[str, Any]:
     }
 
 
-def _is_ours(module: dspy.Module) -> bool:
-    return type(module).__module__.startswith("trgrpo_dspy.")
-
-
 def _reached(roots: Mapping[str, Any], known: Iterable[Any] = ()) -> dict[str, Any]:
-    found = reach(roots, lambda one: _lm(one) if isinstance(one, dspy.BaseLM) else _predictor(one), known)
-    return {"code": dict(found.code), "holds": dict(found.values), "packages": dict(found.packages)}
+    return reach(roots, lambda one: _lm(one) if isinstance(one, dspy.BaseLM) else _predictor(one), known)
 
 
 def _option(value: Any) -> Any:
@@ -134,14 +130,10 @@ def _metric(metric: Any) -> Any:
         return "none (label-free)"
     if isinstance(metric, dspy.Module):
         return _program(metric)
-    return {"function": plain(_target(metric)), **_reached({"": metric})}
-
-
-def _target(metric: Any) -> Any:
-    """The function or class that a metric is made of."""
-    found = metric.func if isinstance(metric, functools.partial) else metric
-    found = inspect.unwrap(found) if is_code(found) else found
-    return found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
+    made_of = metric.func if isinstance(metric, functools.partial) else metric
+    made_of = inspect.unwrap(made_of) if is_code(made_of) else made_of
+    made_of = made_of if inspect.isroutine(made_of) or inspect.isclass(made_of) else type(made_of)
+    return {"function": plain(made_of), **_reached({"": metric})}
 
 
 def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
@@ -157,28 +149,22 @@ def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
 
 
 def _field(name: str, field: Any) -> str:
-    """A field's type, the description it was given, and all else by hash."""
+    """A field's type, the description it was given, and all else by hash: the schema tells all that is in a type."""
     extra = field.json_schema_extra or {}
     kind = without_addresses(inspect.formatannotation(field.annotation))
     description = extra.get("desc", "")
     text = kind if description in ("", f"${{{name}}}") else f"{kind}, {description!r}"
-    return f"{text} {mark([extra, _schema(field)])}"
-
-
-def _schema(field: Any) -> Any:
-    """A field's type with all that is in it, where it has a schema."""
     try:
-        return TypeAdapter(field.annotation).json_schema()
+        schema: Any = TypeAdapter(field.annotation).json_schema()
     except Exception:  # any type may stand here, with any code of its own
-        return without_addresses(str(field.annotation))
+        schema = without_addresses(str(field.annotation))
+    return f"{text} {mark([extra, schema])}"
 
 
 def _lm(lm: Any) -> str:
     if lm is None:
         return "the configured LM"
     settings = _settings(getattr(lm, "kwargs", {}))
-    if not settings:
-        return str(lm.model)
     hidden = {name: settings[name] for name in _HASHED if name in settings}
-    shown = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True)
-    return f"{lm.model} {shown} {mark(hidden)}" if hidden else f"{lm.model} {shown}"
+    shown = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True) if settings else ""
+    return " ".join(filter(None, [lm.model, shown, mark(hidden) if hidden else ""]))

@@ -82,27 +82,14 @@ class Journal:
         self._lock = DirectoryLock(self.directory)
         try:
             self._db = Database(self.directory / "journal.sqlite", _TABLES, SCHEMA_VERSION)
-            self._read_index()
+            # The keys in memory: most lookups miss and need no query. Hashes take a fraction of the texts' memory; two
+            # that are equal by chance cost a query.
+            self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
+            finished = self._db.all("SELECT unit, NULL FROM attempts")
+            self._finished: dict[str, Rollout | None] = dict(finished)
         except BaseException:
             self._lock.release()
             raise
-
-    def _read_index(self) -> None:
-        """Load the keys into memory: most lookups miss and need no query.
-
-        Hashes of keys take a fraction of the texts' memory; two that are equal by chance cost a query.
-        """
-        self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
-        self._finished: dict[str, Rollout | None] = {
-            unit: None for (unit,) in self._db.all("SELECT unit FROM attempts")
-        }
-
-    def close(self) -> None:
-        """Close the database and give the directory back."""
-        try:
-            self._db.close()
-        finally:
-            self._lock.release()
 
     def __enter__(self) -> Journal:
         """Return the journal, which is open already."""
@@ -111,6 +98,13 @@ class Journal:
     def __exit__(self, *exc: object) -> None:
         """Close the journal."""
         self.close()
+
+    def close(self) -> None:
+        """Close the database and give the directory back."""
+        try:
+            self._db.close()
+        finally:
+            self._lock.release()
 
     # -- LM calls --------------------------------------------------------------------------------------------------
 
@@ -127,11 +121,8 @@ class Journal:
             return None
         row = self._db.one(
             "SELECT reply, call, occurrence FROM calls WHERE unit=? AND request=? AND occurrence>=? "
-            "ORDER BY occurrence LIMIT 1",
-            unit,
-            request,
-            occurrence,
-        )
+            "ORDER BY occurrence LIMIT 1", unit, request, occurrence,
+        )  # fmt: skip
         return None if row is None else KeptReply(json.loads(row[0]), LMCall(**json.loads(row[1])), row[2])
 
     def record(self, unit: str, request: str, occurrence: int, reply: Any, call: LMCall) -> None:
@@ -213,16 +204,14 @@ class Journal:
                 raise JournalError(
                     f"{where} another run. Pass another directory, or undo: " + "; ".join(found[:_NAMED] + more)
                 )
-        self.set("fingerprint", dict(fingerprint))
+        self.set("fingerprint", wanted)
 
 
 def _rollout(text: str) -> Rollout:
     """Read an attempt. Not by pydantic, which refuses lone surrogates: models send them."""
-    known = {f.name for f in fields(Rollout)}
-    data: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items() if k in known
-    }
-    return Rollout(**{**data, "outcome": Outcome(data["outcome"])})
+    data, known = json.loads(text), {f.name for f in fields(Rollout)}
+    found: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
+    return Rollout(**{**found, "outcome": Outcome(data["outcome"])})
 
 
 def _dump(value: Any) -> str:

@@ -27,10 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 class LogDir:
-    """The files of one run."""
+    """The files of one run, in a directory that exists."""
 
     def __init__(self, directory: Path) -> None:
-        """Use a directory that exists."""
         self._directory = directory
 
     @classmethod
@@ -58,8 +57,7 @@ class LogDir:
         write_library(program, library, names)
         for _, predictor in program.named_sub_modules(dspy.Predict):
             predictor.lm = None
-        path = self._directory / "program.json"
-        scratch = path.with_name(".program.tmp.json")
+        path, scratch = self._directory / "program.json", self._directory / ".program.tmp.json"
         try:
             create_private(scratch)
             program.save(scratch)

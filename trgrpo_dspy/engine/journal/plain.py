@@ -38,15 +38,11 @@ Refer = Callable[[Any], Any]
 """Plain data for an object that is no container, or None for the usual."""
 
 
-def plain(value: Any, refer: Refer | None = None, most: int = 0) -> Any:
+def plain(value: Any, refer: Refer = lambda value: None, most: float = float("inf")) -> Any:
     """The value as JSON data that is the same in every process: no memory address, no dictionary order.
 
-    A container that holds itself is cut where it comes again.
-
-    Args:
-        value: Anything.
-        refer: Asked first for each object that is no container.
-        most: Containers and objects to read at most; 0 is all.
+    A container that holds itself is cut where it comes again. At most so many containers and objects are read, and
+    `refer` is asked first for each object that is no container.
     """
     return _Reader(refer, most).read(value)
 
@@ -81,28 +77,25 @@ def is_of_this_process(value: Any) -> bool:
         return 0 <= time.time() - value < _RECENT
     if isinstance(value, uuid.UUID):
         return value.version in (1, 4)
-    if isinstance(value, (str, PurePath)):
-        text = str(value)
-        return text.startswith(tempfile.gettempdir()) or _UUID.fullmatch(text) is not None
-    return False
+    text = str(value) if isinstance(value, (str, PurePath)) else ""
+    return text.startswith(tempfile.gettempdir()) or _UUID.fullmatch(text) is not None
 
 
 class _Reader:
     """Reads one value."""
 
-    def __init__(self, refer: Refer | None, most: int) -> None:
-        self._refer, self._most = refer, most
+    def __init__(self, refer: Refer, most: float) -> None:
+        self._refer, self._left = refer, most
         self._above: list[int] = []
         """The containers and objects that hold the value being read, outermost first."""
-        self._read = 0
 
     def read(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if id(value) in self._above:
             return f"the {len(self._above) - self._above.index(id(value))}. above"
-        self._read += 1
-        if len(self._above) >= _DEEPEST or (self._most and self._read > self._most):
+        self._left -= 1
+        if len(self._above) >= _DEEPEST or self._left < 0:
             return "not read"
         self._above.append(id(value))
         try:
@@ -120,9 +113,8 @@ class _Reader:
         if isinstance(value, (set, frozenset)):
             items = sorted(value, key=lambda item: without_addresses(repr(item)))
             return sorted((self.read(v) for v in items), key=str)
-        if self._refer is not None and (found := self._refer(value)) is not None:
-            return found
-        return self._object(value)
+        found = self._refer(value)
+        return self._object(value) if found is None else found
 
     def _object(self, value: Any) -> Any:
         if isinstance(value, dspy.Example):

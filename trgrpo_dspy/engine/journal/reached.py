@@ -20,7 +20,6 @@ import re
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -33,40 +32,37 @@ from trgrpo_dspy.failures.secrets import names_secret
 from .plain import is_of_this_process, mark, plain
 from .sources import Origin, changes, compiled, imported, is_code, is_generated, name_of, names_in, origin, version
 
-__all__ = ["Reached", "reach"]
+__all__ = ["reach"]
 
 _DEEPEST = 100
 _MOST_OBJECTS = 20_000
 _MOST_READ = 50_000
 """Levels and objects to follow and containers to read at most."""
 
-
-@dataclass(frozen=True)
-class Reached:
-    """What was reached, by name."""
-
-    code: Mapping[str, str]
-    """Hash of each function of the user's own."""
-    values: Mapping[str, Any]
-    """Numbers as they are, all else by hash."""
-    packages: Mapping[str, str]
-    """Version of each installed package."""
+Holder = tuple[Any, ...]
+"""What a value is reached by: ('global', id of its module's names, name), ('cell', id), ('attribute', name) or ()."""
 
 
-def reach(roots: Mapping[str, Any], describe: Callable[[Any], Any], known: Iterable[Any] = ()) -> Reached:
+def reach(
+    roots: Mapping[str, Any], describe: Callable[[Any], Any], known: Iterable[Any] = ()
+) -> dict[str, dict[str, Any]]:
     """Follow objects, functions and classes.
 
     Args:
         roots: Where to begin; their names begin the names of what they hold.
         describe: Describes an LM or a predictor.
         known: Objects that are described elsewhere.
+
+    Returns:
+        By name the 'code' of the user's own (hashes), what it 'holds' (numbers as they are, all else by hash) and the
+        versions of installed 'packages'.
     """
     walk = _Walk(describe, known)
     for name, root in roots.items():
         walk.follow(name, root)
     walk.run()
-    code, values, packages = (dict(sorted(found.items())) for found in (walk.code, walk.values, walk.packages))
-    return Reached(code, values, packages)
+    found = {"code": walk.code, "holds": walk.values, "packages": walk.packages}
+    return {what: dict(sorted(named.items())) for what, named in found.items()}
 
 
 @functools.cache
@@ -88,7 +84,7 @@ class _Walk:
         self._data: deque[tuple[Any, ...]] = deque()
         self._names = {"forward", "aforward"}
         """What reached code names, and so may call."""
-        self._changed: set[tuple[Any, ...]] = set()
+        self._changed: set[Holder] = set()
         self._methods: set[int] = set()
         self._changers: list[tuple[str, frozenset[str]]] = []
 
@@ -113,24 +109,24 @@ class _Walk:
             self._met[id(value)] = value  # kept: an id is unique among living objects only
             self._objects.append((label, value))
 
-    def _take(self, label: str, holder: tuple[Any, ...], value: Any) -> None:
+    def _take(self, label: str, value: Any, holder: Holder = ()) -> None:
         """Take in a value that has a name: code is visited, data is read later."""
-        if is_code(value):
-            if (name := name_of(value)) != label and label:  # which of several it is that goes by this name
-                _put(self.values, label, name)
-            self.follow(label, value)
-        else:
-            self._data.append((label, holder, value))
+        if not is_code(value):
+            self._data.append((label, value, holder))
+            return
+        if (name := name_of(value)) != label and label:  # which of several it is that goes by this name
+            _put(self.values, label, name)
+        self.follow(label, value)
 
     def _visit(self, label: str, value: Any) -> None:
         if isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, types.MethodType):
             self.follow(label, value.__func__)
-            self._take(label, (), value.__self__)
+            self._take(label, value.__self__)
         elif isinstance(value, functools.partial):
             self.follow(label, value.func)
-            self._take(f"{label} arguments".strip(), (), [value.args, value.keywords])
+            self._take(f"{label} arguments".strip(), [value.args, value.keywords])
         elif isinstance(value, types.ModuleType):
             self._module(value, [name for name in vars(value) if not name.startswith("__")])
         elif isinstance(value, type):
@@ -145,8 +141,8 @@ class _Walk:
     # -- code ------------------------------------------------------------------------------------------------------
 
     def _function(self, function: types.FunctionType) -> None:
-        own = self._is_own(function)
-        label, code = f"{function.__module__}.{function.__qualname__}", function.__code__
+        own, code = self._is_own(function), function.__code__
+        label = f"{function.__module__}.{function.__qualname__}"
         cells = [(name, cell) for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)]
         if own:
             _put(self.code, label, mark(compiled(code)))
@@ -162,7 +158,7 @@ class _Walk:
             except ValueError:  # a name that is not bound yet
                 continue
             if own or is_code(value) or self._is_own(value):
-                self._take(f"{label} {name}", ("cell", id(cell)), value)
+                self._take(f"{label} {name}", value, ("cell", id(cell)))
             elif isinstance(value, Mapping):  # such as the functions that `singledispatch` chooses from
                 for item in filter(is_code, value.values()):
                     self.follow(label, item)
@@ -170,7 +166,7 @@ class _Walk:
         defaults = dict(zip(code.co_varnames[code.co_argcount - len(given) :], given, strict=False))
         for key, value in {**defaults, **(function.__kwdefaults__ or {}), **vars(function)}.items():
             if value is not None and (own or is_code(value)):
-                self._take(f"{label} {key}", ("attribute", key), value)
+                self._take(f"{label} {key}", value, ("attribute", key))
 
     def _globals(self, function: types.FunctionType) -> None:
         """Follow what a function names in its module, and what it imports."""
@@ -182,7 +178,7 @@ class _Walk:
             if isinstance(value, types.ModuleType):
                 self._module(value, names)
             else:
-                self._take(f"{function.__module__}.{name}", ("global", id(known), name), value)
+                self._take(f"{function.__module__}.{name}", value, ("global", id(known), name))
         for module in imported(function.__code__, str(known.get("__package__") or "")):
             if isinstance(module, str):
                 self.packages[module] = version(module)
@@ -198,7 +194,7 @@ class _Walk:
             if isinstance(value, types.ModuleType):
                 self._module(value, names, (*above, id(module)))
             elif name in vars(module):
-                self._take(f"{module.__name__}.{name}", ("global", id(vars(module)), name), value)
+                self._take(f"{module.__name__}.{name}", value, ("global", id(vars(module)), name))
 
     def _class(self, cls: type) -> None:
         if not self._is_own(cls):
@@ -212,9 +208,9 @@ class _Walk:
             for method in methods:  # with class and static methods, properties
                 if not is_generated(cls, name, method):
                     self._methods.update({id(method)} - self._met.keys())
-                    self._take(f"{label}.{name}", (), method)
+                    self._take(f"{label}.{name}", method)
             if not methods and not name.startswith(("__", "_abc_", "model_")):
-                self._take(f"{label}.{name}", ("attribute", name), value)
+                self._take(f"{label}.{name}", value, ("attribute", name))
         if callable(schema := getattr(cls, "model_json_schema", None)):  # a signature or another pydantic model
             try:
                 _put(self.values, label, mark(schema()))
@@ -228,15 +224,16 @@ class _Walk:
         self.follow(label, type(value))
         if isinstance(value, dspy.Predict):
             _put(self.values, f"{label} prompt", mark(self._describe(value)))
-        slots = [name for cls in type(value).__mro__ for name in _names(getattr(cls, "__slots__", ()))]
-        held = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+        slots = [getattr(cls, "__slots__", ()) for cls in type(value).__mro__]
+        names = [name for of_class in slots for name in ([of_class] if isinstance(of_class, str) else of_class)]
+        held = {name: getattr(value, name) for name in names if hasattr(value, name)} | getattr(value, "__dict__", {})
         for name, item in sorted(held.items(), key=lambda pair: str(pair[0])):
             dspys = isinstance(value, dspy.Module) and name in _dspys_own(isinstance(value, dspy.Predict))
             private = str(name).startswith("_") and origin(type(value)) != Origin.OWN
             if not dspys and not private and name not in ("__dict__", "__weakref__"):
-                self._take(f"{label}.{name}" if label else str(name), ("attribute", name), item)
+                self._take(f"{label}.{name}" if label else str(name), item, ("attribute", name))
 
-    def _read(self, label: str, holder: tuple[Any, ...], value: Any) -> None:
+    def _read(self, label: str, value: Any, holder: Holder) -> None:
         """Keep what a value says, unless it is state, a secret, or made anew by every process."""
         name = re.split(r"[. ]", label)[-1]
         ours = type(value).__module__.startswith("trgrpo_dspy.")  # such as what an earlier run left in its result
@@ -244,14 +241,11 @@ class _Walk:
             return
         if isinstance(value, dspy.BaseLM):
             _put(self.values, label, self._describe(value))
-            return
-        if isinstance(value, dspy.Module) and id(value) in self._met:
-            return
-        read = plain(value, functools.partial(self._refer, label, itertools.count()), most=_MOST_READ)
-        if value is None or isinstance(value, (bool, int, float)) or (isinstance(read, str) and id(value) in self._met):
-            _put(self.values, label, read)
-        else:
-            _put(self.values, label, mark([type(value).__name__, read]))
+        elif not isinstance(value, dspy.Module) or id(value) not in self._met:
+            read = plain(value, functools.partial(self._refer, label, itertools.count()), most=_MOST_READ)
+            named = isinstance(read, str) and id(value) in self._met
+            as_is = value is None or isinstance(value, (bool, int, float)) or named
+            _put(self.values, label, read if as_is else mark([type(value).__name__, read]))
 
     def _refer(self, label: str, numbers: Iterator[int], value: Any) -> Any:
         """What stands for an object among plain values; None is its content."""
@@ -271,7 +265,7 @@ class _Walk:
         running = type(value).__module__.startswith(("dspy.", "trgrpo_dspy.")) or repr(value).startswith("<")
         return type(value).__qualname__ if running and not known else None  # a client, a lock, a file is no value
 
-    def _is_state(self, holder: tuple[Any, ...]) -> bool:
+    def _is_state(self, holder: Holder) -> bool:
         """Whether the code that was reached changes what holds the value."""
         if holder[:1] != ("attribute",):
             return holder in self._changed
@@ -297,7 +291,3 @@ def _put(into: dict[str, Any], label: str, value: Any) -> None:
         number += 1
         name = f"{label} ({number})"
     into[name] = value
-
-
-def _names(slots: Any) -> list[str]:
-    return [slots] if isinstance(slots, str) else list(slots)

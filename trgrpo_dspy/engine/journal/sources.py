@@ -1,4 +1,4 @@
-"""Where code comes from, and what it changes while it runs."""
+"""Where code comes from, what it names, and what it changes while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import linecache
 import os
-import site
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -35,13 +34,7 @@ _MUTATORS = frozenset(
      "put", "put_nowait", "remove", "setdefault", "subtract", "update")
 )  # fmt: skip
 """Methods by which code changes a container that it holds."""
-_IMPORT = dis.opmap["IMPORT_NAME"]
 _CODE = (FunctionType, MethodType, ModuleType, functools.partial, type)
-_STORES = frozenset(
-    number for name, number in dis.opmap.items()
-    if name.startswith(("STORE_", "DELETE_")) and name.endswith(("_ATTR", "_SUBSCR", "_GLOBAL", "_DEREF", "_SLICE"))
-)  # fmt: skip
-"""Operations by which code changes anything but its own variables."""
 _MAKERS = ("__init__", "__post_init__", "__new__")
 """Methods that make an object."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -67,36 +60,29 @@ class Changes:
 
 
 @functools.cache
-def _folders() -> tuple[tuple[str, str], ...]:
-    """Folders of code that is not the user's, with whose it is; the most special first."""
-    paths = sysconfig.get_paths()
-    found = [(str(Path(__file__).parents[2]), Origin.OURS), (str(Path(dspy.__file__).parent), Origin.LIBRARY)]
-    sites = [paths["purelib"], paths["platlib"], site.getusersitepackages(), *site.getsitepackages()]
-    found += [(path, Origin.LIBRARY) for path in sites]
-    found += [(paths[name], Origin.STANDARD) for name in ("stdlib", "platstdlib")]
-    return tuple((os.path.realpath(path) + os.sep, whose) for path, whose in found)
-
-
-@functools.cache
 def _of_file(path: str) -> str:
-    if path.startswith("<frozen"):
-        return Origin.STANDARD
-    if path.startswith("<"):  # typed in, or made by `exec`
-        return Origin.OWN
-    real = os.path.realpath(path)
-    of_folder = next((whose for folder, whose in _folders() if real.startswith(folder)), Origin.OWN)
-    if of_folder != Origin.OURS and ("site-packages" in real or "dist-packages" in real):
+    if path.startswith("<"):  # else typed in, or made by `exec`
+        return Origin.STANDARD if path.startswith("<frozen") else Origin.OWN
+    real, paths = os.path.realpath(path), sysconfig.get_paths()
+
+    def within(folder: str | Path) -> bool:
+        return real.startswith(os.path.realpath(folder) + os.sep)
+
+    if within(Path(__file__).parents[2]):
+        return Origin.OURS
+    if "site-packages" in real or "dist-packages" in real or within(Path(dspy.__file__).parent):
         return Origin.LIBRARY
-    return of_folder
+    return Origin.STANDARD if within(paths["stdlib"]) or within(paths["platstdlib"]) else Origin.OWN
 
 
 def _of_module(name: str) -> str:
     module = sys.modules.get(name)
-    if name in ("", "__main__") or (module is None and name.split(".")[0] not in sys.stdlib_module_names):
+    standard = name.split(".")[0] in sys.stdlib_module_names
+    if name in ("", "__main__") or (module is None and not standard):
         return Origin.OWN
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if file is None:
-        return Origin.STANDARD if name.split(".")[0] in sys.stdlib_module_names else Origin.OWN
+        return Origin.STANDARD if standard else Origin.OWN
     return _of_file(file)
 
 
@@ -129,10 +115,10 @@ def is_code(value: Any) -> bool:
 
 def name_of(value: Any) -> str:
     """The name of a function, class or module, or of an object's class; with a hash where several have that name."""
-    named = value if hasattr(value, "__qualname__") else type(value)
-    name = f"{named.__module__}.{named.__qualname__}" if hasattr(named, "__module__") else str(named.__qualname__)
     if isinstance(value, ModuleType):
         return value.__name__
+    named = value if hasattr(value, "__qualname__") else type(value)
+    name = f"{named.__module__}.{named.__qualname__}" if hasattr(named, "__module__") else str(named.__qualname__)
     return f"{name} {mark(compiled(value.__code__))}" if "<" in name and hasattr(value, "__code__") else name
 
 
@@ -144,17 +130,15 @@ def is_generated(cls: type, name: str, method: FunctionType) -> bool:
 
 def compiled(code: CodeType) -> list[Any]:
     """All of a function that decides what it does: not where it stands, and not its comments."""
-    consts = [
-        compiled(const)
-        if isinstance(const, CodeType)
-        else sorted(map(repr, const))
-        if isinstance(const, frozenset)
-        else repr(const)
-        for const in code.co_consts
-    ]
+
+    def constant(value: Any) -> Any:
+        if isinstance(value, CodeType):
+            return compiled(value)
+        return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
+
     return [
         code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, code.co_argcount,
-        code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, consts,
+        code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, [constant(value) for value in code.co_consts],
     ]  # fmt: skip
 
 
@@ -173,11 +157,9 @@ def imported(code: CodeType, package: str) -> Iterator[ModuleType | str]:
     for const in code.co_consts:
         if isinstance(const, CodeType):
             yield from imported(const, package)
-    if _IMPORT not in code.co_code[::2]:
-        return
     steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
     for level, wanted, step in zip(steps, steps[1:], steps[2:], strict=False):
-        if step.opcode == _IMPORT and isinstance(level.argval, int):
+        if step.opname == "IMPORT_NAME" and isinstance(level.argval, int):
             with suppress(Exception):  # the user's module may do anything when imported, and may be absent
                 yield from _resolve("." * level.argval + step.argval, package, wanted.argval or ())
 
@@ -205,67 +187,55 @@ def _resolve(name: str, package: str, wanted: tuple[str, ...]) -> Iterator[Modul
 @functools.lru_cache(maxsize=4096)
 def changes(code: CodeType) -> Changes:
     """What a function changes outside itself, as its source says; nothing where the source can't be read."""
-    finder = _Finder()
-    if not _stores(code):  # most functions: their files need not be parsed
-        return Changes()
-    for node in _functions(code.co_filename).get(code.co_firstlineno, ()):
-        if getattr(node, "name", "<lambda>") == code.co_name:
-            finder.find(node)
-    return Changes(frozenset(finder.names), frozenset(finder.attributes))
+    held: set[ast.Name | ast.Attribute] = set()
+    outer: set[str] = set()
+    for function in _functions(code.co_filename).get(code.co_firstlineno, ()):
+        if getattr(function, "name", "<lambda>") == code.co_name:
+            inside = _inside(function)
+            declared = {name for part in inside if isinstance(part, (ast.Global, ast.Nonlocal)) for name in part.names}
+            stored = {p.id for p in inside if isinstance(p, ast.Name) and isinstance(p.ctx, ast.Store)}
+            parameters = {part.arg for part in ast.walk(function) if isinstance(part, ast.arg)}
+            local = (stored | parameters) - declared - {"self", "cls"}
+            held |= {holder for part in inside for holder in _holders(part) if _base(holder) not in local}
+            outer |= declared
+    names = {holder.id for holder in held if isinstance(holder, ast.Name)}
+    return Changes(frozenset(names | outer), frozenset(h.attr for h in held if isinstance(h, ast.Attribute)))
 
 
-def _stores(code: CodeType) -> bool:
-    """Whether a function, or one inside it, may change anything: by its bytecode, or by a method of a container."""
-    if not _STORES.isdisjoint(code.co_code[::2]) or not _MUTATORS.isdisjoint(code.co_names):
-        return True
-    return any(_stores(const) for const in code.co_consts if isinstance(const, CodeType))
+def _inside(function: ast.AST) -> list[ast.AST]:
+    """What a function consists of. What a maker assigns is a setting; what it defines may change that."""
+    inside = list(ast.walk(function))[1:]
+    if getattr(function, "name", "") in _MAKERS:
+        inside = [part for inner in inside if isinstance(inner, _FUNCTIONS) for part in ast.walk(inner)]
+    return inside
+
+
+def _holders(part: ast.AST) -> Iterator[ast.Name | ast.Attribute]:
+    """The name or attribute that holds what a piece of code changes, if it changes anything."""
+    held: ast.AST | None = None
+    if isinstance(part, (ast.Attribute, ast.Subscript)) and isinstance(part.ctx, (ast.Store, ast.Del)):
+        held = part
+    elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in _MUTATORS:
+        held = part.func.value
+    while isinstance(held, ast.Subscript):
+        held = held.value
+    if isinstance(held, (ast.Name, ast.Attribute)):
+        yield held
+
+
+def _base(holder: ast.Name | ast.Attribute) -> str:
+    """The name by which code reaches a holder; empty for anything else."""
+    base = holder.value if isinstance(holder, ast.Attribute) else holder
+    return base.id if isinstance(base, ast.Name) else ""
 
 
 @functools.lru_cache(maxsize=256)
-def _functions(filename: str) -> dict[int, list[ast.stmt | ast.expr]]:
+def _functions(filename: str) -> dict[int, list[ast.AST]]:
     """The functions of a file by their first line."""
-    found: dict[int, list[ast.stmt | ast.expr]] = {}
+    found: dict[int, list[ast.AST]] = {}
     with suppress(SyntaxError, ValueError, RecursionError, OSError):
         for node in ast.walk(ast.parse("".join(linecache.getlines(filename)))):
             if isinstance(node, _FUNCTIONS):
                 lines = [node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))]
                 found.setdefault(min(lines), []).append(node)
     return found
-
-
-class _Finder:
-    """Collects what functions change."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-        self.attributes: set[str] = set()
-        self._local: set[str] = set()
-
-    def find(self, function: ast.stmt | ast.expr) -> None:
-        """Collect what a function and those inside it change."""
-        inside = list(ast.walk(function))[1:]
-        if getattr(function, "name", "") in _MAKERS:  # what they assign is a setting; what they define may change it
-            inner = [part for part in inside if isinstance(part, _FUNCTIONS)]
-            inside = [part for each in inner for part in ast.walk(each)]
-        outer = {name for part in inside if isinstance(part, (ast.Global, ast.Nonlocal)) for name in part.names}
-        stored = {p.id for p in inside if isinstance(p, ast.Name) and isinstance(p.ctx, ast.Store)}
-        parameters = {part.arg for part in ast.walk(function) if isinstance(part, ast.arg)}
-        self._local = (stored | parameters) - outer - {"self", "cls"}
-        self.names |= outer
-        for part in inside:
-            if isinstance(part, (ast.Attribute, ast.Subscript)) and isinstance(part.ctx, (ast.Store, ast.Del)):
-                self._changed(part if isinstance(part, ast.Attribute) else part.value)
-            elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in _MUTATORS:
-                self._changed(part.func.value)
-
-    def _changed(self, value: ast.expr) -> None:
-        """Note the name or attribute that holds what is changed."""
-        while isinstance(value, ast.Subscript):
-            value = value.value
-        base = value.value if isinstance(value, ast.Attribute) else value
-        if isinstance(base, ast.Name) and base.id in self._local:
-            return
-        if isinstance(value, ast.Attribute):
-            self.attributes.add(value.attr)
-        elif isinstance(value, ast.Name):
-            self.names.add(value.id)
