@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import Evaluation, TrainingFreeGRPO, compare, evaluate
-from trgrpo_dspy.evaluation.examples import check_examples, contradicting, distinct_inputs
-from trgrpo_dspy.evaluation.warnings import warnings_after, warnings_before
+from trgrpo_dspy.evaluation.examples import contradiction, distinct_inputs, warnings_before
+from trgrpo_dspy.evaluation.warnings import warnings_after
 from trgrpo_dspy.events import LibraryMeasured, StepEnded
 
 
@@ -59,13 +59,9 @@ def test_the_order_of_the_fields_and_the_labels_do_not_matter() -> None:
 
 def test_other_labels_for_equal_inputs_are_found() -> None:
     rows = [asked("a", "x"), asked("b", "x"), asked("a", "y"), asked("a", "x"), asked("b", "x"), asked("a", "z")]
-    assert contradicting(rows) == [(0, 2), (0, 5)]
-    assert contradicting([asked("a", "x")] * 5) == []
-
-
-def test_examples_are_checked_by_name() -> None:
-    with pytest.raises(ValueError, match="testset is empty"):
-        check_examples("testset", [])
+    said = contradiction("devset", rows)
+    assert said.startswith("2 of 6 examples of the devset") and "(devset[0] and devset[2] are the first)" in said
+    assert contradiction("devset", [asked("a", "x")] * 5) == ""
 
 
 def test_what_is_said_of_the_data() -> None:

@@ -10,7 +10,7 @@ import pytest
 from support.scripted import examples, scripted_lm
 
 from trgrpo_dspy import FatalError, TrainingFreeGRPO
-from trgrpo_dspy.program.comparing import normalised
+from trgrpo_dspy.program.scoring import normalised
 
 
 @pytest.mark.parametrize(

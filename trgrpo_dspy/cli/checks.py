@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from trgrpo_dspy import __version__
 from trgrpo_dspy.evaluation.evaluate import evaluate
-from trgrpo_dspy.evaluation.warnings import warnings_before
+from trgrpo_dspy.evaluation.examples import warnings_before
 from trgrpo_dspy.failures.messages import fatal_message
 from trgrpo_dspy.program.carrying import read_library
 from trgrpo_dspy.program.instructions import teachable_predictors

@@ -25,10 +25,9 @@ from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.redaction import redact
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.program.calling import call_program
-from trgrpo_dspy.program.comparing import normalised
 from trgrpo_dspy.program.copies import Copier, own_value
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric
+from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric, normalised
 from trgrpo_dspy.program.transcript.recorder import Recorder
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle, render_fields, text_of
 

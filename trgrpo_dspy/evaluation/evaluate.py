@@ -34,11 +34,10 @@ from trgrpo_dspy.program.examples import expected_text, task_text
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.scoring import Metric
 
-from .examples import check_examples, distinct_inputs
+from .examples import check_examples, contradiction, distinct_inputs
 from .measurement import Evaluation, summarize_evaluation
 from .options import EvaluationOptions
 from .statistics.comparison import PairedComparison
-from .warnings import contradiction
 
 __all__ = ["compare", "evaluate", "evaluation_flows"]
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from trgrpo_dspy.evaluation.statistics.comparison import PairedComparison, ending, paired_comparison
@@ -21,16 +21,9 @@ from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.saved import Saved
 
 from .html import details, page, table
-from .inspect_log import LoggedAttempt, write_inspect_log
-from .outcomes import attempt_warnings
+from .warnings import attempt_warnings
 
-__all__ = [
-    "Evaluation",
-    "PerAttempt",
-    "average",
-    "calls_text",
-    "summarize_evaluation",
-]
+__all__ = ["Evaluation", "PerAttempt", "average", "calls_text", "summarize_evaluation"]
 
 SCHEMA_VERSION = 1
 _SHOWN = 10
@@ -100,16 +93,11 @@ class Evaluation(Saved):
         return self.stop_reason != "completed"
 
     def pass_at(self, k: int, threshold: float = 1.0) -> float | None:
-        """Pass@k, the unbiased estimator, over the examples with at least k scored attempts; None if there are none.
-
-        Args:
-            k: Attempts allowed, at least 1.
-            threshold: Score from which an attempt has passed.
-        """
+        """The value of `pass_at_with_interval`; None if no example has k scored attempts."""
         return self.pass_at_with_interval(k, threshold).value
 
     def pass_at_with_interval(self, k: int, threshold: float = 1.0) -> Mean:
-        """Pass@k with its 95% interval over examples; those with fewer than k scored attempts count as unscored.
+        """Pass@k, the unbiased estimator, with its 95% interval over the examples with at least k scored attempts.
 
         Args:
             k: Attempts allowed, at least 1.
@@ -135,15 +123,8 @@ class Evaluation(Saved):
     def per_attempt(self) -> PerAttempt:
         """What an attempt took on average: calls, tokens, cost and time."""
         counted = [r for attempts in self.rollouts for r in attempts if r.outcome is not Outcome.INFRASTRUCTURE]
-        return PerAttempt(
-            attempts=len(counted),
-            lm_calls=average(r.lm_calls for r in counted),
-            tool_calls=average(r.tool_calls for r in counted),
-            prompt_tokens=average(r.prompt_tokens for r in counted),
-            completion_tokens=average(r.completion_tokens for r in counted),
-            cost=average(r.cost for r in counted),
-            seconds=average(r.seconds for r in counted),
-        )
+        means = {f.name: average(getattr(r, f.name) for r in counted) for f in fields(PerAttempt)[1:]}
+        return PerAttempt(len(counted), **means)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row of plain data an example, lists with one entry an attempt: for JSON or `datasets.Dataset.from_list`.
@@ -162,12 +143,7 @@ class Evaluation(Saved):
                 "outcomes": [r.outcome.value for r in attempts],
                 "answers": [r.answer for r in attempts],
                 "errors": [r.error for r in attempts],
-                "lm_calls": [r.lm_calls for r in attempts],
-                "tool_calls": [r.tool_calls for r in attempts],
-                "prompt_tokens": [r.prompt_tokens for r in attempts],
-                "completion_tokens": [r.completion_tokens for r in attempts],
-                "cost": [r.cost for r in attempts],
-                "seconds": [r.seconds for r in attempts],
+                **{f.name: [getattr(r, f.name) for r in attempts] for f in fields(PerAttempt)[1:]},
             }
             for index, (score, attempts) in enumerate(zip(self.scores, self.rollouts, strict=True))
         ]
@@ -186,6 +162,8 @@ class Evaluation(Saved):
             ImportError: inspect_ai is not installed.
             ValueError: The path ends in neither.
         """
+        from .run_log import LoggedAttempt, write_inspect_log
+
         attempts = [
             LoggedAttempt(index + 1, rollout, *self._task(index))
             for index, attempts in enumerate(self.rollouts)
@@ -278,12 +256,10 @@ def summarize_evaluation(
         inputs: For each example the index of the first one with equal inputs; empty makes each its own.
     """
     scores = mean_at_k([[r.score for r in attempts] for attempts in rollouts])
-    outcomes = Counter(r.outcome.value for attempts in rollouts for r in attempts)
+    outcomes = dict(sorted(Counter(r.outcome.value for attempts in rollouts for r in attempts).items()))
     k = max((len(attempts) for attempts in rollouts), default=1)
     mean = mean_with_interval(scores, units=inputs or None)
-    return Evaluation(
-        tuple(rollouts), tuple(scores), mean, dict(sorted(outcomes.items())), spend, k, inputs=tuple(inputs)
-    )
+    return Evaluation(tuple(rollouts), tuple(scores), mean, outcomes, spend, k, inputs=tuple(inputs))
 
 
 def calls_text(calls: int, before: int) -> str:

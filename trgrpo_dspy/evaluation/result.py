@@ -22,7 +22,7 @@ from trgrpo_dspy.saved import Saved
 from .gepa_names import GEPANames
 from .html import details, page, table
 from .measurement import average, calls_text, summarize_evaluation
-from .outcomes import UNSCORED
+from .warnings import UNSCORED
 
 __all__ = ["DetailedResults", "Measurement", "StepResult", "Verdict", "step_line"]
 
@@ -76,15 +76,9 @@ class Measurement:
         """What the attempts at the validation examples say of a library."""
         found = summarize_evaluation(rollouts, (), inputs)
         scored = [r for attempts in rollouts for r in attempts if r.score is not None]
+        tools, tokens = (r.tool_calls for r in scored), (r.prompt_tokens + r.completion_tokens for r in scored)
         return cls(
-            step,
-            library,
-            found.scores,
-            found.mean,
-            found.outcomes,
-            tool_calls=average(float(r.tool_calls) for r in scored),
-            tokens=average(float(r.prompt_tokens + r.completion_tokens) for r in scored),
-            inputs=tuple(inputs),
+            step, library, found.scores, found.mean, found.outcomes, average(tools), average(tokens), tuple(inputs)
         )
 
 

@@ -1,7 +1,8 @@
-"""What may be said of a run, in a plain sentence, and how its end is said.
+"""Which library a run returns, what may be said of it in a plain sentence, and how the run's end is said.
 
-'Improved' is said only where the interval of the gain, simultaneous over all libraries that were measured, lies above
-zero. `selection.py` chooses the library that is returned.
+The best on the valset is returned, and never one that scored below the input. A tie goes to the input, else to the
+earlier library. 'Improved' is said only where the interval of the gain, simultaneous over all libraries that were
+measured, lies above zero.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
 from trgrpo_dspy.meter.meter import Spend
 
 from .result import Measurement, Verdict
-from .selection import MOSTLY_SCORED, Selection, select_library
+from .statistics.best import Best, select_best
 from .statistics.units import rows_text
 from .warnings import FEW_EXAMPLES
 
 __all__ = ["decide", "with_ending"]
 
+MOSTLY_SCORED = 0.9
+"""Share of the examples the input was scored on that a library must be scored on to be chosen: what is missing is not
+missing by chance, and a library that makes the metric fail must not look good for it."""
 MANY_CUT = 0.05
 """Share of replies cut by length in a stage from which the verdict says so."""
 
@@ -54,13 +58,11 @@ def decide(
     if baseline.mean.n == 0:
         return Verdict("Not measured: no validation example could be scored, so the input is returned.", None, 0)
     verdict = _of_measured(baseline, measured, last_step, unmeasured, seed)
-    if not unmeasured:
-        return verdict
     way = (
-        "attach(program, compiled.detailed_results.steps[-1].library) carries what was learned last, unmeasured "
+        " attach(program, compiled.detailed_results.steps[-1].library) carries what was learned last, unmeasured "
         "(in a shell: trgrpo apply)."
     )
-    return replace(verdict, text=f"{verdict.text} {way}")
+    return replace(verdict, text=verdict.text + way) if unmeasured else verdict
 
 
 def _of_measured(
@@ -71,43 +73,38 @@ def _of_measured(
         why = "no step changed the library" if last_step else "no step was completed"
         why = "the run ended before a new library was measured" if unmeasured else why
         return Verdict(f"No improvement found, the input is returned: {why}.", False, 0)
-    chosen = select_library(baseline, measured, seed)
-    if chosen.best is None:
+    enough = [m for m in measured if _scored_for_both(baseline, m) >= MOSTLY_SCORED * baseline.mean.n]
+    if not enough:
+        outcomes = sum((Counter(one.outcomes) for one in measured), Counter[str]())
         why = (
             f"none of {_libraries(len(measured))} could be scored on {100 * MOSTLY_SCORED:.0f}% of the validation "
-            f"examples the input was scored on ({_outcomes(measured)})"
+            f"examples the input was scored on ({', '.join(f'{n} {name}' for name, n in sorted(outcomes.items()))})"
         )
         return Verdict(f"Not measured, the input is returned: {why}.", None, 0, tried=len(measured))
-    return Verdict(
-        _sentence(chosen, len(baseline.scores)), chosen.best.improved, chosen.step, chosen.best.gain,
-        chosen.best.interval, chosen.compared,
-    )  # fmt: skip
+    best = select_best(baseline.scores, [m.scores for m in enough], seed=seed, units=baseline.inputs or None)
+    step = 0 if best.best is None else enough[best.best].step
+    text = _sentence(best, step, len(baseline.scores))
+    return Verdict(text, best.improved, step, best.gain, best.interval, best.tried)
 
 
-def _sentence(chosen: Selection, size: int) -> str:
+def _scored_for_both(a: Measurement, b: Measurement) -> int:
+    return sum(x is not None and y is not None for x, y in zip(a.scores, b.scores, strict=True))
+
+
+def _sentence(best: Best, step: int, size: int) -> str:
     """The sentence on libraries that could be compared with the input."""
-    best = chosen.best
-    assert best is not None
     examples = rows_text(best.n, size, best.distinct, "validation examples")
     if best.interval is None:
         return (
-            f"No improvement found, the input is returned: none of {_libraries(chosen.compared)} scored above it on "
+            f"No improvement found, the input is returned: none of {_libraries(best.tried)} scored above it on "
             f"{examples}."
         )
-    facts = f"{best.gain:+.3f} on {examples} ({best.interval:+.3f}, accounting for {_libraries(chosen.compared)} tried)"
+    facts = f"{best.gain:+.3f} on {examples} ({best.interval:+.3f}, accounting for {_libraries(best.tried)} tried)"
     if (best.n if best.distinct is None else best.distinct) < FEW_EXAMPLES:
         facts += f", by an interval that is only a rough guide below {FEW_EXAMPLES} examples"
     if best.improved:
-        return f"Improved: {facts}; the library of step {chosen.step} is returned."
-    return f"Not distinguishable from noise: {facts}; step {chosen.step}, the best measured, is returned."
-
-
-def _outcomes(measured: Sequence[Measurement]) -> str:
-    """How the attempts at validation examples ended, of all libraries together."""
-    counts: Counter[str] = Counter()
-    for one in measured:
-        counts.update(one.outcomes)
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        return f"Improved: {facts}; the library of step {step} is returned."
+    return f"Not distinguishable from noise: {facts}; step {step}, the best measured, is returned."
 
 
 def _libraries(count: int) -> str:

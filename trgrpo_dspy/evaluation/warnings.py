@@ -1,54 +1,51 @@
-"""What the user should know of data and settings: before anything is spent, and once the run is over."""
+"""What is said where many attempts have no score, or failed, or taught nothing. No dspy, no LM."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import dspy
+from trgrpo_dspy.failures.outcome import Outcome
 
-from .examples import contradicting, distinct_inputs, input_digest
-from .outcomes import FAILED, MANY_UNSCORED, UNSCORED, attempt_warnings
-
-__all__ = ["FEW_EXAMPLES", "contradiction", "warnings_after", "warnings_before"]
+__all__ = ["FEW_EXAMPLES", "UNSCORED", "attempt_warnings", "warnings_after"]
 
 FEW_EXAMPLES = 30
 """Distinct validation inputs below which an interval is not to be relied on."""
+MANY_UNSCORED = 0.2
+"""Share of unscored attempts from which the user is warned."""
+MANY_FAILED = 0.5
+"""Share of attempts in which the program itself failed from which the user is warned."""
+UNSCORED = tuple(outcome.value for outcome in Outcome if outcome.scoreless)
+"""Outcomes without a score."""
+FAILED = tuple(outcome.value for outcome in Outcome if outcome.failed)
+"""Outcomes in which the program itself failed."""
 
 
-def warnings_before(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> tuple[str, ...]:
-    """What can be said of the data before anything is spent."""
-    found = [contradiction(name, examples) for name, examples in (("trainset", trainset), ("valset", valset))]
-    train = {input_digest(example) for example in trainset}
-    if shared := sum(input_digest(example) in train for example in valset):
+def attempt_warnings(outcomes: Mapping[str, int], errors: Mapping[str, str]) -> tuple[str, ...]:
+    """What is to be said of attempts many of which have no score, or in many of which the program itself failed.
+
+    Args:
+        outcomes: Attempts by outcome.
+        errors: The first error of each outcome.
+    """
+    found, attempts = [], sum(outcomes.values())
+    unscored = sum(outcomes.get(name, 0) for name in UNSCORED)
+    failed = sum(outcomes.get(name, 0) for name in FAILED)
+    if unscored > attempts * MANY_UNSCORED:
         found.append(
-            f"{shared} of {len(valset)} validation examples have the same inputs as training examples: the measured "
-            "gain will be too good; take them out of one of the sets."
+            f"{unscored} of {attempts} attempts have no score: an LM or a tool that is down or too slow, or a metric "
+            f"that raises or returns no number ({_first(outcomes, errors, UNSCORED)})."
         )
-    distinct = len(set(distinct_inputs(valset)))
-    if distinct < len(valset):
+    if failed > attempts * MANY_FAILED:
         found.append(
-            f"The valset has {len(valset)} examples and {distinct} distinct inputs: copies tell nothing new, and every "
-            "interval is over the distinct inputs. To measure each input several times pass val_repeats=."
+            f"In {failed} of {attempts} attempts the program itself failed ({_first(outcomes, errors, FAILED)})."
         )
-    if valset and distinct < FEW_EXAMPLES:
-        found.append(
-            f"The valset has {distinct} {'examples' if distinct == len(valset) else 'distinct inputs'}: too few to "
-            "tell a gain of 10 points from noise; use 60 or more, or val_repeats= where the program varies from run to "
-            "run."
-        )
-    return tuple(filter(None, found))
+    return tuple(found)
 
 
-def contradiction(name: str, examples: Sequence[dspy.Example]) -> str:
-    """What is said of examples with equal inputs and different labels; empty if there are none."""
-    pairs = contradicting(examples)
-    if not pairs:
-        return ""
-    first, other = pairs[0]
-    return (
-        f"{len(pairs)} of {len(examples)} examples of the {name} have the same inputs as an earlier one and other "
-        f"labels ({name}[{first}] and {name}[{other}] are the first): no program can answer both; check the labels."
-    )
+def _first(outcomes: Mapping[str, int], errors: Mapping[str, str], names: Sequence[str]) -> str:
+    """Counts of these outcomes, each with the first error that was met."""
+    found = [name for name in names if outcomes.get(name)]
+    return "; ".join(f"{outcomes[n]} {n}" + (f", the first: {errors[n]}" if n in errors else "") for n in found)
 
 
 def warnings_after(

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from trgrpo_dspy.evaluation.outcomes import UNSCORED
 from trgrpo_dspy.evaluation.result import Measurement, StepResult, Verdict
 from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
 from trgrpo_dspy.evaluation.verdict import decide
-from trgrpo_dspy.evaluation.warnings import warnings_after
+from trgrpo_dspy.evaluation.warnings import UNSCORED, warnings_after
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout

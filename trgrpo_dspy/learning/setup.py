@@ -10,8 +10,7 @@ from typing import Any
 import dspy
 
 from trgrpo_dspy.engine.journal.logdir import LogDir
-from trgrpo_dspy.evaluation.examples import distinct_inputs
-from trgrpo_dspy.evaluation.warnings import warnings_before
+from trgrpo_dspy.evaluation.examples import distinct_inputs, warnings_before
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits
 from trgrpo_dspy.meter.estimate import Estimate, estimate_calls

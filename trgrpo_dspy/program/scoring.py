@@ -3,6 +3,7 @@
 A metric may take two or three arguments (`example, prediction, trace`), as DSPy calls them, or GEPA's five
 (`gold, pred, trace, pred_name, pred_trace`); it may return a bool, a number of any range, or a `dspy.Prediction` (or
 mapping) with `score` and `feedback`; it may be an `async def`. It is called with `trace=None`, as `dspy.Evaluate` does.
+Where there is no metric, `normalised` says which answers are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import inspect
 import math
 import numbers
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -20,10 +23,12 @@ import dspy
 
 from .calling import finished
 
-__all__ = ["Metric", "Score", "adapt_metric"]
+__all__ = ["Metric", "Score", "adapt_metric", "normalised"]
 
 _LARGEST = 1e100
 """Largest score: its square must still be a number."""
+_PROSE = re.compile(r"[^\W\d_]+(?:[ ,'\u2019-]+[^\W\d_]+)*")
+"""Words alone. In numbers, units, formulas and code a letter's case and every sign may carry the meaning."""
 Metric = Callable[..., Any]
 """A metric as the user writes it."""
 
@@ -104,3 +109,18 @@ def _read_number(value: Any) -> Score:
     if abs(number) > _LARGEST:
         return Score(None, problem=f"the metric returned {number:g}; scores up to {_LARGEST:g} can be averaged")
     return Score(number) if math.isfinite(number) else Score(None, problem=f"the metric returned {number}")
+
+
+def normalised(text: str) -> str:
+    """An answer as it is compared: equal for answers that differ only in spaces, a full stop or the case of words.
+
+    What differs otherwise stays different: `5` and `5!`, `10 Mg` and `10 mg`, x² and x2, code indented in another way.
+    """
+    lines = [line.rstrip() for line in unicodedata.normalize("NFC", text).splitlines()]
+    text = "\n".join(lines).strip("\n")
+    if "\n" in text:
+        return text
+    text = " ".join(text.split())
+    if len(text) > 1 and text.endswith(".") and text[-2].isalnum():
+        text = text[:-1]
+    return text.casefold() if _PROSE.fullmatch(text) else text
