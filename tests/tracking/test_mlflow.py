@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ def traces(run: Any) -> list[Any]:
     return found
 
 
+def names(made: list[Any]) -> set[tuple[str, ...]]:
+    return {tuple(trace.info.tags[name] for name in ("stage", "step", "example", "attempt")) for trace in made}
+
+
 def history(run: Any, name: str) -> list[tuple[int, float]]:
     found = mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
     return sorted((at.step, at.value) for at in found)
@@ -96,8 +101,7 @@ def test_a_run_is_logged_from_its_parameters_to_its_verdict(tmp_path: Path) -> N
     kinds = Counter((trace.info.tags["stage"], trace.info.tags["step"]) for trace in made)
     measured = [str(measurement.step) for measurement in results.measured]
     assert kinds == {("validation", step): 4 for step in measured} | {("rollout", step): 6 for step in "12"}
-    names = {(t.info.tags["stage"], t.info.tags["step"], t.info.tags["example"], t.info.tags["attempt"]) for t in made}
-    assert len(names) == len(made)
+    assert len(names(made)) == len(made)
     for trace in made:
         (score,) = trace.info.assessments
         assert f"{score.value:g}" == trace.info.tags["score"] and "case" in trace.data.spans[0].inputs
@@ -113,28 +117,34 @@ def test_the_active_run_is_used_and_left_open(way: str) -> None:
     assert "gain" in data.metrics and last_run().info.run_id == run.info.run_id
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["attempts alone", "every call"])
-@pytest.mark.parametrize("patched", [False, True], ids=["autolog first", "this package first"])
-def test_it_works_beside_autolog_whichever_comes_first(patched: bool, whole: bool) -> None:
+@contextmanager
+def autolog(whole: bool = True, patched: bool = True) -> Iterator[None]:
+    """MLflow's own logging of DSPy; it patches the optimizers there are when it is called."""
     from mlflow.dspy.callback import MlflowCallback
     from mlflow.utils.autologging_utils import revert_patches
 
     mlflow.dspy.autolog(log_traces_from_compile=whole, silent=True)
-    if not patched:  # autolog patches the optimizers there are when it is called
+    if not patched:
         revert_patches("dspy")
     try:
         with dspy.context(callbacks=[MlflowCallback()]):
-            results = compiled(num_epochs=1).detailed_results
-            run = last_run()
-            made = traces(run)
-            mlflow.set_experiment("tests")
-            dspy.Predict(Triage)(ticket="afterwards")
+            yield
     finally:
         mlflow.dspy.autolog(disable=True, silent=True)
         revert_patches("dspy")
+
+
+@pytest.mark.parametrize(("patched", "whole"), [(True, False), (True, True), (False, True)])
+def test_it_works_beside_autolog_whichever_comes_first(patched: bool, whole: bool) -> None:
+    with autolog(whole, patched):
+        results = compiled(num_epochs=1).detailed_results
+        run = last_run()
+        made = traces(run)
+        mlflow.set_experiment("tests")
+        dspy.Predict(Triage)(ticket="afterwards")
     attempts = [trace for trace in made if "score" in trace.info.tags]
     assert len(attempts) == results.total_metric_calls
-    assert len({tuple(trace.info.tags[n] for n in ("stage", "step", "example", "attempt")) for trace in attempts}) == 14
+    assert len(names(attempts)) == 14
     rest = [trace for trace in made if "score" not in trace.info.tags]
     assert {trace.info.tags["stage"] for trace in rest} == (
         {"comparison", "consolidation", "check"} if whole else set()
@@ -154,16 +164,8 @@ class Forking(ThreadPoolExecutor):
 
 def test_attempts_made_elsewhere_are_traced_once() -> None:
     """A forked process has autolog's callback too; nobody would hear which traces it made."""
-    from mlflow.dspy.callback import MlflowCallback
-    from mlflow.utils.autologging_utils import revert_patches
-
-    mlflow.dspy.autolog(log_traces_from_compile=True, silent=True)
-    try:
-        with dspy.context(lm=offline_lm(), callbacks=[MlflowCallback()]), Forking(2) as executor:
-            results = compiled(num_epochs=1, executor=executor).detailed_results
-    finally:
-        mlflow.dspy.autolog(disable=True, silent=True)
-        revert_patches("dspy")
+    with autolog(), dspy.context(lm=offline_lm()), Forking(2) as executor:
+        results = compiled(num_epochs=1, executor=executor).detailed_results
     made = traces(last_run())
     assert len(made) == results.total_metric_calls and {trace.info.tags["stage"] for trace in made} == {
         "rollout", "validation"
@@ -188,7 +190,7 @@ def test_a_resumed_run_logs_nothing_twice(tmp_path: Path, model: Any) -> None:
     assert len(model.engine.calls) == calls and len(traces(last_run())) == whole.total_metric_calls
 
 
-@pytest.mark.parametrize("broken", ["start_run", "log_batch", "log_text", "start_span_no_context", "end_run"])
+@pytest.mark.parametrize("broken", ["start_run", "log_batch", "start_span_no_context", "end_run"])
 def test_a_tracker_that_fails_ends_nothing(
     broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -27,17 +27,8 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from trgrpo_dspy import events
 from trgrpo_dspy.engine.journal.files import write_atomically
-from trgrpo_dspy.events import (
-    AttemptFinished,
-    EditApplied,
-    EditRefused,
-    Event,
-    LibraryMeasured,
-    RunEnded,
-    RunStarted,
-    StepEnded,
-)
 from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
@@ -51,6 +42,8 @@ __all__ = ["MLflowTracker", "SaveProgram"]
 SaveProgram = Callable[[Path, ExperienceLibrary], object]
 """Writes the program with a library into a directory, as `program.json`."""
 
+_Values = Mapping[str, Any]
+_NONE: _Values = {}
 _LONGEST = 5000
 """Characters of a parameter or tag; MLflow refuses 6,000 and 8,000."""
 _FILE = "mlflow.json"
@@ -70,13 +63,13 @@ class MLflowTracker:
         self._log_dir: Path | None = None
         self._held: dict[tuple[str, int], float] = {}
         """Values of the metrics that the MLflow run holds, by name and step."""
-        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._counts: Counter[type[events.Event]] = Counter()
         self._validation: defaultdict[int, list[Rollout]] = defaultdict(list)
         self._background = Background(self._handle, "report_to='mlflow'")
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Take an event in; the first one opens the MLflow run, in the thread that may have one active."""
-        if isinstance(event, RunStarted):
+        if isinstance(event, events.RunStarted):
             self._begin(event)
         self._background(event)
 
@@ -86,15 +79,12 @@ class MLflowTracker:
             return
         handled = self._background.close()
         with nullcontext() if handled else impatient():
-            self._say_goodbye(handled)
+            if handled and self._log_dir is not None and (report := self._log_dir / "report.html").exists():
+                self._client.log_artifact(self._run.info.run_id, str(report))
+            if self._began:
+                mlflow.end_run(self._status)
 
-    def _say_goodbye(self, handled: bool) -> None:
-        if handled and self._log_dir is not None and (report := self._log_dir / "report.html").exists():
-            self._client.log_artifact(self._run.info.run_id, str(report))
-        if self._began:
-            mlflow.end_run(self._status)
-
-    def _begin(self, event: RunStarted) -> None:
+    def _begin(self, event: events.RunStarted) -> None:
         check_server()
         directory = event.options.get("log_dir")
         self._log_dir = Path(directory).expanduser() if directory else None
@@ -124,34 +114,26 @@ class MLflowTracker:
 
     # -- in the background -------------------------------------------------------------------------------------------
 
-    def _handle(self, event: Event, time_ns: int) -> None:
-        if isinstance(event, RunStarted):
-            self._started(event)
-        elif isinstance(event, AttemptFinished):
+    def _handle(self, event: events.Event, time_ns: int) -> None:
+        if isinstance(event, events.RunStarted):
+            sizes = {"training_examples": len(event.trainset), "validation_examples": len(event.valset)}
+            self._log(params={**sizes, "models": ", ".join(event.models), **_flat(event.options)})
+            self._text(event.program, "program.txt")
+            self._text(event.library.to_markdown(), "libraries/step_000.md")
+        elif isinstance(event, events.AttemptFinished):
             if event.stage != "rollout":
                 self._validation[event.step].append(event.rollout)
             self._traces.add(event, time_ns)
-        elif isinstance(event, (EditApplied, EditRefused)):
-            self._counts["edits/applied" if isinstance(event, EditApplied) else "edits/refused"] += 1
-        elif isinstance(event, StepEnded):
+        elif isinstance(event, (events.EditApplied, events.EditRefused)):
+            self._counts[type(event)] += 1
+        elif isinstance(event, events.StepEnded):
             self._step_ended(event)
-        elif isinstance(event, LibraryMeasured):
+        elif isinstance(event, events.LibraryMeasured):
             self._measured(event)
-        elif isinstance(event, RunEnded):
+        elif isinstance(event, events.RunEnded):
             self._run_ended(event)
 
-    def _started(self, event: RunStarted) -> None:
-        params = {
-            "training_examples": len(event.trainset),
-            "validation_examples": len(event.valset),
-            "models": ", ".join(event.models),
-            **_flat(event.options),
-        }
-        self._log(params=params)
-        self._text(event.program, "program.txt")
-        self._text(event.library.to_markdown(), "libraries/step_000.md")
-
-    def _step_ended(self, event: StepEnded) -> None:
+    def _step_ended(self, event: events.StepEnded) -> None:
         values = {
             "train/score": event.train_mean,
             "train/scored": event.scored,
@@ -159,8 +141,8 @@ class MLflowTracker:
             "train/mistakes": event.mistakes,
             "library/entries": len(event.library),
             "library/tokens": event.library.tokens,
-            "edits/applied": self._counts["edits/applied"],
-            "edits/refused": self._counts["edits/refused"],
+            "edits/applied": self._counts[events.EditApplied],
+            "edits/refused": self._counts[events.EditRefused],
             **_spent("step", event.spend),
         }
         self._counts.clear()
@@ -168,25 +150,25 @@ class MLflowTracker:
         self._text(event.library.to_markdown(), f"libraries/step_{event.step:03d}.md")
         self._traces.flush()
 
-    def _measured(self, event: LibraryMeasured) -> None:
+    def _measured(self, event: events.LibraryMeasured) -> None:
         low, high = event.interval or (None, None)
         attempts = self._validation.pop(event.step, [])
         costs = [rollout.cost for rollout in attempts]
         values = {
-            "validation/score": event.mean,
-            "validation/low": low,
-            "validation/high": high,
-            "validation/scored": event.scored,
-            "validation/tool_calls_per_attempt": event.tool_calls,
-            "validation/tokens_per_attempt": event.tokens,
-            "validation/calls": sum(rollout.lm_calls for rollout in attempts),
-            "validation/tokens": sum(rollout.prompt_tokens + rollout.completion_tokens for rollout in attempts),
-            "validation/cost": None if None in costs else sum(cost or 0.0 for cost in costs),
+            "score": event.mean,
+            "low": low,
+            "high": high,
+            "scored": event.scored,
+            "tool_calls_per_attempt": event.tool_calls,
+            "tokens_per_attempt": event.tokens,
+            "calls": sum(rollout.lm_calls for rollout in attempts),
+            "tokens": sum(rollout.prompt_tokens + rollout.completion_tokens for rollout in attempts),
+            "cost": None if None in costs else sum(cost or 0.0 for cost in costs),
         }
-        self._log(values, event.step)
+        self._log({f"validation/{name}": value for name, value in values.items()}, event.step)
         self._traces.flush()
 
-    def _run_ended(self, event: RunEnded) -> None:
+    def _run_ended(self, event: events.RunEnded) -> None:
         low, high = event.interval or (None, None)
         values = {"gain": event.gain, "gain_low": low, "gain_high": high, **_spent("total", event.spend)}
         tags = {
@@ -209,31 +191,21 @@ class MLflowTracker:
         self._traces.close()
         self._status = "KILLED" if event.stop_reason == "interrupted" else "FINISHED"
 
-    def _log(
-        self,
-        metrics: Mapping[str, float | None] | None = None,
-        step: int = 0,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
-    ) -> None:
+    def _log(self, metrics: _Values = _NONE, step: int = 0, params: _Values = _NONE, tags: _Values = _NONE) -> None:
         """Log values that are known and that the MLflow run does not hold yet."""
         run_id, now = self._run.info.run_id, time.time_ns() // 1_000_000
         values = [
             Metric(name, float(value), now, step)
-            for name, value in (metrics or {}).items()
+            for name, value in metrics.items()
             if value is not None and (name, step) not in self._held
         ]
-        texts = {name: _short(value) for name, value in (params or {}).items()}
+        texts = {name: _short(value) for name, value in params.items()}
         held = self._client.get_run(run_id).data.params if texts else {}
+        new = [Param(name, text) for name, text in texts.items() if name not in held]
         # MLflow refuses another value for a parameter; what may change when a run is resumed becomes a tag.
-        changed = {name: text for name, text in texts.items() if name in held and held[name] != text}
-        given = {**{name: _short(value) for name, value in (tags or {}).items()}, **changed}
-        self._client.log_batch(
-            run_id,
-            values,
-            [Param(name, text) for name, text in texts.items() if name not in held],
-            [RunTag(name, text) for name, text in given.items()],
-        )
+        changed = {name: text for name, text in texts.items() if held.get(name, text) != text}
+        given = {**{name: _short(value) for name, value in tags.items()}, **changed}
+        self._client.log_batch(run_id, values, new, [RunTag(name, text) for name, text in given.items()])
 
     def _text(self, text: str, name: str) -> None:
         self._client.log_text(self._run.info.run_id, storable(text), name)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import patch
 
 import mlflow
 
@@ -39,38 +40,22 @@ def active_run() -> Any:
 
 
 def check_server() -> None:
-    """Ask the tracking server anything.
-
-    Raises:
-        TimeoutError: It does not answer within `PATIENCE` seconds.
-    """
+    """Ask the tracking server anything; a `TimeoutError` if it does not answer within `PATIENCE` seconds."""
     uri = mlflow.get_tracking_uri()
     if not uri.startswith("http"):  # a database or a directory is there or raises at once
         return
     answered = threading.Event()
 
     def ask() -> None:
-        try:
+        with suppress(Exception):  # the client has tried for minutes; nobody waits for this any more
             mlflow.search_experiments(max_results=1)
-        except Exception:  # the client has tried for minutes; nobody waits for this any more
-            return
-        answered.set()
+            answered.set()
 
     threading.Thread(target=ask, name="mlflow-server", daemon=True).start()
     if not answered.wait(PATIENCE):
         raise TimeoutError(f"the tracking server at {uri} did not answer within {PATIENCE:g} seconds")
 
 
-@contextmanager
-def impatient() -> Iterator[None]:
+def impatient() -> AbstractContextManager[Any]:
     """Let MLflow's client try once, for a few seconds: for the last word to a server that seems gone."""
-    before = {name: os.environ.get(name) for name in _IMPATIENT}
-    os.environ.update(_IMPATIENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return patch.dict(os.environ, _IMPATIENT)

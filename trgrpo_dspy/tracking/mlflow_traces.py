@@ -76,12 +76,6 @@ class _TagTraces(BaseCallback):
         """Ids of the traces of each unit of work, by the text of its labels."""
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._tag()
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._tag()
-
-    def _tag(self) -> None:
         span, labels = mlflow.get_current_active_span(), labels_here()
         if span is not None and span.parent_id is None and labels:
             tags = {name: str(value) for name, value in labels.items()}
@@ -89,6 +83,8 @@ class _TagTraces(BaseCallback):
             known = self.traces.setdefault(identity(tags), [])
             if span.trace_id not in known:
                 known.append(span.trace_id)
+
+    on_lm_start = on_module_start
 
 
 def identity(tags: dict[str, str]) -> str:
@@ -104,21 +100,19 @@ class AttemptTraces:
         self._autolog: _TagTraces | None = tags
         self._run: Any = None
         self._continued = False
-        self._held: frozenset[str] = frozenset()
-        self._trainset: Sequence[tuple[str, str]] = ()
-        self._valset: Sequence[tuple[str, str]] = ()
+        self._held: set[str] = set()
+        self._tasks: dict[bool, Sequence[tuple[str, str]]] = {}
+        """Inputs and labels of the training examples (True) and of the others."""
         self._waiting: list[tuple[AttemptFinished, int]] = []
 
     def begin(self, run: Any, started: RunStarted, continued: bool) -> None:
         """Log into this MLflow run; one that is continued may hold traces already."""
-        self._run, self._trainset, self._valset = run, started.trainset, started.valset
-        self._continued = continued
+        self._run, self._continued = run, continued
+        self._tasks = {True: started.trainset, False: started.valset}
         if continued:
-            found = mlflow.search_traces(
-                locations=[run.info.experiment_id],
-                run_id=run.info.run_id, return_type="list", include_spans=False, max_results=100_000
-            )  # fmt: skip
-            self._held = frozenset(identity(trace.info.tags) for trace in found)
+            where = {"locations": [run.info.experiment_id], "run_id": run.info.run_id, "max_results": 100_000}
+            found = mlflow.search_traces(**where, return_type="list", include_spans=False)
+            self._held = {identity(trace.info.tags) for trace in found}
 
     def add(self, event: AttemptFinished, time_ns: int) -> None:
         """Log an attempt, or wait for autolog's trace of it."""
@@ -155,24 +149,25 @@ class AttemptTraces:
 
     def _log(self, event: AttemptFinished, tags: dict[str, str], time_ns: int) -> None:
         rollout = event.rollout
-        tasks = self._trainset if event.stage == "rollout" else self._valset
+        tasks = self._tasks[event.stage == "rollout"]
         task, expected = tasks[rollout.example] if rollout.example < len(tasks) else ("", "")
-        tokens = {
-            "input_tokens": rollout.prompt_tokens,
-            "output_tokens": rollout.completion_tokens,
-            "total_tokens": rollout.prompt_tokens + rollout.completion_tokens,
-        }
+        tokens = rollout.prompt_tokens, rollout.completion_tokens
+        usage = dict(zip(("input_tokens", "output_tokens", "total_tokens"), (*tokens, sum(tokens)), strict=True))
+        names = ("transcript", "score", "error", "feedback", "lm_calls", "tool_calls", "cost")
         facts = {
-            "transcript": rollout.transcript, "expected": expected, "score": rollout.score, "error": rollout.error,
-            "feedback": rollout.feedback, "outcome": rollout.outcome.value, "shown": list(rollout.shown),
-            "lm_calls": rollout.lm_calls, "tool_calls": rollout.tool_calls, "cost": rollout.cost,
-            "mlflow.chat.tokenUsage": tokens,
+            **{name: getattr(rollout, name) for name in names},
+            "expected": expected, "outcome": rollout.outcome.value, "shown": list(rollout.shown),
+            "mlflow.chat.tokenUsage": usage,
         }  # fmt: skip
         span = mlflow.start_span_no_context(
             name=event.stage,
             span_type=SpanType.AGENT if rollout.tool_calls else SpanType.CHAIN,
             inputs=storable(task),
-            attributes={name: _plain(value) for name, value in facts.items() if value not in (None, "")},
+            attributes={
+                name: storable(value) if isinstance(value, str) else value
+                for name, value in facts.items()
+                if value not in (None, "")
+            },
             tags=tags,
             metadata={"mlflow.sourceRun": self._run.info.run_id},
             experiment_id=self._run.info.experiment_id,
@@ -201,16 +196,17 @@ def _log_score(trace: str, rollout: Rollout) -> None:
 
 def _tags(event: AttemptFinished) -> dict[str, str]:
     rollout = event.rollout
-    score = "unscored" if rollout.score is None else f"{rollout.score:g}"
-    tags = {"stage": event.stage, "step": event.step, "example": rollout.example, "attempt": rollout.attempt,
-            "score": score, "outcome": rollout.outcome.value}  # fmt: skip
+    tags = {
+        "stage": event.stage,
+        "step": event.step,
+        "example": rollout.example,
+        "attempt": rollout.attempt,
+        "score": "unscored" if rollout.score is None else f"{rollout.score:g}",
+        "outcome": rollout.outcome.value,
+    }
     return {name: str(value)[:_LONGEST_TAG] for name, value in tags.items()}
 
 
 def storable(text: str) -> str:
     """The text without lone surrogates, and without NUL, which PostgreSQL bars."""
     return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
-
-
-def _plain(value: Any) -> Any:
-    return storable(value) if isinstance(value, str) else value
