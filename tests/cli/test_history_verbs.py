@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support.commands import Command
 
 
@@ -31,17 +32,19 @@ def test_watch_a_run_that_goes_on(compiled: Command) -> None:
     assert "holds no run yet" in compiled("watch", "runs/my_task-1", code=2).stderr
 
 
-def test_a_run_that_failed_with_nothing_to_show_is_not_the_newest(compiled: Command) -> None:
+@pytest.mark.parametrize("words", ["--offline", "--model openai/gpt-4o-mini"], ids=["unscored", "no key"])
+def test_a_run_that_failed_with_nothing_to_show_is_not_the_newest(compiled: Command, words: str) -> None:
     """The verbs that look at the newest run pass it over and say so; resume goes on with it."""
     task = Path("my_task.py")
     task.write_text(task.read_text().replace("    right =", "    raise OSError(3)\n    right ="))
-    compiled("compile", "my_task.py", "--offline", code=1)
+    done = compiled("compile", "my_task.py", *words.split(), code=1)
+    assert "trgrpo resume runs/my_task-2" in done.stderr
     done = compiled("show")
     assert done.stdout.startswith("runs/my_task-1:") and "runs/my_task-2 is newer and failed" in done.stderr
     compiled("why", "E1")
     assert compiled("show", "runs/my_task-2").stderr == ""
     assert "resume runs/my_task-2" in compiled("resume", code=1).stderr
-    Path("runs/my_task-1").rename("first")
+    Path("runs/my_task-2/command.json").unlink()  # as where it was run from Python
     assert compiled("show").stdout.startswith("runs/my_task-2:")
 
 
