@@ -18,28 +18,13 @@ class Caller:
     over = False
 
 
-def test_the_next_call_hears_of_the_end_of_the_first() -> None:
-    backend, first, second = Backends().of("model"), Caller(), Caller()
-    assert backend.may_go(first)
-    assert not backend.may_go(second)
-    threading.Timer(0.1, backend.done, [first]).start()
-    began = time.monotonic()
-    assert backend.wait(20)
-    assert time.monotonic() - began < 10
-    assert backend.may_go(second)
-    assert not backend.wait(0.01)
-
-
-def test_all_hear_of_the_first_answer() -> None:
-    backend, heard = Backends().of("model"), []
-    threads = [threading.Thread(target=lambda: heard.append(backend.wait(20))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.1)
-    backend.answer(Caller(), 0.1, None)
-    for thread in threads:
-        thread.join(10)
-    assert heard == [True] * 3
+def test_all_hear_of_the_first_calls_end_and_of_the_first_answer() -> None:
+    backend, first = Backends().of("model"), Caller()
+    assert backend.may_go(first) and not backend.may_go(Caller())
+    for event in (lambda: backend.done(first), lambda: backend.answer(first, 0.1, None)):
+        threading.Timer(0.1, event).start()
+        assert backend.wait(20)
+        assert backend.may_go(Caller()) and not backend.wait(0.01)
 
 
 def test_replies_of_dspys_cache_do_not_wait_for_each_other(dspy_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:

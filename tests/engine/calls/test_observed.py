@@ -24,37 +24,22 @@ class Counting(dspy.Signature):
     count: int = dspy.OutputField(desc="how many")
 
 
-ADAPTERS = (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
-
-
-@pytest.mark.parametrize("kind", ADAPTERS)
-class TestSystemMessages:
-    def test_as_plain_dspy_writes_them(self, kind: Any) -> None:
-        observed = observe_adapter(kind(), Gate())
-        for signature in (Counting, Triage, Counting.with_instructions("Count well."), Counting, Triage):
-            assert observed.format_system_message(signature) == kind().format_system_message(signature)
-
-    def test_made_once(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        made: list[str] = []
-        plain = kind.format_task_description
-        monkeypatch.setattr(kind, "format_task_description", lambda s, g: made.append(g.__name__) or plain(s, g))
-        observed = observe_adapter(kind(), Gate())
-        for signature in (Counting, Triage) * 3:
-            observed.format_system_message(signature)
-        assert made == ["Counting", "Triage"]
-
-    def test_a_signature_changed_in_place_is_noticed(self, kind: Any) -> None:
-        signature, observed = Counting.with_instructions("Count."), observe_adapter(kind(), Gate())
-        observed.format_system_message(signature)
-        signature.instructions = "Count twice."
-        assert "Count twice." in observed.format_system_message(signature)
-        signature.output_fields["count"].json_schema_extra["desc"] = "a whole number"
-        assert "a whole number" in observed.format_system_message(signature)
-        assert observed.format_system_message(signature) == kind().format_system_message(signature)
-
-
-def test_few_system_messages_are_kept() -> None:
-    observed = observe_adapter(dspy.ChatAdapter(), Gate())
+@pytest.mark.parametrize("kind", [dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter])
+def test_system_messages_are_made_once_as_plain_dspy_writes_them(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    signatures = (Counting, Triage, Counting.with_instructions("Count well."))
+    written = [kind().format_system_message(signature) for signature in signatures]
+    made: list[str] = []
+    plain = kind.format_task_description
+    monkeypatch.setattr(kind, "format_task_description", lambda s, g: made.append(g.__name__) or plain(s, g))
+    observed = observe_adapter(kind(), Gate())
+    for _ in range(3):
+        assert [observed.format_system_message(signature) for signature in signatures] == written
+    assert made == [signature.__name__ for signature in signatures]
+    changed = signatures[2]
+    changed.instructions = "Count twice."
+    assert "Count twice." in observed.format_system_message(changed)
+    changed.output_fields["count"].json_schema_extra["desc"] = "a whole number"
+    assert "a whole number" in observed.format_system_message(changed) == kind().format_system_message(changed)
     for number in range(100):
         assert f"Task {number}." in observed.format_system_message(Counting.with_instructions(f"Task {number}."))
     assert 0 < len(observed._system_messages) <= 30
@@ -93,32 +78,20 @@ class HeardOutside(Heard, OutsideAdapters):
     pass
 
 
-class TestOutsideAdapters:
-    def test_hears_of_modules_alone(self, lm: dspy.LM) -> None:
-        everything, outside, calls = Heard(), HeardOutside(), Gate()
-        with dspy.context(callbacks=[everything]), calls.context(Unit(Stage.ROLLOUT, 1, ("a",)), outside):
-            dspy.ChainOfThought(Triage)(ticket="refund")
-            heard = dspy.settings.callbacks
-        assert outside.events == ["module", "module"] and heard == [everything, outside]
-        assert everything.events == ["module", "module", "format", "lm", "parse"]
-
-    def test_asynchronously(self) -> None:
-        everything, outside, calls = Heard(), HeardOutside(), Gate()
-        with (
-            dspy.context(lm=scripted_lm(), callbacks=[everything]),
-            calls.context(Unit(Stage.ROLLOUT, 1, ("a",)), outside),
-        ):
-            asyncio.run(dspy.Predict(Triage).acall(ticket="refund"))
-        assert outside.events == ["module"] and everything.events == ["module", "format", "lm", "parse"]
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_callback_outside_adapters_hears_of_modules_alone(lm: dspy.LM, asynchronous: bool) -> None:
+    everything, outside, program = Heard(), HeardOutside(), dspy.Predict(Triage)
+    with dspy.context(callbacks=[everything]), Gate().context(Unit(Stage.ROLLOUT, 1, ("a",)), outside):
+        asyncio.run(program.acall(ticket="refund")) if asynchronous else program(ticket="refund")
+        assert dspy.settings.callbacks == [everything, outside]
+    assert outside.events == ["module"] and everything.events == ["module", "format", "lm", "parse"]
 
 
-def test_one_copy_of_an_adapter_for_a_run() -> None:
-    adapter, calls = dspy.ChatAdapter(), Gate()
-    with dspy.context(lm=scripted_lm(), adapter=adapter):
-        seen = []
-        for number in range(2):
-            with calls.context(Unit(Stage.ROLLOUT, 1, (number,))):
-                seen.append(dspy.settings.adapter)
+def test_one_copy_of_an_adapter_for_a_run(lm: dspy.LM) -> None:
+    adapter, calls, seen = dspy.ChatAdapter(), Gate(), []
+    for number in range(2):
+        with dspy.context(adapter=adapter), calls.context(Unit(Stage.ROLLOUT, 1, (number,))):
+            seen.append(dspy.settings.adapter)
     assert seen[0] is seen[1] and seen[0] is not adapter and type(adapter) is dspy.ChatAdapter
 
 
@@ -128,23 +101,22 @@ class Holder(dspy.Module):
         self.first, self.then, self.lm = dspy.Predict("a -> b"), [dspy.Predict("b -> c")], lm
 
 
-class TestCopier:
-    def test_copies_share_lms_and_nothing_else(self) -> None:
-        program = Holder(scripted_lm())
-        program.first.lm = scripted_lm()
-        copier = Copier(program)
-        one, two = copier.copy(), copier.copy()
-        assert one.lm is two.lm is program.lm and one.first.lm is program.first.lm
-        assert len({id(p) for m in (program, one, two) for p in (m.first, m.then[0])}) == 6
-        assert copier.names == {program.first.stage: "first", program.then[0].stage: "then[0]"}
-        assert one.then[0].stage == program.then[0].stage
+def test_copies_of_a_program_share_lms_and_nothing_else() -> None:
+    program = Holder(scripted_lm())
+    program.first.lm = scripted_lm()
+    copier = Copier(program)
+    one, two = copier.copy(), copier.copy()
+    assert one.lm is two.lm is program.lm and one.first.lm is program.first.lm
+    assert len({id(p) for m in (program, one, two) for p in (m.first, m.then[0])}) == 6
+    assert copier.names == {program.first.stage: "first", program.then[0].stage: "then[0]"}
+    assert one.then[0].stage == program.then[0].stage
 
-    def test_a_runner_knows_the_programs_under_way(self, lm: dspy.LM) -> None:
-        """More programs than it remembers, in turns: each attempt runs its own."""
-        calls = Gate()
-        runner, programs = Runner(calls, exact), [dspy.Predict(Triage.with_instructions(f"No. {n}")) for n in range(6)]
-        for number, program in [*enumerate(programs)] * 2:
-            unit = Unit(Stage.ROLLOUT, 1, ("a", number, len(lm.engine.calls)))
-            runner.attempt(program, examples(1)[0], unit, index=0, attempt=0)
-            assert f"No. {number}" in lm.engine.calls[-1].system
-        assert len(runner._copiers) == 4
+
+def test_a_runner_knows_the_programs_under_way(lm: dspy.LM) -> None:
+    """More programs than it remembers, in turns: each attempt runs its own."""
+    runner, programs = Runner(Gate(), exact), [dspy.Predict(Triage.with_instructions(f"No. {n}")) for n in range(6)]
+    for number, program in [*enumerate(programs)] * 2:
+        unit = Unit(Stage.ROLLOUT, 1, ("a", number, len(lm.engine.calls)))
+        runner.attempt(program, examples(1)[0], unit, index=0, attempt=0)
+        assert f"No. {number}" in lm.engine.calls[-1].system
+    assert len(runner._copiers) == 4

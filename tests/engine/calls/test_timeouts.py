@@ -10,7 +10,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import dspy
@@ -25,8 +24,6 @@ from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors.threads import ThreadExecutor
-from trgrpo_dspy.engine.flows import Execution
-from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline.server import OfflineServer
 
@@ -42,21 +39,20 @@ def released() -> Iterator[threading.Event]:
 class Hangs(dspy.Module):
     """Some attempts never end: what decides is the reply, so that it is the same ones every time."""
 
-    def __init__(self, released: threading.Event, queues: tuple[str, ...] = ("legal",)) -> None:
+    def __init__(self, released: threading.Event) -> None:
         super().__init__()
         self.answer, self.after = dspy.Predict(Triage), dspy.Predict(Triage)
-        self.released, self.queues = released, queues
-        self.hung, self.refused = [], []
+        self.released, self.hung, self.refused = released, [], []
 
     def __deepcopy__(self, memo: Any) -> Hangs:
-        other = Hangs(self.released, self.queues)
+        other = Hangs(self.released)
         other.hung, other.refused = self.hung, self.refused
         other.answer.signature = self.answer.signature
         return other
 
     def forward(self, ticket: str) -> Any:
         found = self.answer(ticket=ticket)
-        if found.queue in self.queues:
+        if found.queue == "legal":
             self.hung.append(ticket)
             self.released.wait(30)
             try:
@@ -74,29 +70,23 @@ def compile_with(lm: dspy.LM, program: dspy.Module, **options: Any) -> dspy.Modu
 
 
 class TestRolloutTimeout:
-    def test_a_hung_attempt_is_given_up_and_its_place_filled(self, released: threading.Event) -> None:
+    def test_a_hung_attempt_is_given_up_its_place_filled_and_its_further_calls_refused(
+        self, released: threading.Event
+    ) -> None:
         lm, program = scripted_lm(), Hangs(released)
         began = time.monotonic()
-        compiled = compile_with(lm, program, rollout_timeout=0.8)
-        seconds = time.monotonic() - began
+        compiled = compile_with(lm, program, rollout_timeout=0.4)
+        seconds, calls, hung = time.monotonic() - began, len(lm.engine.calls), len(program.hung)
         (step,) = compiled.detailed_results.steps
-        assert len(program.hung) > 4  # more than there are threads
-        assert step.outcomes == {"completed": 32 - len(program.hung), "infrastructure": len(program.hung)}
-        # One after the other they would take this long.
-        assert seconds < 0.8 * len(program.hung)
+        assert hung > 4  # more than there are threads
+        assert step.outcomes == {"completed": 32 - hung, "infrastructure": hung}
+        assert seconds < 0.4 * hung  # as long they would take one after the other
         assert compiled.detailed_results.stop_reason == "completed"
-
-    def test_its_result_is_dropped_and_its_further_calls_are_refused(self, released: threading.Event) -> None:
-        lm, program = scripted_lm(), Hangs(released)
-        compiled = compile_with(lm, program, rollout_timeout=0.2)
-        calls = len(lm.engine.calls)
         released.set()
-        deadline = time.monotonic() + 5
-        while len(program.refused) < len(program.hung) and time.monotonic() < deadline:
+        while len(program.refused) < hung and time.monotonic() < began + 10:
             time.sleep(0.01)
-        assert program.refused == ["RunStopped"] * len(program.hung)
+        assert program.refused == ["RunStopped"] * hung
         assert len(lm.engine.calls) == calls == compiled.detailed_results.total.calls
-        assert not [c for c in lm.engine.calls if "afterwards" in c.user]
 
     def test_calls_are_refused_while_the_run_goes_on(self) -> None:
         lm, calls = scripted_lm(), Gate()
@@ -110,35 +100,11 @@ class TestRolloutTimeout:
             assert dspy.Predict(Triage)(ticket="refund").queue
         assert len(lm.engine.calls) == 1
 
-    def test_a_group_that_lost_all_but_one_attempt_teaches_nothing(self, released: threading.Event) -> None:
-        lm, program = scripted_lm(), Hangs(released, ("legal", "billing", "access", "hardware"))
-        with dspy.context(lm=lm):
-            compiled = TrainingFreeGRPO(
-                metric=exact, num_epochs=1, group_size=4, num_threads=16, rollout_timeout=0.05
-            ).compile(program, trainset=examples(4))
-        (step,) = compiled.detailed_results.steps
-        assert step.outcomes == {"infrastructure": 16}
-        assert step.train_mean is None
-        assert len(compiled.experiences) == 0
-
-    def test_validation_too(self, released: threading.Event) -> None:
-        lm, program = scripted_lm(), Hangs(released, ("legal", "billing"))
-        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, num_threads=4, group_size=2, rollout_timeout=0.2)
-        with dspy.context(lm=lm):
-            compiled = optimizer.compile(program, trainset=examples(2), valset=examples(8, start=8))
-        baseline = compiled.detailed_results.baseline
-        assert baseline.mean.unscored == baseline.outcomes["infrastructure"] > 0
-        assert baseline.mean.n == 8 - baseline.mean.unscored
-
-    @pytest.mark.parametrize("engine", ["auto", "litellm"])
-    def test_a_hanging_lm_call(self, engine: str) -> None:
+    def test_a_hanging_lm_call(self) -> None:
         """The client would wait for 30 s; the run gives the attempt up, and the server's silence up in the end."""
         with OfflineServer(error_rate=0.15, errors=("hang",), hang_seconds=30) as server:
-            lm = server.lm(engine, timeout=30)
-            with suppress(Exception):  # LiteLLM takes seconds to import
-                server.lm(engine, timeout=1, num_retries=0)("hello")
             began = time.monotonic()
-            compiled = compile_with(lm, dspy.Predict(Triage), rollout_timeout=1.0, num_threads=8,
+            compiled = compile_with(server.lm(timeout=30), dspy.Predict(Triage), rollout_timeout=1.0, num_threads=8,
                                     reflection_lm=scripted_lm())  # fmt: skip
             seconds = time.monotonic() - began
             hung = [r for r in server.requests if r.fault == "hang"]
@@ -160,11 +126,11 @@ class TestRolloutTimeout:
         lm = scripted_lm()
         optimizer = TrainingFreeGRPO(
             metric=lambda example, prediction, trace=None: 1.0, num_epochs=1, group_size=16, num_threads=16,
-            rollout_timeout=1.0, requests_per_minute=480,
+            rollout_timeout=0.5, requests_per_minute=960,
         )  # fmt: skip
         with dspy.context(lm=lm):
             compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(1))
-        (step,) = compiled.detailed_results.steps  # the last in line waits for almost two seconds
+        (step,) = compiled.detailed_results.steps  # the last in line waits for almost a second
         assert step.outcomes == {"completed": 16}
 
     def test_calls_side_by_side_are_held_back_once(self) -> None:
@@ -192,21 +158,6 @@ class TestThePool:
         assert pool.submit(lambda: "went on").result(5) == "went on"
         assert not stuck.done()
         pool.close()
-
-    def test_throughput_goes_on_beside_stuck_work(self, released: threading.Event) -> None:
-        calls = Gate()
-        calls.state.backends.of("any").answer(None, 0.1, None)
-
-        def flow(hangs: bool) -> Any:
-            work = (lambda: released.wait(30)) if hangs else (lambda: time.sleep(0.01))
-            (result,) = yield [Task(Stage.ROLLOUT, work, timeout=0.1 if hangs else None, on_timeout=lambda: "late")]
-            return result
-
-        with Execution(calls, 2) as execution:
-            began = time.monotonic()
-            found = execution.run([flow(number in (3, 5)) for number in range(60)])
-        assert found.count("late") == 2
-        assert time.monotonic() - began < 2
 
     def test_the_process_ends_while_a_worker_sleeps(self) -> None:
         code = textwrap.dedent(
@@ -246,14 +197,7 @@ class TestThePool:
 
 
 class TestRequestsPerMinute:
-    def test_across_threads(self) -> None:
-        stamps: list[float] = []
-        lm = scripted_lm(lambda call: stamps.append(time.monotonic()) or learner(call))
-        began = time.monotonic()
-        compile_with(lm, dspy.Predict(Triage), requests_per_minute=3000, num_threads=16)
-        assert_paced(stamps, began, 0.02)
-
-    def test_retries_included(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_across_threads_and_retries_included(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(state, "BACKOFF", 0.001)
         stamps: list[float] = []
 
@@ -267,19 +211,8 @@ class TestRequestsPerMinute:
         began = time.monotonic()
         compiled = compile_with(lm, dspy.Predict(Triage), requests_per_minute=6000, num_threads=16)
         assert compiled.detailed_results.total.retries == 2 * compiled.detailed_results.total.calls
-        assert_paced(stamps, began, 0.01)
-
-    def test_a_turn_is_taken_once(self) -> None:
-        calls = Gate(requests_per_minute=1)
-        assert calls.state.waiting.pace() <= time.monotonic()
-        assert calls.state.waiting.pace() >= time.monotonic() + 59
-
-
-def assert_paced(stamps: list[float], began: float, interval: float) -> None:
-    """The n-th request goes out no earlier than n intervals after the first could."""
-    stamps.sort()
-    assert len(stamps) > 30
-    assert all(stamp >= began + number * interval - 0.001 for number, stamp in enumerate(stamps))
+        assert len(stamps) > 30  # the n-th goes out no earlier than n intervals after the first could
+        assert all(stamp >= began + number * 0.01 - 0.001 for number, stamp in enumerate(sorted(stamps)))
 
 
 class Trickles(OfflineServer):
