@@ -12,7 +12,7 @@ import pytest
 from dspy.lm15 import ContextLengthError, ServerError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.scripted import RIGHT, Triage, exact, examples, lm_state, program_state, scripted_lm, told, word_of
+from support.scripted import RIGHT, Triage, exact, examples, scripted_lm, told, word_of
 
 from trgrpo_dspy import compare, evaluate
 
@@ -54,7 +54,7 @@ METRICS = {
 }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     salt=st.integers(0, 1000),
     size=st.integers(1, 12),
@@ -123,14 +123,6 @@ def test_the_temperature_is_the_programs_own_unless_another_is_asked_for() -> No
     assert lm.kwargs["temperature"] == 0.9
 
 
-def test_the_program_that_was_measured_is_unchanged(lm: dspy.LM) -> None:
-    program = dspy.ChainOfThought(Triage)
-    program.predict.lm = own = scripted_lm(temperature=0.5)
-    before = program_state(program), lm_state(own)
-    evaluate(program, tuple(examples(3)), exact)
-    assert (program_state(program), lm_state(own)) == before
-
-
 def test_callbacks_hear_of_the_whole_evaluation(lm: dspy.LM) -> None:
     heard: list[Any] = []
     found = evaluate(dspy.Predict(Triage), DEV, exact, k=2, callbacks=[heard.append])
@@ -163,17 +155,8 @@ def test_a_paired_difference_is_b_minus_a() -> None:
     assert back.difference == pytest.approx(-found.difference) and back.losses == 20
 
 
-def test_only_examples_scored_for_both_are_compared() -> None:
-    def metric(example: Any, prediction: Any, trace: Any = None) -> float | None:
-        unscored = int(example.ticket.rsplit(" ", 1)[1]) < 10 and prediction.queue == "none"
-        return None if unscored else exact(example, prediction)
-
-    found = compare(Fixed(0), Fixed(60), examples(40), metric)
-    assert found.n == 30 and found.wins == 30 and "over 30 of 40 examples: 30 won" in str(found)
-
-
-def test_evaluations_of_different_examples_are_not_compared(lm: dspy.LM) -> None:
-    before, after, again = (evaluate(dspy.Predict(Triage), examples(3, start=start), exact) for start in (0, 3, 0))
+def test_evaluations_of_different_examples_are_not_compared() -> None:
+    before, after, again = (evaluate(Fixed(9), examples(3, start=start), exact) for start in (0, 3, 0))
     assert again.versus(before).n == 3
     with pytest.raises(ValueError, match="of different examples"):
         after.versus(before)

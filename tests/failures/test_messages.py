@@ -11,7 +11,7 @@ from dspy.utils import exceptions as dspy_errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trgrpo_dspy.failures.messages import describe, fatal_message, no_lm_message
+from trgrpo_dspy.failures.messages import describe, fatal_message
 from trgrpo_dspy.failures.replies import ReplyFault
 
 
@@ -123,7 +123,3 @@ def test_a_fatal_error_names_the_model_and_what_to_do_and_no_key(name: str, word
     assert words in message
     assert f"The backend said: {name}: Incorrect API key provided: ***" in message
     assert "none of 8 requests" in fatal_message(error, "openai/gpt-4o-mini", 8)
-
-
-def test_a_program_without_an_lm_is_told_how_to_configure_one() -> None:
-    assert "dspy.configure(lm=dspy.LM(" in no_lm_message()

@@ -89,18 +89,15 @@ LEAKS = [
 
 
 @pytest.mark.parametrize("given", [None, PEM.replace(SECRET, "Ab12"), "-----BEGIN", "api_key", "Authorization"])
-@pytest.mark.parametrize("text", LEAKS)
-def test_secrets_are_blanked(text: str, given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_blanked(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the key that a run was given shares words with what tells a secret from other text."""
     monkeypatch.setattr(secrets, "_known", secrets._known)
     if given:
         remember({"api_key": given})
-    shown = redact(f"call failed ({text})")
-    assert "Zx81" not in shown
-    assert "Vb90" not in shown
-    assert "***" in shown
-    assert shown.startswith("call failed (")
-    assert redact(shown) == shown
+    for text in LEAKS:
+        shown = redact(f"call failed ({text})")
+        assert "Zx81" not in shown and "Vb90" not in shown and "***" in shown, text
+        assert shown.startswith("call failed (") and redact(shown) == shown, text
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,9 @@ class TestARun:
         assert compiled.detailed_results.total.failed > 5
         assert_untold(files, *logged, told_by_program(compiled, tmp_path), *capfd.readouterr())
 
-    @pytest.mark.parametrize("engine", ["auto", "litellm"])
-    @pytest.mark.parametrize("status", [401, 404, 429, 500])
+    @pytest.mark.parametrize(
+        ("status", "engine"), [(401, "auto"), (401, "litellm"), (404, "auto"), (429, "litellm"), (500, "auto")]
+    )
     def test_that_fails(self, status: int, engine: str, tmp_path: Path, logged: list[str]) -> None:
         """A wrong key echoed, and a server that always fails."""
         with gateway(status, every=1) as web:

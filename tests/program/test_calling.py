@@ -10,8 +10,7 @@ import pytest
 from support.scripted import Triage, exact, examples, scripted_lm, told
 
 from trgrpo_dspy import ExperienceLibrary, TrainingFreeGRPO, attach, evaluate, read_library
-from trgrpo_dspy.program.calling import call_program, finished
-from trgrpo_dspy.program.scoring import adapt_metric
+from trgrpo_dspy.program.calling import call_program
 
 
 class Asynchronous(dspy.Module):
@@ -104,12 +103,3 @@ def test_they_run_where_a_loop_runs_already() -> None:
             return call_program(Asynchronous(), {"ticket": "refund"})
 
     assert "queue" in asyncio.run(notebook())
-
-
-def test_what_they_raise_is_what_comes_out() -> None:
-    async def fails(example: Any, prediction: Any) -> float:
-        raise KeyError("no")
-
-    with pytest.raises(KeyError):
-        adapt_metric(fails)(dspy.Example(), None)
-    assert finished(3) == 3

@@ -11,9 +11,8 @@ from typing import Any
 
 import dspy
 import pytest
-from support.scripted import Triage, exact, examples, scripted_lm
+from support.scripted import Triage
 
-from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.library import Experience, ExperienceLibrary
 from trgrpo_dspy.program.carrying import attach, carried, read_library, write_library
 from trgrpo_dspy.program.instructions import read_block
@@ -184,16 +183,3 @@ def test_it_is_a_library_like_any_other() -> None:
     assert live.without("E1").digest != live.digest
     assert copy.deepcopy(live) == LEARNED
     assert carried(program, ["answer.predict"]).get("E3") is None
-
-
-def test_the_compiled_program_carries_what_was_learned(tmp_path: Path) -> None:
-    with dspy.context(lm=scripted_lm()):
-        compiled = TrainingFreeGRPO(metric=exact, num_epochs=1, group_size=4).compile(
-            dspy.Predict(Triage), trainset=examples(8)
-        )
-    learned = compiled.experiences
-    assert any(e.sources and e.created_step for e in learned)
-    compiled.save(tmp_path / "compiled.json")
-    loaded = dspy.Predict(Triage)
-    loaded.load(tmp_path / "compiled.json")
-    assert read_library(loaded) == learned

@@ -137,9 +137,7 @@ def test_same_seed_same_answer():
     assert select_best(baseline, candidates, seed=4) != select_best(baseline, candidates, seed=5)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("libraries", [1, 15])
-@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize(("rate", "libraries", "n"), [(0.1, 15, 20), (0.5, 1, 60), (0.5, 15, 60), (0.9, 15, 20)])
 def test_small_null_calibration(rate, libraries, n):
     rng, said = np.random.default_rng(7), 0
     for run in range(300):

@@ -163,9 +163,11 @@ def test_pipeline_refers_back_to_long_values_and_tells_changed_final_outputs() -
     assert "really?" not in text
 
 
-def test_pipeline_repeats_short_values() -> None:
-    attempt = Attempt(Pipeline(), [{"reasoning": "r", "notes": "brief"}, {"answer": "Y"}], question="really?")
-    assert "notes (input): brief" in attempt.text()
+def test_short_values_are_repeated_and_the_programs_bound_on_its_trace_shortens_nothing() -> None:
+    with dspy.context(max_trace_size=1):
+        attempt = Attempt(Pipeline(), [{"reasoning": "r", "notes": "brief"}, {"answer": "Y"}], question="really?")
+    assert len(attempt.recorder) == 1
+    assert "Step 2" in attempt.text() and "notes (input): brief" in attempt.text()
     assert "Final" not in attempt.text()
 
 
@@ -338,10 +340,10 @@ def fan_reply(prompt: str) -> str:
 def test_what_happens_at_a_time_is_told_in_the_order_of_its_causes(how: str) -> None:
     engine = Unsteady(fan_reply)
     lm = dspy.LM("t/s", engine=engine, async_engine=AsyncUnsteady(Engine(fan_reply)), cache=False, num_retries=0)
-    attempts = [Attempt(Fan(how), lm, question="task") for _ in range(6)]
-    assert [a.error for a in attempts] == [None] * 6
+    attempts = [Attempt(Fan(how), lm, question="task") for _ in range(3)]
+    assert [a.error for a in attempts] == [None] * 3
     text, *others = [a.text(100_000) for a in attempts]
-    assert others == [text] * 5
+    assert others == [text] * 2
     steps = text.split("\n\n")
     thoughts = [i for i, step in enumerate(steps) if re.search(r"thought\d", step)]
     assert [re.search(r"thought(\d)", steps[i])[1] for i in thoughts] == list("012345")
@@ -419,11 +421,8 @@ def test_a_reply_that_could_not_be_parsed_is_told(wrapped: bool) -> None:
         error = RuntimeError("no luck")
         error.__cause__ = attempt.error
     text = attempt.recorder.text(error=error, max_tokens=300)
-    assert (
-        "error: RuntimeError: no luck"
-        if wrapped
-        else "error: AdapterParseError: the reply could not be parsed into answer"
-    ) in text
+    said = "RuntimeError: no luck" if wrapped else "AdapterParseError: the reply could not be parsed into answer"
+    assert f"error: {said}" in text
     assert text.count("I would rather not say") == 1
     assert count_tokens(text) <= 300
 
@@ -610,13 +609,6 @@ def test_the_trace_is_a_list_for_the_program() -> None:
     assert type(pickle.loads(pickle.dumps(Recorder({}, {})))) is list
 
 
-def test_max_trace_size_does_not_shorten_the_transcript() -> None:
-    with dspy.context(max_trace_size=1):
-        attempt = Attempt(Pipeline(), [{"reasoning": "r", "notes": "n"}, {"answer": "Y"}], question="q")
-    assert len(attempt.recorder) == 1
-    assert "Step 2" in attempt.text()
-
-
 def test_nothing_happened() -> None:
     assert Recorder({}, {}).text() == "(no steps)"
     assert Recorder({}, {}).text(max_tokens=0) == ""
@@ -638,7 +630,7 @@ values = st.recursive(
 fields = st.dictionaries(texts | st.sampled_from(["trajectory", "history", "next_tool_name"]), values, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(fields, st.lists(st.tuples(fields, fields) | fields, max_size=5), values, st.integers(0, 300))
 def test_text_never_raises_and_never_exceeds_its_bound(
     inputs: dict[str, Any], events: list[Any], prediction: Any, max_tokens: int
