@@ -1,4 +1,4 @@
-"""What a run will take, before anything is spent. Plain records and pure functions: no dspy, no LM."""
+"""What a run will take, before anything is spent."""
 
 from __future__ import annotations
 
@@ -88,19 +88,11 @@ class Estimate:
 
     def __str__(self) -> str:
         """A table, a line a stage."""
-        lines = [f"{'stage':<14}{'calls':>9}{'at most':>9}{'prompt':>12}{'completion':>12}{'cost, $':>10}"]
-        for row in self.stages:
-            lines.append(
-                f"{row.stage:<14}{row.calls:>9.0f}{row.at_most:>9.0f}{_number(row.prompt_tokens):>12}"
-                f"{_number(row.completion_tokens):>12}{_money(row.cost):>10}"
-            )
         prompt = _sum(row.prompt_tokens for row in self.stages)
         completion = _sum(row.completion_tokens for row in self.stages)
-        lines.append(
-            f"{'all':<14}{self.calls:>9.0f}{self.at_most:>9.0f}{_number(prompt):>12}{_number(completion):>12}"
-            f"{_money(self.cost):>10}"
-        )
-        return "\n".join(lines)
+        total = StageEstimate("all", self.calls, self.at_most, prompt, completion, self.cost)
+        head = f"{'stage':<14}{'calls':>9}{'at most':>9}{'prompt':>12}{'completion':>12}{'cost, $':>10}"
+        return "\n".join([head, *map(_line, (*self.stages, total))])
 
 
 def estimate_calls(
@@ -135,35 +127,21 @@ def estimate_calls(
     groups, measurements = examples * epochs, steps if measured is None else measured
     attempts = groups * group_size * calls_per_attempt
     validation = val_examples * val_repeats * calls_per_attempt * (measurements + 1)
-    teaching = groups * INFORMATIVE
+    teaching, batch = groups * INFORMATIVE, math.ceil(groups / steps)
+    calls: dict[Stage, tuple[float, float]] = {Stage.ROLLOUT: (attempts, attempts)}
     if form == "paper":
-        reflection = [
-            StageEstimate(Stage.SUMMARY.value, teaching * group_size, groups * group_size),
-            StageEstimate(Stage.COMPARISON.value, teaching, groups),
-            StageEstimate(Stage.PROPOSALS.value, teaching, groups),
-            StageEstimate(Stage.CONSOLIDATION.value, float(steps), float(steps)),
-        ]
+        calls[Stage.SUMMARY] = teaching * group_size, groups * group_size
+        calls[Stage.COMPARISON] = calls[Stage.PROPOSALS] = teaching, groups
+        calls[Stage.CONSOLIDATION] = steps, steps
     else:
-        reflection = [
-            StageEstimate(Stage.SUMMARY.value, 0.0, groups * group_size),
-            StageEstimate(Stage.COMPARISON.value, max(steps, teaching / groups_per_comparison), groups),
-            StageEstimate(
-                Stage.CONSOLIDATION.value,
-                float(steps * _nodes(math.ceil(groups / steps))),
-                float(steps * (1 + math.ceil(groups / steps / _LEAST_NODE))),
-            ),
-        ]
+        calls[Stage.SUMMARY] = 0, groups * group_size
+        calls[Stage.COMPARISON] = max(steps, teaching / groups_per_comparison), groups
+        calls[Stage.CONSOLIDATION] = steps * _nodes(batch), steps * (1 + math.ceil(groups / steps / _LEAST_NODE))
         if checks:
-            calls = steps * min(_CHECKS, math.ceil(examples / _PER_CHECK))
-            reflection.append(StageEstimate(Stage.CHECK.value, float(calls), 2.0 * calls))
-            reflection.append(StageEstimate(Stage.REPAIR.value, steps / 2, float(steps)))
-    return Estimate(
-        (
-            StageEstimate(Stage.ROLLOUT.value, attempts, attempts),
-            *reflection,
-            StageEstimate(Stage.VALIDATION.value, validation, validation),
-        )
-    )
+            made = steps * min(_CHECKS, math.ceil(examples / _PER_CHECK))
+            calls |= {Stage.CHECK: (made, 2 * made), Stage.REPAIR: (steps / 2, steps)}
+    calls[Stage.VALIDATION] = validation, validation
+    return Estimate(tuple(StageEstimate(stage.value, float(n), float(most)) for stage, (n, most) in calls.items()))
 
 
 def _nodes(groups: int) -> int:
@@ -200,9 +178,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return sum(known) if len(known) == len(found) else None
 
 
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:,.0f}"
-
-
-def _money(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}"
+def _line(row: StageEstimate) -> str:
+    prompt, completion = ("?" if n is None else f"{n:,.0f}" for n in (row.prompt_tokens, row.completion_tokens))
+    cost = "?" if row.cost is None else f"{row.cost:.2f}"
+    return f"{row.stage:<14}{row.calls:>9.0f}{row.at_most:>9.0f}{prompt:>12}{completion:>12}{cost:>10}"
