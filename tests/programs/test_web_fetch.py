@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import socket
+import sys
 import tracemalloc
 from typing import Any
 
@@ -249,3 +251,10 @@ class TestAddresses:
             Fetcher(allow=("everything",))
         with pytest.raises(ValueError, match=r"Limits\(seconds=0\)"):
             Limits(seconds=0)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpcore", None)
+    monkeypatch.delitem(sys.modules, "programs.web_transport")
+    with pytest.raises(ImportError, match=r"pip install 'trgrpo-dspy\[web\]'"):
+        importlib.import_module("programs.web_transport")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
-from support import ROOT
 
 pytest.importorskip("resiliparse", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
@@ -228,27 +224,3 @@ class TestSettings:
         monkeypatch.setenv("TRGRPO_WEB_DATA", "afm")
         with pytest.raises(ValueError, match="TRGRPO_WEB_DATA is 'afm'; it must be 'hub' or 'offline'"):
             web_search.trainset()
-
-    def test_the_sets_of_the_hub(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.delenv("TRGRPO_WEB_SEARCH", raising=False)
-        monkeypatch.delenv("TRGRPO_WEB_DATA", raising=False)
-        monkeypatch.setenv("TRGRPO_DATA", str(tmp_path))
-        info = {"difficulty_level": "easy", "hop": "single_source", "lang": "en"}
-        for name, rows in {
-            "afm_web_rl": [{"extra_info": {"question": f"Q{n}?", "answer": [f"A{n}"]}} for n in range(200)],
-            "webwalkerqa": [{"question": f"W{n}?", "answer": "A", "root_url": "u", "info": info} for n in range(80)],
-        }.items():
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        train, val, test = (
-            [e.question for e in load()] for load in (web_search.trainset, web_search.valset, web_search.testset)
-        )
-        assert (len(train), len(val), len(test), len({*train, *val})) == (100, 50, 51, 150)
-        assert train == [e.question for e in web_search.trainset()]
-
-
-def test_a_missing_package_names_the_extra() -> None:
-    code = "import sys; sys.modules['httpcore'] = None; import programs.web_search"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].endswith("pip install 'trgrpo-dspy[web]'")
