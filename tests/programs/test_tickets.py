@@ -20,12 +20,8 @@ APAC_PLACES = {
     "Singapore", "Auckland", "Osaka", "Melbourne", "Mumbai", "Seoul", "Manila", "Bangkok", "Taipei", "Perth", "Sydney",
     "Kuala Lumpur",
 }  # fmt: skip
-NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 1
-    )
-}
+COUNTED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = {word: number for number, word in enumerate(COUNTED, 1)}
 UNIT_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 AGE = re.compile(rf"\b(\d+|a|{'|'.join(NUMBERS)}) (day|week|month|year)s?\b", re.IGNORECASE)
 
