@@ -25,27 +25,23 @@ def typo(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
     return float(prediction.quueue == example.queue)
 
 
-class Looks(dspy.Module):
-    """A program with a tool that may be down."""
+def but_case_0(example: dspy.Example, prediction: Any, trace: Any = None) -> float | None:
+    return None if example.ticket.endswith("case 0") else exact(example, prediction)
 
-    def __init__(self) -> None:
+
+class Raises(dspy.Module):
+    """Raises at tickets that hold a text, before or after it asks, until the environment says that all is mended."""
+
+    def __init__(self, error: Exception, *, at: str = "case", asks: bool = False) -> None:
         super().__init__()
         self.answer = dspy.Predict(Triage)
+        self.error, self.at, self.asks = error, at, asks
 
     def forward(self, ticket: str) -> Any:
-        found = self.answer(ticket=ticket)
-        if os.environ.get("RULE_BOOK") == "down":
-            raise ConnectionError("the rule book cannot be reached")
+        found = self.answer(ticket=ticket) if self.asks or self.at not in ticket else None
+        if self.at in ticket and "MENDED" not in os.environ:
+            raise self.error
         return found
-
-
-@pytest.fixture
-def down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RULE_BOOK", "down")
-
-
-def ended(number: int, outcome: Outcome, score: float | None = None) -> Rollout:
-    return Rollout(number, 0, outcome, score, error="down" if score is None else "")
 
 
 class TestARun:
@@ -70,69 +66,50 @@ class TestARun:
         assert sum("quueue" in message for message in caplog.messages) == 1
 
     def test_what_a_program_finds_fatal_is_no_interruption(self) -> None:
-        class Refused(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.answer = dspy.Predict(Triage)
-
-            def forward(self, ticket: str) -> Any:
-                if "case 1" not in ticket:
-                    raise FatalError("the badge was refused")
-                return self.answer(ticket=ticket)
-
+        program = Raises(FatalError("the badge was refused"), at="case 2")
         with dspy.context(lm=scripted_lm()), pytest.raises(FatalError, match="the badge was refused") as caught:
             TrainingFreeGRPO(metric=exact, num_threads=2).compile(
-                Refused(), trainset=examples(6, start=200), valset=examples(10, start=100)
+                program, trainset=examples(6, start=200), valset=examples(10, start=100)
             )
         results = caught.value.program.detailed_results
         assert results.stop_reason == "fatal" and results.baseline.mean.n == 10
         assert "interrupted" not in str(results)
 
-    def test_one_score_is_enough_to_go_on(self) -> None:
-        def rarely(example: dspy.Example, prediction: Any, trace: Any = None) -> float | None:
-            return 1.0 if example.ticket.endswith("case 0") else None
-
+    @pytest.mark.parametrize(
+        ("metric", "unscored"),
+        [(lambda e, p, trace=None: 1.0 if e.ticket.endswith("case 0") else None, 55), (None, 0)],
+        ids=["one score", "label-free"],
+    )
+    def test_one_score_is_enough_to_go_on_and_without_a_metric_none_is_needed(self, metric: Any, unscored: int) -> None:
         with dspy.context(lm=scripted_lm()):
-            compiled = TrainingFreeGRPO(metric=rarely, num_epochs=1, num_threads=1).compile(
+            compiled = TrainingFreeGRPO(metric=metric, num_epochs=1, num_threads=1).compile(
                 dspy.Predict(Triage), trainset=examples(12)
             )
         (step,) = compiled.detailed_results.steps
-        assert compiled.detailed_results.stop_reason == "completed" and step.outcomes["metric_error"] == 55
-
-    def test_the_same_run_goes_on_when_the_tool_is_back(
-        self, down: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """What met the outage is made again; what the LM said is not asked for again."""
-        lm = scripted_lm()
-        options: dict[str, Any] = {"metric": exact, "num_epochs": 1, "num_threads": 1, "log_dir": tmp_path}
-        with dspy.context(lm=lm):
-            first = TrainingFreeGRPO(**options).compile(Looks(), trainset=examples(8)).detailed_results
-            asked = len(lm.engine.calls)
-            monkeypatch.setenv("RULE_BOOK", "there")
-            (step,) = TrainingFreeGRPO(**options).compile(Looks(), trainset=examples(8)).detailed_results.steps
-        assert first.stop_reason == "unscored" and asked == 20
-        assert step.outcomes == {"completed": 40}
-        rollouts = [call for call in lm.engine.calls if call.kind == "program"]
-        assert len(rollouts) == 40
-
-    def test_a_metric_that_was_broken_may_be_mended(self, tmp_path: Path) -> None:
-        """What the LM said to the attempts it could not score is there."""
-        lm = scripted_lm()
-        options: dict[str, Any] = {"num_epochs": 1, "num_threads": 1, "log_dir": tmp_path}
-        data = {"trainset": examples(8)}
-        with dspy.context(lm=lm):
-            TrainingFreeGRPO(metric=typo, **options).compile(dspy.Predict(Triage), **data)
-            assert len(lm.engine.calls) == 20
-            compiled = TrainingFreeGRPO(metric=exact, **options).compile(dspy.Predict(Triage), **data)
-            with pytest.raises(JournalError, match="metric function"):
-                TrainingFreeGRPO(metric=typo, **options).compile(dspy.Predict(Triage), **data)
-        assert compiled.detailed_results.steps[0].outcomes == {"completed": 40}
-        assert sum(call.kind == "program" for call in lm.engine.calls) == 40
-
-    def test_the_label_free_mode_scores_nothing_and_goes_on(self) -> None:
-        with dspy.context(lm=scripted_lm()):
-            compiled = TrainingFreeGRPO(metric=None, num_epochs=1).compile(dspy.Predict(Triage), trainset=examples(8))
         assert compiled.detailed_results.stop_reason == "completed"
+        assert step.outcomes.get("metric_error", 0) == unscored
+
+    @pytest.mark.parametrize("broken", ["tool", "metric"])
+    def test_the_same_run_goes_on_when_what_was_broken_is_mended(
+        self, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Attempts without a verdict are made again; what the LM said is not asked for again."""
+        lm = scripted_lm()
+
+        program = Raises(ConnectionError("it is down"), asks=True) if broken == "tool" else dspy.Predict(Triage)
+
+        def results(metric: Any) -> Any:
+            optimizer = TrainingFreeGRPO(metric=metric, num_epochs=1, num_threads=1, log_dir=tmp_path)
+            return optimizer.compile(program, trainset=examples(8)).detailed_results
+
+        with dspy.context(lm=lm):
+            assert results(exact if broken == "tool" else typo).stop_reason == "unscored"
+            assert len(lm.engine.calls) == 20
+            monkeypatch.setenv("MENDED", "yes")
+            assert results(exact).steps[0].outcomes == {"completed": 40}
+            assert len(lm.engine.of("program")) == 40
+            with pytest.raises(JournalError, match="metric function"):
+                results(typo)
 
 
 class TestAnEvaluation:
@@ -147,11 +124,8 @@ class TestAnEvaluation:
         assert "attempts have no score" in str(found) and "quueue" in str(found)
 
     def test_one_example_without_a_label_ends_nothing(self) -> None:
-        def labelled(example: dspy.Example, prediction: Any, trace: Any = None) -> float | None:
-            return None if example.ticket.endswith("case 0") else exact(example, prediction)
-
         with dspy.context(lm=scripted_lm()):
-            found = evaluate(dspy.Predict(Triage), examples(4), labelled, k=32, num_threads=4)
+            found = evaluate(dspy.Predict(Triage), examples(4), but_case_0, k=32, num_threads=4)
         assert found.stop_reason == "completed" and found.mean.n == 3 and found.mean.unscored == 1
 
     def test_an_estimate_names_it(self) -> None:
@@ -160,13 +134,10 @@ class TestAnEvaluation:
             optimizer.estimate(dspy.Predict(Triage), trainset=examples(40), sample=30)
 
     def test_a_broken_program_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
-        class Broken(dspy.Module):
-            def forward(self, ticket: str) -> Any:
-                raise TypeError("no such field")
-
+        broken = Raises(TypeError("no such field"))
         with dspy.context(lm=scripted_lm()):
-            found = evaluate(Broken(), examples(30), exact)
-            compare(Broken(), dspy.Predict(Triage), examples(30), exact)
+            found = evaluate(broken, examples(30), exact)
+            compare(broken, dspy.Predict(Triage), examples(30), exact)
         told = "In 30 of 30 attempts the program itself failed (30 program_error, the first: TypeError: no such field)."
         assert found.stop_reason == "completed" and str(found).endswith(told)
         assert caplog.messages.count(f"program: {told}") == caplog.messages.count(f"a: {told}") == 1
@@ -191,11 +162,8 @@ class TestKeeping:
 
         state = RunState(journal=Journal())  # type: ignore[arg-type]
         outcomes = Outcomes(state)
-        unit = Unit(Stage.ROLLOUT)
-        outcomes.keep(unit, ended(0, Outcome.INFRASTRUCTURE))
-        outcomes.keep(unit, ended(1, Outcome.METRIC_ERROR))
-        assert kept == [0], "an outage is not committed by the journal"
-        outcomes.keep(unit, ended(2, Outcome.COMPLETED, 0.0))
-        outcomes.keep(unit, ended(3, Outcome.INFRASTRUCTURE))
-        assert kept == [0, 1, 2, 3]
+        lost, scored = (Outcome.INFRASTRUCTURE, None), (Outcome.COMPLETED, 0.0)
+        for number, ended in enumerate([lost, (Outcome.METRIC_ERROR, None), scored, lost]):
+            outcomes.keep(Unit(Stage.ROLLOUT), Rollout(number, 0, *ended))
+            assert kept == [[0], [0], [0, 1, 2], [0, 1, 2, 3]][number]  # an outage the journal does not commit
         assert not state.ending.event.is_set()

@@ -13,7 +13,7 @@ from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import JournalError, RunStopped
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Flow
+from trgrpo_dspy.engine.flows import Flow, single
 from trgrpo_dspy.engine.options import RunOptions
 from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.session import Session
@@ -21,32 +21,34 @@ from trgrpo_dspy.events import AttemptFinished, Event
 from trgrpo_dspy.meter import Stage
 
 
-def opened(log_dir: Path | None = None, *, what: str = "a test", **options: Any) -> Session:
+@pytest.fixture(autouse=True)
+def scripted(lm: dspy.LM) -> None:
+    """A model for all."""
+
+
+def opened(log_dir: Path | None = None, *, what: str | None = "a test", **options: Any) -> Session:
     return Session(
         RunOptions(log_dir=log_dir, num_threads=2, **options),
         metric=exact,
         kind="evaluate",
-        fingerprint=lambda: {"kind": what},
+        fingerprint=(lambda: {"kind": what}) if what else None,
     )
 
 
 def attempts(session: Session, count: int = 3) -> list[Flow[Any]]:
     program = session.copy(dspy.Predict(Triage))
-
-    def flow(index: int) -> Flow[Any]:
-        unit = Unit(Stage.EVALUATION, 0, ("evaluation", index, 0))
-        (rollout,) = yield [attempt_task(session.runner, program, examples(count)[index], unit, index=index, attempt=0)]
-        return rollout
-
-    return [flow(index) for index in range(count)]
+    units = [Unit(Stage.EVALUATION, 0, ("evaluation", index, 0)) for index in range(count)]
+    return [
+        single(attempt_task(session.runner, program, example, unit, index=index, attempt=0))
+        for index, (example, unit) in enumerate(zip(examples(count), units, strict=True))
+    ]
 
 
-def test_an_attempt_is_an_event_and_a_line_of_the_log_directory(tmp_path: Path) -> None:
+def test_an_attempt_is_an_event_and_a_line_of_the_log_directory(lm: dspy.LM, tmp_path: Path) -> None:
     told: list[Event] = []
-    lm = scripted_lm()
     for replayed in (False, True):
         told.clear()
-        with dspy.context(lm=lm), opened(tmp_path, callbacks=[told.append]) as session:
+        with opened(tmp_path, callbacks=[told.append]) as session:
             rollouts = session.run(attempts(session))
             assert session.calls_before == (3 if replayed else 0)
         finished = [event for event in told if isinstance(event, AttemptFinished)]
@@ -60,39 +62,42 @@ def test_an_attempt_is_an_event_and_a_line_of_the_log_directory(tmp_path: Path) 
 
 
 def test_a_listener_that_raises_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(event: Event) -> None:
-        raise ValueError("out of paint")
+    class Broken:
+        def __call__(self, event: Event) -> None:
+            raise ValueError("out of paint")
 
-    with dspy.context(lm=scripted_lm()), opened(callbacks=[broken]) as session:
+        def close(self) -> None:
+            raise SystemExit("out of time")
+
+    with opened(callbacks=[Broken()]) as session:
         assert len(session.run(attempts(session))) == 3
-    assert [record.getMessage() for record in caplog.records if "out of paint" in record.getMessage()]
+    messages = "\n".join(caplog.messages)
+    assert messages.count("out of paint") == messages.count("out of time") == 1
 
 
 def test_what_was_claimed_is_given_back(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    with dspy.context(lm=scripted_lm()):
-        with pytest.raises(ZeroDivisionError), opened(tmp_path) as session:
-            assert signal.getsignal(signal.SIGINT) is not handler
-            session.run(attempts(session))
-            raise ZeroDivisionError
-        assert signal.getsignal(signal.SIGINT) is handler
-        with pytest.raises(JournalError, match="another"), opened(tmp_path, what="another test"):
-            pass
-        with opened(tmp_path) as again:
-            assert len(again.run(attempts(again))) == 3
+    with pytest.raises(ZeroDivisionError), opened(tmp_path) as session:
+        assert signal.getsignal(signal.SIGINT) is not handler
+        session.run(attempts(session))
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(JournalError, match="another"), opened(tmp_path, what="another test"):
+        pass
+    with opened(tmp_path) as again:
+        assert len(again.run(attempts(again))) == 3
 
 
 def test_nothing_is_kept_without_a_fingerprint(tmp_path: Path) -> None:
-    options = RunOptions(log_dir=tmp_path / "unused", num_threads=1)
     handler = signal.getsignal(signal.SIGINT)
-    with dspy.context(lm=scripted_lm()), Session(options, metric=exact, kind="estimate") as session:
+    with opened(tmp_path / "unused", what=None) as session:
         assert signal.getsignal(signal.SIGINT) is handler
         assert len(session.run(attempts(session))) == 3
     assert not (tmp_path / "unused").exists()
 
 
 def test_a_stopped_session_says_why() -> None:
-    with dspy.context(lm=scripted_lm()), opened() as session:
+    with opened() as session:
         session.gate.stop("max_cost")
         with pytest.raises(RunStopped):
             session.run(attempts(session))
