@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 import time
 from collections import Counter
@@ -14,12 +13,11 @@ import dspy
 import pytest
 from dspy.lm15 import AuthError, InvalidRequestError, ServerError
 from dspy.utils.callback import BaseCallback
-from support.scripted import Call, Reply, Triage, exact, examples, learner, scripted_lm, told, write
+from support.scripted import Call, Peak, Reply, Triage, exact, examples, learner, scripted_lm, told, write
 
 from benchmarks.fault_campaign import Scenario, run
 from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.engine import tools
-from trgrpo_dspy.engine.calls import state, units
+from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.meter import Budget
 from trgrpo_dspy.offline.server import OfflineServer
 
@@ -57,7 +55,7 @@ def tries() -> Iterator[Tries]:
 class TestTheCampaign:
     @pytest.mark.parametrize(("engine", "program"), [("auto", "agent"), ("litellm", "predict")])
     def test_a_run_on_a_bad_backend_keeps_its_promises(self, engine: str, program: str, tmp_path: Path) -> None:
-        found = run(Scenario(engine, program, examples=3, valset=3, tool_outages=25), tmp_path)
+        found = run(Scenario(engine, program, examples=3, valset=2, threads=8, tool_outages=25, timeout=1.5), tmp_path)
         assert found.problems == []
         faults = Counter(r.fault for r in found.requests)
         assert {"429", "500", "hang", "reset", "garbage", "truncated"} <= set(faults)
@@ -65,20 +63,6 @@ class TestTheCampaign:
         assert "were cut by length: raise the LM's max_tokens." in found.results.verdict.text
         if program == "agent":
             assert found.seen.tool_outages > 0
-
-    def test_it_would_notice_a_tools_outage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The same run, with eyes shut to what tools meet."""
-        monkeypatch.setattr(tools.ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
-        found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=60), tmp_path)
-        assert "though its transcript tells of an outage" in "\n".join(found.problems)
-
-    def test_it_would_notice_lessons_from_replies_that_were_cut(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The same run, with eyes shut to finish reasons; so many are cut that some of the reflection's are."""
-        monkeypatch.setattr(units.Unit, "truncated", False)
-        found = run(Scenario("auto", "predict", examples=4, valset=3, truncate_rate=0.4), tmp_path)
-        assert "replies cut" in "\n".join(found.problems)
 
 
 WRONG = [
@@ -102,8 +86,10 @@ class TestAtTheStart:
         assert len(backend.requests) == tries.count == 1
         assert f"LM {lm.model!r}" in str(caught.value)
 
-    @pytest.mark.parametrize(("threads", "retries"), [(1, 0), (16, 3), (16, 8)])
-    @pytest.mark.parametrize("kind", ["500", "429", "reset", "hang", "malformed"])
+    @pytest.mark.parametrize(
+        ("kind", "threads", "retries"),
+        [("500", 1, 0), ("500", 16, 8), ("429", 16, 3), ("reset", 16, 8), ("hang", 16, 3), ("malformed", 1, 8)],
+    )
     def test_a_server_that_always_fails(self, kind: str, threads: int, retries: int, tries: Tries) -> None:
         with OfflineServer(error_rate=1.0, errors=(kind,), retry_after=0.005, hang_seconds=20) as backend:
             lm = backend.lm(num_retries=retries, timeout=0.1)
@@ -111,8 +97,7 @@ class TestAtTheStart:
                 compile_with(lm, num_threads=threads)
         assert len(backend.requests) == tries.count == 8
 
-    @pytest.mark.parametrize("engine", ["auto", "litellm"])
-    @pytest.mark.parametrize("retries", [0, 8])
+    @pytest.mark.parametrize(("engine", "retries"), [("auto", 8), ("litellm", 0), ("litellm", 8)])
     def test_a_dead_port(self, engine: str, retries: int, tries: Tries) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -131,9 +116,8 @@ class TestAtTheStart:
 
     def test_one_refused_request_is_the_attempts_own(self) -> None:
         def refuses(call: Call) -> Any:
-            return (
-                InvalidRequestError("a policy") if "refund" in call.user and call.kind == "program" else learner(call)
-            )
+            refused = "refund" in call.user and call.kind == "program"
+            return InvalidRequestError("a policy") if refused else learner(call)
 
         results = compile_with(scripted_lm(refuses)).detailed_results
         assert results.steps[0].outcomes["program_error"] == 4
@@ -154,25 +138,20 @@ class TestAtTheStart:
             compile_with(lm, Many())
         assert len(lm.engine.calls) == 1
 
+    @pytest.mark.parametrize("role", ["reflection", "judge"])
     @pytest.mark.parametrize(("answer", "requests"), [(AuthError("no"), 1), (ServerError("down"), 8)])
-    def test_of_a_second_lm(self, answer: Exception, requests: int) -> None:
-        """The program's LM works; that of the reflection does not."""
-        other = scripted_lm(lambda call: time.sleep(0.02) or answer, name="scripted/reflection", num_retries=7)
-        with pytest.raises(FatalError, match="LM 'scripted/reflection'"):
-            compile_with(scripted_lm(), reflection_lm=other)
-        assert len(other.engine.calls) == requests
-
-    def test_of_a_judge(self) -> None:
-        judge = scripted_lm(lambda call: ServerError("down"), name="scripted/judge")
+    def test_of_a_second_lm(self, answer: Exception, requests: int, role: str) -> None:
+        """The program's LM works; that of the reflection or of the metric does not."""
+        other = scripted_lm(lambda call: time.sleep(0.02) or answer, name="scripted/other", num_retries=7)
 
         def judged(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-            with dspy.context(lm=judge):
+            with dspy.context(lm=other):
                 dspy.Predict("question -> verdict")(question=f"{example.ticket} {prediction.queue}?")
             return exact(example, prediction)
 
-        with pytest.raises(FatalError, match="LM 'scripted/judge': none of 8 requests"):
-            compile_with(scripted_lm(), metric=judged)
-        assert len(judge.engine.calls) == 8
+        with pytest.raises(FatalError, match="LM 'scripted/other'"):
+            compile_with(scripted_lm(), **{"metric": judged} if role == "judge" else {"reflection_lm": other})
+        assert len(other.engine.calls) == requests
 
     def test_of_a_resumed_run(self, tmp_path: Path) -> None:
         """The journal's replies say nothing of the key."""
@@ -193,19 +172,16 @@ class TestAtTheStart:
 
     def test_the_rest_goes_out_together_once_one_has_answered(self) -> None:
         """One call at a time until then; no longer than that."""
-        together: list[int] = []
-        now = [0]
+        peak, seen = Peak(), []
 
         def script(call: Call) -> Any:
-            now[0] += 1
-            together.append(now[0])
-            time.sleep(0.02)
-            now[0] -= 1
+            with peak:
+                seen.append(peak.most)
+                time.sleep(0.02)
             return learner(call)
 
         compile_with(scripted_lm(script))
-        assert together[0] == 1
-        assert max(together) > 5
+        assert seen[0] == 1 and peak.most > 5
 
 
 class TestLater:
@@ -222,20 +198,6 @@ class TestLater:
         assert compiled.experiences == {m.step: m.library for m in results.measured}[results.verdict.step]
         # 21 of 40 calls, tried twice, and what was under way.
         assert 95 + 2 * 21 <= len(lm.engine.calls) <= 95 + 2 * (21 + 16)
-
-    def test_a_fatal_error_of_the_metric_is_not_told_as_an_interruption(self) -> None:
-        scored = itertools.count()
-
-        def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-            if next(scored) >= 10:  # the input's 6 examples are measured by then
-                raise FatalError("the judge's key was refused")
-            return exact(example, prediction)
-
-        with pytest.raises(FatalError, match="the judge's key was refused") as caught:
-            compile_with(scripted_lm(), metric=metric)
-        results = caught.value.program.detailed_results
-        assert results.stop_reason == "fatal" and results.baseline.mean.n == 6
-        assert "interrupted" not in results.verdict.text
 
     def test_lost_calls_below_the_limit_are_left_out_and_counted(self) -> None:
         lm = scripted_lm(lambda call: ServerError("busy") if call.chance("lost") % 4 == 0 else learner(call))
@@ -272,33 +234,23 @@ class TestLater:
 
 
 class TestTruncation:
-    def test_it_is_counted_by_stage_and_told_with_the_cure(self) -> None:
+    @pytest.mark.parametrize("cut", ["within a word", "though it reads well"])
+    def test_a_reply_that_was_cut_is_no_lesson_and_counted_by_stage_with_the_cure(self, cut: str) -> None:
         def script(call: Call) -> Any:
             answer = learner(call)
             if call.kind != "comparison":
                 return answer
-            return Reply("[[ ## comparison ## ]]\nIt read the ti", "length")
-
-        results = compile_with(scripted_lm(script)).detailed_results
-        by_stage = {row.stage: (row.truncated, row.calls) for row in results.spend}
-        cut, made = by_stage["comparison"]
-        assert 0 < cut == made
-        assert all(count == 0 for stage, (count, _) in by_stage.items() if stage != "comparison")
-        sentence = f"{cut} of {made} replies in stage 'comparison' were cut by length: raise the LM's max_tokens."
-        assert sentence in results.verdict.text
-        assert results.steps[0].lost == {"comparison: cut by length": cut / 2}, "DSPy asks again in another format"
-
-    @pytest.mark.parametrize("kind", ["comparison"])
-    def test_a_reply_that_was_cut_is_no_lesson_though_it_reads_well(self, kind: str) -> None:
-        def script(call: Call) -> Any:
-            answer = learner(call)
-            return Reply(write(call, answer), "length") if call.kind == kind else answer
+            return Reply("[[ ## comparison ## ]]\nIt read the ti" if "word" in cut else write(call, answer), "length")
 
         compiled = compile_with(scripted_lm(script))
-        (step,) = compiled.detailed_results.steps
-        assert len(compiled.experiences) == 0
-        assert step.informative > 0
-        assert set(step.lost) == {f"{kind}: cut by length"}
+        results, (step,) = compiled.detailed_results, compiled.detailed_results.steps
+        assert len(compiled.experiences) == 0 and step.informative > 0
+        assert {row.stage for row in results.spend if row.truncated} == {"comparison"}
+        (truncated,) = (row.truncated for row in results.spend if row.stage == "comparison")
+        sentence = f"{truncated} of {truncated} replies in stage 'comparison' were cut by length: raise the LM's max"
+        assert sentence in results.verdict.text
+        asked = 2 if "word" in cut else 1  # DSPy asks again in another format
+        assert step.lost == {"comparison: cut by length": truncated / asked}
 
     def test_a_few_are_not_worth_a_word(self) -> None:
         def script(call: Call) -> Any:

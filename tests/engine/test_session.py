@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 import pytest
-from support.scripted import Triage, exact, examples, scripted_lm
+from support.scripted import Triage, exact, examples
 
 from trgrpo_dspy import JournalError, RunStopped
 from trgrpo_dspy.engine.calls.units import Unit

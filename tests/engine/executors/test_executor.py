@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,7 @@ import pytest
 from dspy.lm15 import AuthError, Request, Response, ServerError
 from support.scripted import Call, ScriptedEngine, Triage, exact, examples, learner, lm_state, program_state, told
 
-from trgrpo_dspy import (
-    Budget,
-    FatalError,
-    InfrastructureError,
-    TrainingFreeGRPO,
-    compare,
-    evaluate,
-)  # fmt: skip
+from trgrpo_dspy import Budget, FatalError, InfrastructureError, TrainingFreeGRPO, compare, evaluate
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.backends import Backends, Known
 from trgrpo_dspy.engine.calls.gate import Gate
@@ -114,29 +108,23 @@ def told_by(compiled: dspy.Module) -> Any:
 
 
 class TestSameAsThreads:
-    @pytest.mark.parametrize("metric", [told, None], ids=["scored", "label-free"])
     def test_a_process_pool_gives_the_same(
-        self, metric: Any, model: Callable[..., dspy.LM], processes: ProcessPoolExecutor, tmp_path: Path
+        self, model: Callable[..., dspy.LM], processes: ProcessPoolExecutor, tmp_path: Path
     ) -> None:
         here, there = model(), model()
-        expected = compile_with(here, None, metric=metric, log_dir=tmp_path / "here")
-        found = compile_with(there, processes, metric=metric, log_dir=tmp_path / "there")
+        expected = compile_with(here, None, log_dir=tmp_path / "here")
+        found = compile_with(there, processes, log_dir=tmp_path / "there")
         assert told_by(found) == told_by(expected)
         assert rollouts(tmp_path / "there") == rollouts(tmp_path / "here")
         assert len(found.experiences) > 0
         assert there.engine.requests == here.engine.requests
+        assert found.detailed_results.settings["executor"] == "ProcessPoolExecutor"
 
-    def test_nothing_handed_in_is_changed(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
-        lm, own, program = model(), model(), dspy.ChainOfThought(Triage)
-        program.predict.lm = own
-        before = lm_state(lm), lm_state(own), program_state(program)
-        compile_with(lm, threads, program)
-        assert (lm_state(lm), lm_state(own), program_state(program)) == before
-
-    def test_lms_of_program_and_metric_are_metered_too(
+    def test_lms_of_program_and_metric_are_metered_too_and_left_unchanged(
         self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
     ) -> None:
-        own, judge = model(name="own/model"), model(name="judge/model")
+        own, judge, program = model(name="own/model"), model(name="judge/model"), dspy.ChainOfThought(Triage)
+        program.predict.lm = own
 
         def judged(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
             with dspy.context(lm=judge):
@@ -144,13 +132,25 @@ class TestSameAsThreads:
             return exact(example, prediction)
 
         def compiled(executor: Any) -> dspy.Module:
-            program = dspy.Predict(Triage)
-            program.lm = own
             return compile_with(None, executor, program, metric=judged, reflection_lm=model())
 
+        before = lm_state(own), lm_state(judge), program_state(program)
         found = told_by(compiled(threads))
+        assert (lm_state(own), lm_state(judge), program_state(program)) == before
         assert found == told_by(compiled(None))
         assert {row["model"] for row in found[1]["spend"]} == {"own/model", "judge/model", "scripted/model"}
+
+    def test_without_a_metric(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        found = told_by(compile_with(model(), threads, metric=None, compare_fields=["queue"]))
+        assert found == told_by(compile_with(model(), None, metric=None, compare_fields=["queue"]))
+
+    def test_an_evaluation_and_a_comparison(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+        with dspy.context(lm=model()):
+            here = evaluate(dspy.Predict(Triage), examples(6), exact, 2)
+            away = evaluate(dspy.Predict(Triage), examples(6), exact, 2, executor=threads)
+            paired = compare(dspy.Predict(Triage), dspy.Predict(Triage), examples(6), exact, executor=threads)
+        assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
+        assert paired.ties == 6
 
     def test_the_caller_s_settings_hold_there(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
         class Reads(dspy.Module):
@@ -170,31 +170,18 @@ class TestSameAsThreads:
             compiled = compile_with(model(in_json), threads, Reads())
         assert compiled.detailed_results.steps[0].outcomes == {"completed": 24}
 
-    def test_the_record_names_the_executor_only(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
-    ) -> None:
-        compiled = compile_with(model(), threads, log_dir=tmp_path / "run")
-        assert compiled.detailed_results.settings["executor"] == "ThreadPoolExecutor"
-
 
 class TestJournalAndBudget:
-    def test_finished_attempts_are_not_made_again(
+    def test_finished_attempts_are_not_made_again_whoever_made_them(
         self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
     ) -> None:
-        whole, first, second = model(), model(), model()
-        expected = compile_with(whole, None, num_epochs=2)
-        compile_with(first, threads, log_dir=tmp_path / "run")
-        found = compile_with(second, threads, log_dir=tmp_path / "run", num_epochs=2)
+        whole, parts = model(), [model(), model(), model()]
+        expected = compile_with(whole, None, num_epochs=3)
+        compile_with(parts[0], None, log_dir=tmp_path)
+        compile_with(parts[1], threads, log_dir=tmp_path, num_epochs=2)
+        found = compile_with(parts[2], threads, log_dir=tmp_path, num_epochs=3)
         assert told_by(found) == told_by(expected)  # spend too: what was paid before counts
-        assert first.engine.requests + second.engine.requests == whole.engine.requests
-
-    def test_a_run_of_threads_goes_on_with_an_executor(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
-    ) -> None:
-        stopped = compile_with(model(), None, log_dir=tmp_path / "run", budget=Budget(max_lm_calls=20))
-        assert stopped.detailed_results.stop_reason == "max_lm_calls"
-        found = compile_with(model(), threads, log_dir=tmp_path / "run")
-        assert found.experiences == compile_with(model(), None).experiences
+        assert sum(lm.engine.requests for lm in parts) == whole.engine.requests
 
     def test_caps_count_whole_attempts(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
         class Twice(dspy.Module):
@@ -236,16 +223,6 @@ class TestJournalAndBudget:
         compiled = compile_with(model(), Never(), budget=Budget(max_seconds=0.2))
         assert compiled.detailed_results.stop_reason == "max_seconds"
         assert [future.cancelled() for future in made] == [True]
-
-    def test_the_trial_of_an_estimate_is_made_there_too(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
-    ) -> None:
-        found = []
-        for executor in (threads, None):
-            with dspy.context(lm=model()):
-                optimizer = TrainingFreeGRPO(metric=told, executor=executor)
-                found.append(optimizer.estimate(dspy.Predict(Triage), trainset=examples(8), sample=3))
-        assert str(found[0]) == str(found[1])
 
 
 class TestFailures:
@@ -294,12 +271,6 @@ class TestFailures:
             compile_with(lm, executor, batch_size=4, metric=Deadly(tmp_path / "scored", after=4 + 12 + 4))
         assert isinstance(caught.value.program, dspy.Predict)  # a step was completed
 
-    def test_an_executor_that_was_shut_down_is_named(self, model: Callable[..., dspy.LM]) -> None:
-        executor = ThreadPoolExecutor(1)
-        executor.shutdown()
-        with pytest.raises(FatalError, match=r"executor=ThreadPoolExecutor could not run an attempt: RuntimeError"):
-            compile_with(model(), executor)
-
     def test_a_cluster_that_is_gone_ends_the_run(
         self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
     ) -> None:
@@ -312,12 +283,11 @@ class TestFailures:
         assert resumed.detailed_results.stop_reason == expected.detailed_results.stop_reason == "completed"
         assert resumed.experiences == expected.experiences
 
-    @pytest.mark.parametrize("result", [None, "done"])
-    def test_an_executor_that_gives_something_else_is_named(self, result: Any, model: Callable[..., dspy.LM]) -> None:
+    def test_an_executor_that_gives_something_else_is_named(self, model: Callable[..., dspy.LM]) -> None:
         class Other:
             def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
                 future: Future[Any] = Future()
-                future.set_result(result)
+                future.set_result("done")
                 return future
 
         with pytest.raises(FatalError, match=r"executor=Other could not run an attempt: TypeError: submit.*, gave a "):
@@ -354,7 +324,7 @@ class TestTimeouts:
     ) -> None:
         monkeypatch.setattr(remote, "_SLACK", 0.1)
         executor = Stuck(threads, at=15)
-        compiled = compile_with(model(), executor, rollout_timeout=2.5)
+        compiled = compile_with(model(), executor, rollout_timeout=1.5)
         assert compiled.detailed_results.steps[0].outcomes == {"completed": 23, "infrastructure": 1}
         assert executor.stuck.cancel_asked.wait(5)
 
@@ -374,8 +344,6 @@ class TestArguments:
     def test_what_has_no_submit_is_refused(self, executor: Any) -> None:
         with pytest.raises(TypeError, match=r"executor=.* must have submit"):
             TrainingFreeGRPO(metric=exact, executor=executor)
-        with pytest.raises(TypeError, match=r"executor=.* must have submit"):
-            evaluate(dspy.Predict(Triage), examples(1), exact, executor=executor)
 
     def test_a_rate_is_refused(self, threads: ThreadPoolExecutor) -> None:
         with pytest.raises(ValueError, match=r"requests_per_minute=60 can't be kept to with executor="):
@@ -417,28 +385,31 @@ def fail(call: Call) -> Any:
     return ServerError("down")
 
 
-class GoesDown:
-    """A backend that is gone for good after some calls, in whichever process."""
+@dataclass
+class Counted:
+    """Counts its calls over all processes."""
 
-    def __init__(self, log: Path, after: int) -> None:
-        self.log, self.after = log, after
+    log: Path
+    after: int
+
+    def over(self) -> bool:
+        with self.log.open("a") as file:
+            file.write("called\n")
+        return len(self.log.read_text().splitlines()) > self.after
+
+
+class GoesDown(Counted):
+    """A backend that is gone for good after some calls."""
 
     def __call__(self, call: Call) -> Any:
-        with self.log.open("a") as file:
-            file.write("call\n")
-        return learner(call) if len(self.log.read_text().splitlines()) <= self.after else fail(call)
+        return fail(call) if self.over() else learner(call)
 
 
-class Deadly:
-    """A metric whose process dies when it is asked the n-th time."""
-
-    def __init__(self, log: Path, after: int) -> None:
-        self.log, self.after = log, after
+class Deadly(Counted):
+    """A metric whose process dies after some calls."""
 
     def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        with self.log.open("a") as file:
-            file.write("scored\n")
-        if len(self.log.read_text().splitlines()) > self.after:
+        if self.over():
             os.kill(os.getpid(), signal.SIGKILL)
         return exact(example, prediction)
 
@@ -515,13 +486,3 @@ class Stuck:
     def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
         self.sent += 1
         return self.stuck if self.sent == self.at else self.executor.submit(fn, *args)
-
-
-def test_an_evaluation_and_a_comparison_on_an_executor(model: Callable[..., dspy.LM]) -> None:
-    lm = model()
-    with dspy.context(lm=lm), ThreadPoolExecutor(4) as pool:
-        here = evaluate(dspy.Predict(Triage), examples(6), exact, 2)
-        away = evaluate(dspy.Predict(Triage), examples(6), exact, 2, executor=pool)
-        paired = compare(dspy.Predict(Triage), dspy.Predict(Triage), examples(6), exact, executor=pool)
-    assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
-    assert paired.ties == 6

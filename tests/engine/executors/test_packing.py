@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -17,17 +16,25 @@ from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.executors.packing import pack, unpack
 from trgrpo_dspy.engine.session import run_attempt
 
-KEY, OTHER = "Kd83WmQ0vv61brake", "Tz20PlN7aa44heron"
+KEY, OTHER, UNKNOWN = "Kd83WmQ0vv61brake", "Tz20PlN7aa44heron", "Vx61NrJ8cc90pebble"
+ADDRESS = f"https://gate:{KEY}@models.example/v1"
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PACKING_TEST_KEY", KEY)
-    monkeypatch.setenv("PACKING_TEST_TOKEN", OTHER)
+    for name, value in (("KEY", KEY), ("TOKEN", OTHER), ("URL", ADDRESS)):
+        monkeypatch.setenv(f"PACKING_TEST_{name}", value)
 
 
-def lm(**settings: Any) -> dspy.LM:
+def make_lm(**settings: Any) -> dspy.LM:
     return dspy.LM("openai/some-model", cache=False, **settings)
+
+
+def bound(**settings: Any) -> dspy.Module:
+    program = dspy.Predict(Triage)
+    program.lm = make_lm()
+    vars(program.lm).update(settings)
+    return program
 
 
 def sent(**parts: Any) -> dict[str, Any]:
@@ -38,117 +45,11 @@ def sent(**parts: Any) -> dict[str, Any]:
     return unpack(data)
 
 
-class TestKeys:
-    def test_a_key_is_sent_by_the_name_of_its_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        data = pack(lm=lm(api_key=KEY))
-        assert KEY.encode() not in data
-        assert b"PACKING_TEST_KEY" in data
-        monkeypatch.setenv("PACKING_TEST_KEY", "the worker's own")
-        assert unpack(data)["lm"].kwargs["api_key"] == "the worker's own"
-
-    def test_wherever_an_lm_sits(self) -> None:
-        judge = lm(api_key=KEY)
-        found = sent(
-            program=Judged(), metric=lambda example, prediction: judge, settings={"adapter": dspy.TwoStepAdapter(judge)}
-        )
-        lms = [
-            found["program"].answer.lm,
-            found["program"].others["strong"][0],
-            found["metric"](None, None),
-            found["settings"]["adapter"].extraction_model,
-        ]
-        assert [each.kwargs["api_key"] for each in lms] == [KEY, OTHER, KEY, KEY]
-        assert lms[2] is lms[3]  # one LM stays one
-
-    def test_headers_and_addresses_too(self) -> None:
-        address = f"https://gate:{KEY}@models.example/v1"
-        os.environ["PACKING_TEST_URL"] = address
-        try:
-            given = {"extra_headers": {"X-Auth": f"Bearer {OTHER}"}, "api_base": address, "tokens": [KEY, (OTHER,)]}
-            assert sent(lm=lm(**given))["lm"].kwargs == lm(**given).kwargs
-        finally:
-            del os.environ["PACKING_TEST_URL"]
-
-    def test_what_is_no_secret_is_sent_as_it_is(self) -> None:
-        found = sent(lm=lm(api_key="EMPTY", api_base="http://127.0.0.1:8000/v1", temperature=0.3, seed=4))["lm"]
-        assert found.kwargs == {
-            "api_key": "EMPTY", "api_base": "http://127.0.0.1:8000/v1", "temperature": 0.3, "seed": 4,
-            "max_tokens": None,
-        }  # fmt: skip
-
-    @pytest.mark.parametrize(
-        ("settings", "name"),
-        [
-            ({"api_key": "Vx61NrJ8cc90pebble"}, "api_key"),
-            ({"extra_headers": {"X-Auth": "Bearer Vx61NrJ8cc90pebble"}}, "extra_headers X-Auth"),
-            ({"api_base": "https://gate:Vx61NrJ8cc90pebble@models.example/v1"}, "api_base"),
-        ],
-    )
-    def test_a_secret_of_no_variable_is_refused(self, settings: dict[str, Any], name: str) -> None:
-        with pytest.raises(ValueError, match=rf"LM 'openai/some-model' has a secret in '{name}'") as caught:
-            pack(lm=lm(**settings))
-        assert "os.environ['ITS_NAME']" in str(caught.value)
-        assert "pebble" not in "".join(map(str, (caught.value, caught.value.__cause__, caught.value.__context__)))
-
-    def test_a_variable_that_is_missing_on_the_worker_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        data = pack(program=lm(api_key=KEY))
-        monkeypatch.delenv("PACKING_TEST_KEY")
-        with pytest.raises(FatalError, match=r"environment variable PACKING_TEST_KEY is not set on worker .+ every"):
-            unpack(data)
-        assert "variable PACKING_TEST_KEY is not set" in run_attempt("a digest", data, b"").fatal
-
-    def test_a_key_in_a_tool_is_refused(self) -> None:
-        key = lm(api_key=KEY).kwargs["api_key"]
-
-        def search(query: str) -> str:
-            """Search."""
-            return key + query
-
-        pack(lm=lm(api_key=KEY))  # known from here on
-        with pytest.raises(
-            ValueError, match=r"^program holds a key or password in plain sight.* Read it from os.environ"
-        ):
-            pack(program=dspy.ReAct("question -> answer", tools=[search]), metric=None)
-
-    def test_a_custom_engine_s_own_key_is_refused(self) -> None:
-        engine = Engine("Lm52GvB6ee74thistle")
-        with pytest.raises(ValueError, match=r"^settings holds a key .* inside the tool, the engine or forward"):
-            pack(settings={"lm": dspy.LM("own/model", engine=engine)})
-        assert sent(lm=dspy.LM("own/model", engine=Engine("")))["lm"].engine.api_key == ""
-
-    def test_a_predictor_s_own_key_is_refused(self) -> None:
-        program = dspy.Predict(Triage, api_key=OTHER)
-        with pytest.raises(ValueError, match=r"^program holds a key"):
-            pack(program=program)
-
-    def test_keys_of_the_environment_are_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SEARCH_API_KEY", "Yp77LsM2dd13sparrow")
-        with pytest.raises(ValueError, match=r"^example holds a key"):
-            pack(lm=lm(), example=dspy.Example(question="Who has Yp77LsM2dd13sparrow?"))
-
-
-class TestLMs:
-    def test_they_arrive_plain(self) -> None:
-        original = lm(num_retries=5)
-        original.history.append({"prompt": "an earlier question"})
-        observed = Gate().observe(original)
-        found = sent(lm=observed)["lm"]
-        assert type(found) is dspy.LM
-        assert (found.num_retries, found.history, found.callbacks) == (5, [], [])
-        assert vars(found).keys() == vars(original).keys()
-        assert type(observed) is not dspy.LM  # as it was
-
-    def test_one_that_pickles_itself_is_let(self) -> None:
-        found = sent(lm=Own("own/model"))["lm"]
-        assert (type(found), found.model) == (Own, "made anew")
-
-
-class Judged(dspy.Module):
-    def __init__(self) -> None:
+class Holds(dspy.Module):
+    def __init__(self, thing: Any) -> None:
         super().__init__()
         self.answer = dspy.Predict(Triage)
-        self.answer.lm = lm(api_key=KEY)
-        self.others = {"strong": [lm(api_key=OTHER)]}
+        self.tools = [{"inner": thing}]
 
 
 class Engine:
@@ -167,43 +68,113 @@ class Own(dspy.BaseLM):
         return Own, ("made anew",)
 
 
-class Holds(dspy.Module):
-    def __init__(self, thing: Any) -> None:
-        super().__init__()
-        self.answer = dspy.Predict(Triage)
-        self.tools = [{"inner": thing}]
+class TestKeys:
+    def test_a_key_is_sent_by_the_name_of_its_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = pack(program=make_lm(api_key=KEY))
+        assert KEY.encode() not in data and b"PACKING_TEST_KEY" in data
+        monkeypatch.setenv("PACKING_TEST_KEY", "the worker's own")
+        assert unpack(data)["program"].kwargs["api_key"] == "the worker's own"
+        monkeypatch.delenv("PACKING_TEST_KEY")
+        with pytest.raises(FatalError, match=r"environment variable PACKING_TEST_KEY is not set on worker .+ every"):
+            unpack(data)
+        assert "variable PACKING_TEST_KEY is not set" in run_attempt("a digest", data, b"").fatal
+
+    def test_wherever_an_lm_sits(self) -> None:
+        judge = make_lm(api_key=KEY)
+        found = sent(
+            program=Holds(make_lm(api_key=OTHER)),
+            metric=lambda example, prediction: judge,
+            settings={"adapter": dspy.TwoStepAdapter(judge)},
+        )
+        assert found["program"].tools[0]["inner"].kwargs["api_key"] == OTHER
+        assert found["metric"](None, None).kwargs["api_key"] == KEY
+        assert found["metric"](None, None) is found["settings"]["adapter"].extraction_model, "one LM stays one"
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"extra_headers": {"X-Auth": f"Bearer {OTHER}"}, "api_base": ADDRESS, "tokens": [KEY, (OTHER,)]},
+            {"api_key": "EMPTY", "api_base": "http://127.0.0.1:8000/v1", "temperature": 0.3, "seed": 4},
+        ],
+        ids=["secrets", "no secrets"],
+    )
+    def test_settings_arrive_as_they_were(self, settings: dict[str, Any]) -> None:
+        assert sent(lm=make_lm(**settings))["lm"].kwargs == {**settings, **make_lm(**settings).kwargs}
+
+    @pytest.mark.parametrize(
+        ("settings", "name"),
+        [
+            ({"api_key": UNKNOWN}, "api_key"),
+            ({"extra_headers": {"X-Auth": f"Bearer {UNKNOWN}"}}, "extra_headers X-Auth"),
+            ({"api_base": f"https://gate:{UNKNOWN}@models.example/v1"}, "api_base"),
+        ],
+    )
+    def test_a_secret_of_no_variable_is_refused(self, settings: dict[str, Any], name: str) -> None:
+        with pytest.raises(ValueError, match=rf"LM 'openai/some-model' has a secret in '{name}'") as caught:
+            pack(lm=make_lm(**settings))
+        assert "os.environ['ITS_NAME']" in str(caught.value)
+        assert UNKNOWN not in "".join(map(str, (caught.value, caught.value.__cause__, caught.value.__context__)))
+
+    def test_a_key_in_plain_sight_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = make_lm(api_key=KEY).kwargs["api_key"]
+
+        def search(query: str) -> str:
+            """Search."""
+            return key + query
+
+        pack(lm=make_lm(api_key=KEY))  # known from here on
+        monkeypatch.setenv("SEARCH_API_KEY", "Yp77LsM2dd13sparrow")  # known by its name
+        for part, holds in {
+            "program": dspy.ReAct("question -> answer", tools=[search]),
+            "settings": {"lm": dspy.LM("own/model", engine=Engine("Lm52GvB6ee74thistle"))},
+            "metric": dspy.Predict(Triage, api_key=OTHER),
+            "example": dspy.Example(question="Who has Yp77LsM2dd13sparrow?"),
+        }.items():
+            with pytest.raises(ValueError, match=rf"^{part} holds a key or password in plain sight.* from os.environ"):
+                pack(**{part: holds, "another": 1})
+        assert sent(lm=dspy.LM("own/model", engine=Engine("")))["lm"].engine.api_key == ""
+
+
+def test_lms_arrive_plain_but_for_one_that_pickles_itself() -> None:
+    original = make_lm(num_retries=5)
+    original.history.append({"prompt": "an earlier question"})
+    observed = Gate().observe(original)
+    found = sent(lm=observed)["lm"]
+    assert type(found) is dspy.LM
+    assert (found.num_retries, found.history, found.callbacks) == (5, [], [])
+    assert vars(found).keys() == vars(original).keys()
+    assert type(observed) is not dspy.LM  # as it was
+    own = sent(lm=Own("own/model"))["lm"]
+    assert (type(own), own.model) == (Own, "made anew")
+
+
+def test_lambdas_and_local_classes_are_sent_whole() -> None:
+    class Local:
+        value = 3
+
+    found = sent(make=Local, metric=lambda example: Local.value + example)
+    assert found["metric"](1) == 4
+    assert found["make"].value == 3
 
 
 class TestWhatCanNotBeSent:
-    def test_an_attribute_is_named(self, tmp_path: Path) -> None:
-        with (
-            (tmp_path / "open.txt").open("w") as file,
-            pytest.raises(ValueError, match=r"program\.tools\[0\]\['inner'\] can't be sent .*\(a TextIOWrapper; "),
-        ):
-            pack(program=Holds(file))
-        with pytest.raises(ValueError, match=r"program\.tools\[0\]\['inner'\] can't be sent .*\(a lock; .* forward"):
-            pack(program=Holds(threading.Lock()))
-
-    def test_a_closure_is_named(self) -> None:
-        guard = threading.Lock()
-        with pytest.raises(ValueError, match=r"guard in metric can't be sent"):
-            pack(program=Holds(1), metric=lambda example, prediction: guard.locked())
-
-    def test_an_lm_s_client_is_named(self) -> None:
-        bound = dspy.Predict(Triage)
-        bound.lm = lm()
-        bound.lm.provider = threading.Lock()
-        with pytest.raises(ValueError, match=r"program\.lm\.provider can't be sent"):
-            pack(program=bound)
-
-    def test_an_object_s_own_refusal_is_told(self) -> None:
+    def test_what_holds_it_is_named(self, tmp_path: Path) -> None:
         class Refuses:
             def __reduce__(self) -> Any:
                 raise pickle.PicklingError(f"not with {KEY}")
 
-        pack(lm=lm(api_key=KEY))
-        with pytest.raises(ValueError, match=r"example can't be sent .*PicklingError: not with \*\*\*"):
-            pack(example=Refuses())
+        lock = threading.Lock()
+        pack(lm=make_lm(api_key=KEY))  # known from here on
+        with (tmp_path / "open.txt").open("w") as file:
+            for part, holds, problem in [
+                ("program", Holds(file), r"program\.tools\[0\]\['inner'\] can't be sent .*\(a TextIOWrapper; "),
+                ("program", Holds(lock), r"program\.tools\[0\]\['inner'\] can't be sent .*\(a lock; .* forward"),
+                ("program", bound(provider=lock), r"program\.lm\.provider can't be sent"),
+                ("metric", lambda example, prediction: lock.locked(), "lock in metric can't be sent"),
+                ("example", Refuses(), r"example can't be sent .*PicklingError: not with \*\*\*"),
+            ]:
+                with pytest.raises(ValueError, match=problem):
+                    pack(**{part: holds, "another": 1})
 
     def test_before_anything_is_paid(self, lm: dspy.LM) -> None:
         class Unused:
@@ -214,12 +185,3 @@ class TestWhatCanNotBeSent:
         with pytest.raises(ValueError, match=r"settings\['lm'\].* can't be sent"):  # its engine keeps a lock
             optimizer.compile(dspy.Predict(Triage), trainset=examples(2))
         assert lm.engine.calls == []
-
-
-def test_lambdas_and_local_classes_are_sent_whole() -> None:
-    class Local:
-        value = 3
-
-    found = sent(make=Local, metric=lambda example: Local.value + example)
-    assert found["metric"](1) == 4
-    assert found["make"].value == 3

@@ -71,14 +71,34 @@ def test_it_says_so_where_no_node_can_run_an_attempt(
     assert "no node of the Ray cluster has {'CPU': 64, 'GPU': 0, 'browser': 1}" in caplog.messages[-1]
 
 
-def test_a_task_runs_in_another_process(executor: RayExecutor) -> None:
-    assert executor.submit(os.getpid).result(60) != os.getpid()
-    assert executor.submit(divmod, 7, 2).result(60) == (3, 1)
+@pytest.fixture(params=["near", "distant"])
+def either(request: pytest.FixtureRequest, executor: RayExecutor) -> Iterator[RayExecutor]:
+    """Over Ray Client there is no word of a task's beginning."""
+    if request.param == "near":
+        yield executor
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray.util.client.ray, "is_connected", lambda: True)
+        distant = RayExecutor()
+    with distant:
+        yield distant
 
 
-def test_what_a_task_raises_is_raised(executor: RayExecutor) -> None:
+def test_a_task_runs_in_another_process_gives_what_it_returns_or_raises_or_is_lost(either: RayExecutor) -> None:
+    assert either.submit(os.getpid).result(60) != os.getpid()
+    assert either.submit(divmod, 7, 2).result(60) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        executor.submit(divmod, 7, 0).result(60)
+        either.submit(divmod, 7, 0).result(60)
+    with pytest.raises(InfrastructureError, match=r"a Ray worker was lost: \w+"):
+        either.submit(die).result(60)
+
+
+def test_a_running_task_is_cancelled_with_its_process(either: RayExecutor, tmp_path: Path) -> None:
+    future = either.submit(touch_and_sleep, tmp_path / "began")
+    wait_for(tmp_path / "began", future)
+    assert future.cancel()
+    assert isinstance(future.exception(30), CancelledError)
+    assert not future.cancel()  # it is over
 
 
 def test_a_large_argument_is_stored_once(executor: RayExecutor) -> None:
@@ -89,20 +109,6 @@ def test_a_large_argument_is_stored_once(executor: RayExecutor) -> None:
     for number in range(6):
         executor._by_reference(bytes([number]) * 100_000)
     assert len(executor._put) == 4  # old ones are let go
-
-
-def test_a_lost_worker_is_infrastructure(executor: RayExecutor) -> None:
-    with pytest.raises(InfrastructureError, match=r"a Ray worker was lost: \w+"):
-        executor.submit(die).result(60)
-
-
-def test_a_running_task_is_cancelled_with_its_process(executor: RayExecutor, tmp_path: Path) -> None:
-    future = executor.submit(touch_and_sleep, tmp_path / "began")
-    wait_for(tmp_path / "began", future)
-    assert future.cancel()
-    with pytest.raises(CancelledError):
-        future.result(30)
-    assert not future.cancel()  # it is over
 
 
 def test_a_queued_task_is_not_running_and_never_begins(executor: RayExecutor, tmp_path: Path) -> None:
@@ -120,45 +126,23 @@ def test_a_queued_task_is_not_running_and_never_begins(executor: RayExecutor, tm
     assert not (tmp_path / "queued").exists()
 
 
-def test_a_ray_that_is_running_is_left_running(executor: RayExecutor) -> None:
+def test_one_that_is_closed_ends_its_tasks_and_leaves_a_ray_that_was_running(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
     with RayExecutor(num_cpus=0.5, resources={}) as second:
-        assert second.submit(int, "4").result(60) == 4
-    assert ray.is_initialized()
+        future = second.submit(touch_and_sleep, tmp_path / "began")
+        wait_for(tmp_path / "began", future)
+    assert future.done() and ray.is_initialized()
     second.close()  # again, which does nothing
-    with pytest.raises(RuntimeError, match="this RayExecutor is closed"):
-        second.submit(int, "4")
     with (
         dspy.context(lm=ray_cluster.offline_lm()),
         pytest.raises(
-            FatalError, match=r"executor=RayExecutor could not run an attempt: RuntimeError: this RayExecutor"
+            FatalError, match=r"executor=RayExecutor could not run an attempt: RuntimeError: this RayExecutor is closed"
         ),
     ):
         TrainingFreeGRPO(metric=lambda e, p, t=None: 1.0, executor=second).compile(
             dspy.Predict("ticket -> queue"), trainset=examples(2)
         )
-
-
-def test_a_distant_driver_is_told_the_end_only(executor: RayExecutor, tmp_path: Path) -> None:
-    """Over Ray Client there is no word of a task's beginning."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray.util.client.ray, "is_connected", lambda: True)
-        distant = RayExecutor()
-    with distant:
-        assert distant.submit(divmod, 7, 2).result(60) == (3, 1)
-        with pytest.raises(InfrastructureError, match="a Ray worker was lost: WorkerCrashedError"):
-            distant.submit(die).result(60)
-        future = distant.submit(touch_and_sleep, tmp_path / "began")
-        wait_for(tmp_path / "began", future)
-        assert future.cancel()
-        assert isinstance(future.exception(30), CancelledError)
-
-
-def test_an_executor_that_is_closed_ends_its_tasks(executor: RayExecutor, tmp_path: Path) -> None:
-    second = RayExecutor()
-    future = second.submit(touch_and_sleep, tmp_path / "began")
-    wait_for(tmp_path / "began", future)
-    second.close()
-    assert future.done()
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
