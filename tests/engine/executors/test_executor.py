@@ -356,7 +356,7 @@ class Caller:
 
 def test_what_two_workers_saw_adds_up() -> None:
     def fail(backends: Backends) -> None:
-        backends.of("silent").failure(ServerError("down"), Caller(), timed_out=False, crowded=False, sent=0.0)
+        backends.of("silent").failure(ServerError("down"), Caller(), timed_out=False, crowded=False, sent=0.0, among=1)
 
     driver = Backends()
     for _ in range(3):
