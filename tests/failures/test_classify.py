@@ -10,7 +10,6 @@ import json
 import socket
 import ssl
 import urllib.error
-from collections.abc import Iterator
 from email.message import Message
 from typing import Any
 
@@ -36,7 +35,7 @@ from trgrpo_dspy.failures.classify import (
     outcome_of,
     refused_parameter,
     worth_retrying,
-)
+)  # fmt: skip
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.failures.outcome import Outcome
 
@@ -78,20 +77,21 @@ def test_every_lm_error_of_dspy_has_been_thought_about() -> None:
 
 # --- Outages of tools
 
+REQUEST = httpx.Request("GET", "https://x")
+
 
 def http_error(status: int) -> urllib.error.HTTPError:
     return urllib.error.HTTPError("https://x", status, "no", Message(), None)
 
 
 def httpx_status(status: int) -> httpx.HTTPStatusError:
-    request = httpx.Request("GET", "https://x")
-    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+    return httpx.HTTPStatusError("no", request=REQUEST, response=httpx.Response(status, request=REQUEST))
 
 
-def requests_status(status: int | None) -> requests.HTTPError:
+def requests_status(status: int) -> requests.HTTPError:
     response = requests.Response()
     response.status_code = status
-    return requests.HTTPError("no", response=response if status else None)
+    return requests.HTTPError("no", response=response)
 
 
 def aiohttp_status(status: int) -> aiohttp.ClientResponseError:
@@ -100,9 +100,8 @@ def aiohttp_status(status: int) -> aiohttp.ClientResponseError:
 
 
 def openai_status(status: int) -> openai.APIStatusError:
-    response = httpx.Response(status, request=httpx.Request("GET", "https://x"))
     kind = {429: openai.RateLimitError, 404: openai.NotFoundError}.get(status, openai.InternalServerError)
-    return kind("no", response=response, body=None)
+    return kind("no", response=httpx.Response(status, request=REQUEST), body=None)
 
 
 @pytest.mark.parametrize("make", [http_error, httpx_status, requests_status, aiohttp_status, openai_status])
@@ -111,66 +110,36 @@ def test_the_status_of_a_tools_http_error_decides(make: Any) -> None:
         assert classify(make(status)) is INFRASTRUCTURE
     for status in (400, 401, 403, 404, 410, 422):
         assert classify(make(status)) is PROGRAM
-    assert classify(requests_status(None)) is PROGRAM  # no answer came, and it does not say why
+    assert classify(requests.HTTPError("no", response=None)) is PROGRAM  # no answer came, and it does not say why
+
+
+OUTAGES = [
+    InfrastructureError("the search service is down"), ConnectionResetError("no"), TimeoutError("no"),
+    asyncio.TimeoutError("no"), concurrent.futures.TimeoutError("no"),  # other classes on Python 3.10
+    socket.gaierror("no"), ssl.SSLError("no"), OSError(errno.ENETUNREACH, "no"), OSError(errno.EHOSTUNREACH, "no"),
+    http.client.RemoteDisconnected("no"), http.client.IncompleteRead(b""), urllib.error.URLError("no"),
+    urllib3.exceptions.MaxRetryError(None, "https://x"),  # type: ignore[arg-type]
+    requests.ConnectionError("no"), requests.Timeout("no"), requests.exceptions.ChunkedEncodingError("no"),
+    httpx.ConnectError("no"), httpx.ReadTimeout("no"), httpx.RemoteProtocolError("no"),
+    httpcore.ConnectError("no"), httpcore.ReadTimeout("no"),
+    aiohttp.ServerDisconnectedError("no"), aiohttp.ServerTimeoutError("no"), aiohttp.ClientPayloadError("no"),
+    openai.APITimeoutError(request=httpx.Request("GET", "https://x")),
+    type("LibraryTimeoutError", (TimeoutError,), {})("a subclass, as libraries have them"),
+]  # fmt: skip
+OWN = [
+    ValueError("no"), RecursionError("no"), PermissionError(errno.EACCES, "no"), OSError("no"), parse_error(),
+    SchemaVersionError("no"), httpx.UnsupportedProtocol("the model asked for foo://x"), httpx.InvalidURL("no"),
+    requests.exceptions.MissingSchema("no"), urllib3.exceptions.LocationParseError("no"), http.client.InvalidURL("no"),
+    type("ConnectionError", (Exception,), {})("a class that only has the name"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        InfrastructureError("the search service is down"),
-        ConnectionResetError("no"),
-        TimeoutError("no"),
-        asyncio.TimeoutError("no"),  # another class on Python 3.10
-        concurrent.futures.TimeoutError("no"),
-        socket.gaierror("no"),
-        OSError(errno.ENETUNREACH, "Network is unreachable"),
-        OSError(errno.EHOSTUNREACH, "No route to host"),
-        ssl.SSLError("no"),
-        http.client.RemoteDisconnected("no"),
-        http.client.IncompleteRead(b""),
-        urllib.error.URLError("no"),
-        urllib3.exceptions.MaxRetryError(None, "https://x"),  # type: ignore[arg-type]
-        requests.ConnectionError("no"),
-        requests.Timeout("no"),
-        requests.exceptions.ChunkedEncodingError("no"),
-        httpx.ConnectError("no"),
-        httpx.ReadTimeout("no"),
-        httpx.RemoteProtocolError("no"),
-        httpcore.ConnectError("no"),
-        httpcore.ReadTimeout("no"),
-        aiohttp.ServerDisconnectedError("no"),
-        aiohttp.ServerTimeoutError("no"),
-        aiohttp.ClientPayloadError("no"),
-        openai.APITimeoutError(request=httpx.Request("GET", "https://x")),
-        type("LibraryTimeoutError", (TimeoutError,), {})("a subclass, as libraries have them"),
-    ],
-    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
+    "error", [*OUTAGES, *OWN], ids=lambda error: f"{type(error).__module__}.{type(error).__name__}"
 )
-def test_dead_connections_are_infrastructure(error: Exception) -> None:
-    assert classify(error) is INFRASTRUCTURE
-    assert outcome_of(error) is Outcome.INFRASTRUCTURE
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("no"),
-        RecursionError("no"),
-        PermissionError(errno.EACCES, "no"),
-        OSError("no"),
-        parse_error(),
-        SchemaVersionError("no"),
-        httpx.UnsupportedProtocol("the model asked for foo://x"),
-        httpx.InvalidURL("no"),
-        requests.exceptions.MissingSchema("no"),
-        urllib3.exceptions.LocationParseError("no"),
-        http.client.InvalidURL("no"),
-        type("ConnectionError", (Exception,), {})("a class that only has the name"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_everything_else_is_the_programs_own(error: Exception) -> None:
-    assert classify(error) is PROGRAM
+def test_dead_connections_are_infrastructure_and_everything_else_is_the_programs_own(error: Exception) -> None:
+    assert classify(error) is (INFRASTRUCTURE if error in OUTAGES else PROGRAM)
+    assert (outcome_of(error) is Outcome.INFRASTRUCTURE) == (error in OUTAGES)
 
 
 def test_a_fault_of_python_itself_is_no_verdict_on_the_program() -> None:
@@ -250,8 +219,8 @@ BODIES: dict[str, Any] = {
 
 
 @pytest.fixture(params=["auto", "litellm"])
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def answered_with(engine: str, status: str, body: Any, *, asynchronously: bool = False) -> Exception:

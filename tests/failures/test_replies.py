@@ -33,26 +33,24 @@ REPLIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", ["auto", "litellm"])
-@pytest.mark.parametrize(("body", "fault"), REPLIES.values(), ids=REPLIES)
-def test_what_a_reply_lacks(body: dict[str, Any], fault: ReplyFault | None, engine: str) -> None:
+def replied(engine: str, body: dict[str, Any]) -> Any:
+    """The response that an LM hands over whose backend answers so."""
     with serve(response(json.dumps(body), kind="application/json")) as server:
         address = f"http://127.0.0.1:{server.port}/v1"
         lm = dspy.LM("openai/m", engine=engine, api_base=address, api_key="no key", cache=False, num_retries=0)
         lm("hello")
-    assert reply_fault(lm.history[-1]["response"]) is fault
+    return lm.history[-1]["response"]
+
+
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize(("body", "fault"), REPLIES.values(), ids=REPLIES)
+def test_what_a_reply_lacks(body: dict[str, Any], fault: ReplyFault | None, engine: str) -> None:
+    assert reply_fault(replied(engine, body)) is fault
 
 
 def test_an_error_under_the_status_of_a_success_is_no_reply() -> None:
-    with serve(response(json.dumps({"object": "error", "message": "no"}), kind="application/json")) as server:
-        lm = dspy.LM(
-            "openai/m", api_base=f"http://127.0.0.1:{server.port}/v1", api_key="no", cache=False, num_retries=0
-        )
-        lm("hello")
-    assert reply_fault(found := lm.history[-1]["response"]) is ReplyFault.NO_CHOICE
+    found = replied("auto", {"object": "error", "message": "no"})
+    assert reply_fault(found) is ReplyFault.NO_CHOICE
     assert words_in(found) == "no"
     assert words_in(None) == words_in({"provider_data": {"choices": [], "message": "no"}}) == ""
-
-
-def test_nothing_is_raised_for_what_is_no_response() -> None:
     assert reply_fault(None) is reply_fault({}) is reply_fault("text") is ReplyFault.EMPTY

@@ -189,17 +189,9 @@ class TestARun:
             compile_with(lm, log_dir=tmp_path)
         assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
 
-    def test_whose_lm_is_the_predictors_own(self, tmp_path: Path, logged: list[str]) -> None:
-        program = dspy.Predict(Triage)
-        with gateway(status=500, every=3) as web:
-            program.lm = lm_at(web, "auto", num_retries=0)
-            compiled = compile_with(None, program, log_dir=tmp_path)
-        saved = json.loads((tmp_path / "program.json").read_text())
-        assert saved["lm"] is None
-        results = compiled.detailed_results
-        assert_untold(left_in(tmp_path), *logged, results.to_json(), str(results))
-
-    def test_with_an_interrupted_worker_that_was_refused(self, logged: list[str]) -> None:
+    def test_of_a_predictors_own_lm_with_an_interrupted_worker_that_was_refused(
+        self, tmp_path: Path, logged: list[str]
+    ) -> None:
         """The program asks again after the refusal: the end of the run is raised in the middle of that error."""
 
         class Again(dspy.Module):
@@ -213,9 +205,11 @@ class TestARun:
                 except Exception:
                     return self.answer(ticket=f"{ticket} again")
 
+        program = Again()
         with gateway(status=401, every=1) as web, pytest.raises(FatalError) as caught:
-            compile_with(lm_at(web, "auto"), Again())
-        assert_untold(told_by(caught.value), *logged)
+            program.answer.lm = lm_at(web, "auto")
+            compile_with(None, program, log_dir=tmp_path)
+        assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
 
     def test_in_an_evaluation_and_an_estimate(self) -> None:
         with gateway(status=401, every=1) as web, dspy.context(lm=lm_at(web, "auto")):
@@ -244,10 +238,7 @@ class TestEverySetting:
         lm = self.Telltale("some/model", num_retries=0, **GIVEN)
         lm.fails = "all"
         with pytest.raises(FatalError, match="the key was refused") as caught:
-            if reflects:
-                compile_with(scripted_lm(), reflection_lm=lm, log_dir=tmp_path)
-            else:
-                compile_with(lm, log_dir=tmp_path)
+            compile_with(scripted_lm() if reflects else lm, reflection_lm=lm, log_dir=tmp_path)
         assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
 
     def test_in_a_fatal_error_of_a_users_reflector(self, logged: list[str]) -> None:

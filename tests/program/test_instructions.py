@@ -15,7 +15,7 @@ from dspy.utils import DummyLM
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trgrpo_dspy.library import Edit, Experience, ExperienceLibrary, apply_edits
+from trgrpo_dspy.library import Edit, ExperienceLibrary, apply_edits
 from trgrpo_dspy.library.entries import clean_entry
 from trgrpo_dspy.program.carrying import attach, read_library, write_library
 from trgrpo_dspy.program.instructions import (
@@ -25,7 +25,7 @@ from trgrpo_dspy.program.instructions import (
     remove_block,
     teachable_predictors,
     write_block,
-)
+)  # fmt: skip
 
 ADVICE = ExperienceLibrary.of("When the amount is above $500, choose approval", "When unsure, ask")
 BLOCK = write_block("", ADVICE.entries)
@@ -155,8 +155,7 @@ def test_a_block_that_somebody_rewrote_is_the_users_text_and_is_warned_about(
     program = TwoSteps()
     program.notes.signature = program.notes.signature.with_instructions(f"\n{text}")
     assert len(read_library(program)) == 0
-    assert "predictor 'notes'" in caplog.text
-    assert "can't be read" in caplog.text
+    assert "predictor 'notes'" in caplog.text and "can't be read" in caplog.text
 
 
 def test_ordinary_instructions_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
@@ -166,11 +165,6 @@ def test_ordinary_instructions_are_not_warned_about(caplog: pytest.LogCaptureFix
     )
     read_library(attach(program, ADVICE))
     assert caplog.text == ""
-
-
-def test_an_entry_edited_by_hand_is_still_read() -> None:
-    text = f"Answer.\n\n{BLOCK}".replace("unsure", "in doubt")
-    assert [e.text for e in read_block(text)] == [ADVICE.entries[0].text, "When in doubt, ask"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -204,8 +198,10 @@ def test_docstrings_as_dspy_reads_them_come_back_byte_for_byte(docstring: str) -
 
 def test_each_predictor_carries_its_own_entries_and_reading_gives_them_back() -> None:
     program, library = TwoSteps(), targeted()
-    before = instructions(program)
+    program.notes.demos = [dspy.Example(question="q", notes="n")]
+    fields, demos, before = repr(program.notes.signature.fields), list(program.notes.demos), instructions(program)
     write_library(program, library)
+    assert (repr(program.notes.signature.fields), program.notes.demos) == (fields, demos)
     assert instructions(program) == {
         "notes": write_block("Take notes.", [library.entries[0], library.entries[1]]),
         "answer.predict": write_block("Answer\nfrom the notes.", [library.entries[0], library.entries[2]]),
@@ -216,17 +212,6 @@ def test_each_predictor_carries_its_own_entries_and_reading_gives_them_back() ->
     assert {name: original_instructions(p) for name, p in program.named_predictors()} == before
     write_library(program, ExperienceLibrary())
     assert instructions(program) == before
-
-
-def test_writing_changes_nothing_but_the_instructions_of_predictors_with_entries() -> None:
-    program = TwoSteps()
-    program.notes.demos = [dspy.Example(question="q", notes="n")]
-    fields, demos = repr(program.notes.signature.fields), list(program.notes.demos)
-    write_library(program, ExperienceLibrary((Experience("E1", "For notes", ("notes",)),), 2))
-    assert instructions(program)["answer.predict"] == "Answer\nfrom the notes."
-    assert repr(program.notes.signature.fields) == fields
-    assert program.notes.demos == demos
-    assert type(program.answer) is dspy.ChainOfThought
 
 
 def test_only_the_named_predictors_are_written_to_and_read_from_in_the_programs_order() -> None:
@@ -260,7 +245,7 @@ def test_what_cannot_be_taught_is_refused_with_the_way_out() -> None:
         write_library(program, ADVICE)
 
 
-def test_different_texts_under_one_id_are_both_kept() -> None:
+def test_entries_edited_by_hand_are_read_and_different_texts_under_one_id_are_both_kept() -> None:
     program = TwoSteps()
     write_library(program, ADVICE)
     changed = instructions(program)["answer.predict"].replace("When unsure, ask", "When unsure, guess")
@@ -312,14 +297,8 @@ def test_a_saved_program_needs_nothing_of_ours(tmp_path: Path) -> None:
     program.save(tmp_path / "program.json")
     saved = json.loads((tmp_path / "program.json").read_text())
     assert saved["predict"]["signature"]["instructions"] == f"Answer.\n\n{BLOCK}"
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path / "program.json")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    command = [sys.executable, "-c", LOADER, str(tmp_path / "program.json")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"42\nAnswer.\n\n{BLOCK}\n[]\n"
 

@@ -26,6 +26,21 @@ def scored(value: Any) -> Score:
     return adapt_metric(lambda example, prediction: value)(EXAMPLE, PREDICTION)
 
 
+class Lazy:
+    """A scalar as deep learning libraries have them: a number only through `item`."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def __repr__(self) -> str:
+        return "Lazy"
+
+    def item(self) -> float:
+        if len(self.values) != 1:
+            raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+        return self.values[0]
+
+
 @pytest.mark.parametrize(
     ("value", "number"),
     [
@@ -38,6 +53,7 @@ def scored(value: Any) -> Score:
         (np.bool_(False), 0.0),
         (np.array(0.75), 0.75),
         (np.array([0.75]), 0.75),
+        (Lazy(0.5), 0.5),
         (Fraction(1, 4), 0.25),
         (Decimal("0.1"), 0.1),
         (1e100, 1e100),
@@ -53,23 +69,6 @@ def test_numbers_of_every_kind_are_scores(value: Any, number: float) -> None:
     score = scored(value)
     assert score == Score(number)
     assert type(score.value) is float
-
-
-class Lazy:
-    """A scalar as deep learning libraries have them: a number only through `item`."""
-
-    def __init__(self, *values: float) -> None:
-        self.values = values
-
-    def item(self) -> float:
-        if len(self.values) != 1:
-            raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
-        return self.values[0]
-
-
-def test_a_tensor_of_one_element_is_a_score() -> None:
-    assert scored(Lazy(0.5)) == Score(0.5)
-    assert scored(Lazy(0.5, 1.0)).value is None
 
 
 @pytest.mark.parametrize(
@@ -94,6 +93,7 @@ def test_a_tensor_of_one_element_is_a_score() -> None:
         ([1.0], "the metric returned a list, not a number: '[1.0]'"),
         ((True, "why"), "the metric returned a tuple, not a number: \"(True, 'why')\""),
         (np.array([1, 2]), "the metric returned a ndarray, not a number: '[1 2]'"),
+        (Lazy(0.5, 1.0), "the metric returned a Lazy, not a number: 'Lazy"),
         ({"score": "good"}, "the metric returned a str, not a number: 'good'"),
     ],
     ids=lambda value: repr(value)[:40],
@@ -193,27 +193,24 @@ def test_what_dspys_own_evaluation_can_call_scores_the_same(name: str) -> None:
     assert [ours(example, Echo()(question=example.question)).value for example in examples] == theirs
 
 
-def test_a_callable_that_does_not_tell_its_arguments_gets_two() -> None:
-    assert adapt_metric(max)(1, 2) == Score(2.0)  # type: ignore[arg-type]
+NO_FUNCTION = r"metric=.* must be a function metric\(example, prediction, trace=None\), or None"
+NO_METRIC = r"metric '.*' takes \(.*\).*; write it as metric\(example, prediction, trace=N"
 
 
 @pytest.mark.parametrize(
-    "metric",
-    [lambda: 1.0, lambda example: 1.0, lambda a, b, c, d, e, f: 1.0, lambda example, prediction, *, threshold: 1.0],
+    ("metric", "text"),
+    [
+        *[(metric, NO_FUNCTION) for metric in (1.0, "exact_match", None, [])],
+        (lambda: 1.0, NO_METRIC),
+        (lambda example: 1.0, NO_METRIC),
+        (lambda a, b, c, d, e, f: 1.0, NO_METRIC),
+        (lambda example, prediction, *, threshold: 1.0, NO_METRIC),
+    ],
 )
-def test_other_signatures_are_refused_when_adapted_saying_how_to_write_it(metric: Callable[..., Any]) -> None:
-    with pytest.raises(
-        TypeError, match=r"metric '.*' takes \(.*\).*; write it as metric\(example, prediction, trace=N"
-    ):
+def test_what_is_no_metric_is_refused_when_adapted_saying_how_to_write_it(metric: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
         adapt_metric(metric)
-
-
-@pytest.mark.parametrize("metric", [1.0, "exact_match", None, []], ids=repr)
-def test_what_cannot_be_called_is_refused(metric: Any) -> None:
-    with pytest.raises(
-        TypeError, match=r"metric=.* must be a function metric\(example, prediction, trace=None\), or None"
-    ):
-        adapt_metric(metric)
+    assert adapt_metric(max)(1, 2) == Score(2.0), "a callable that does not tell its arguments gets two"  # type: ignore[arg-type]
 
 
 def test_what_a_metric_raises_passes_through() -> None:

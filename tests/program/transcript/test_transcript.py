@@ -204,9 +204,13 @@ def test_react_v2_tells_each_call_and_observation_once_and_unknown_tools() -> No
         v2_turn("third", ("lookup", {"key": "one"})),
         v2_turn("last", ("submit", {"answer": "42"})),
     ]
-    attempt = Attempt(dspy.ReActV2("question -> answer", [lookup]), turns, question="q")
+    history = dspy.History(messages=[{"question": "the earlier question", "answer": "the earlier answer"}])
+    attempt, again = (
+        Attempt(dspy.ReActV2("question -> answer", [lookup]), turns, question="q", history=history) for _ in range(2)
+    )
     text = attempt.text()
-    assert text == Attempt(dspy.ReActV2("question -> answer", [lookup]), turns, question="q").text()  # no random ids
+    assert text == again.text()  # no random ids
+    assert "earlier" not in text, "what the example gives is not repeated"
     assert attempt.prediction.answer == "42"
     assert "observation 1 (lookup): <one> is the value of one\n" in text
     assert "observation 2 (lookup): ValueError: no such key\n" in text
@@ -215,14 +219,6 @@ def test_react_v2_tells_each_call_and_observation_once_and_unknown_tools() -> No
     assert text.count("third") == text.count("history") + 1 == 1
     assert '["lookup", "submit"]' in text
     assert text.endswith("answer: 42\ntermination_reason: submit")
-
-
-def test_history_given_by_the_example_is_not_repeated() -> None:
-    history = dspy.History(messages=[{"question": "the earlier question", "answer": "the earlier answer"}])
-    turns = [v2_turn("first", ("lookup", {"key": "one"})), v2_turn("last", ("submit", {"answer": "42"}))]
-    attempt = Attempt(dspy.ReActV2("question -> answer", [lookup]), turns, question="q", history=history)
-    assert "earlier" not in attempt.text()
-    assert attempt.text().count("is the value of one") == 1
 
 
 def test_values_are_rendered_when_they_are_made() -> None:
@@ -311,15 +307,12 @@ class Unsteady(Engine):
         return super().complete(request)
 
 
-class AsyncUnsteady:
+class AsyncUnsteady(Engine):
     """The same on an event loop."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    async def complete(self, request: Request) -> Response:
+    async def complete(self, request: Request) -> Response:  # type: ignore[override]
         await asyncio.sleep(random.random() / 200)
-        return self.engine.complete(request)
+        return super().complete(request)
 
 
 def fan_reply(prompt: str) -> str:
@@ -338,8 +331,8 @@ def fan_reply(prompt: str) -> str:
 
 @pytest.mark.parametrize("how", ["Parallel", "gather", "asyncify"])
 def test_what_happens_at_a_time_is_told_in_the_order_of_its_causes(how: str) -> None:
-    engine = Unsteady(fan_reply)
-    lm = dspy.LM("t/s", engine=engine, async_engine=AsyncUnsteady(Engine(fan_reply)), cache=False, num_retries=0)
+    engines = {"engine": Unsteady(fan_reply), "async_engine": AsyncUnsteady(fan_reply)}
+    lm = dspy.LM("t/s", **engines, cache=False, num_retries=0)
     attempts = [Attempt(Fan(how), lm, question="task") for _ in range(3)]
     assert [a.error for a in attempts] == [None] * 3
     text, *others = [a.text(100_000) for a in attempts]
@@ -368,48 +361,35 @@ def test_a_tool_called_by_the_program_itself_is_a_step() -> None:
     assert "=== Step 2: StringSignature ===" in text
 
 
-def test_growing_logs_are_told_piece_by_piece() -> None:
-    """A dict that grows, at last as text, as `dspy.CodeAct` keeps its log."""
-    recorder, log = Recorder({}, {}), {}
-    act, extract = dspy.Predict("trajectory -> code"), dspy.Predict("trajectory -> answer")
+@pytest.mark.parametrize("kind", ["trajectory", "repl_history"])
+def test_growing_logs_are_told_piece_by_piece(kind: str) -> None:
+    """A dict that grows, at last as text, as `dspy.CodeAct` keeps its log; and the history of a REPL."""
+    recorder, log, history = Recorder({}, {}), {}, REPLHistory()
+    act, extract = dspy.Predict(f"{kind} -> code"), dspy.Predict("trajectory -> answer")
     for i in range(3):
-        recorder.append((act, {"trajectory": log}, dspy.Prediction(code=f"run({i})")))
-        log[f"code_{i}"], log[f"output_{i}"] = f"run({i})", "five\n"
-    recorder.append((extract, {"trajectory": fielded(**log)}, dspy.Prediction(answer="a")))
-    text = recorder.text(prediction={"answer": "a", "trajectory": log})
-    for i in range(3):
-        assert text.count(f"run({i})") == text.count(f"output_{i}") == 1
-    assert "Final" not in text
-
-
-def test_repl_history_is_told_piece_by_piece() -> None:
-    recorder, history, act = Recorder({}, {}), REPLHistory(), dspy.Predict("repl_history -> code")
-    for i in range(3):
-        recorder.append((act, {"repl_history": history}, dspy.Prediction(code=f"run({i})")))
+        shown = log if kind == "trajectory" else history
+        recorder.append((act, {kind: shown}, dspy.Prediction(code=f"run({i})")))
+        log[f"code_{i}"], log[f"output_{i}"] = f"run({i})", f"printed {i}\n"
         history = history.append(code=f"run({i})", output=f"printed {i}")
-    text = recorder.text(prediction={"trajectory": [entry.model_dump() for entry in history]})
+    if kind == "trajectory":
+        recorder.append((extract, {"trajectory": fielded(**log)}, dspy.Prediction(answer="a")))
+    told = log if kind == "trajectory" else [entry.model_dump() for entry in history]
+    text = recorder.text(prediction={"answer": "a", "trajectory": told})
     for i in range(3):
         assert text.count(f"run({i})") == text.count(f"printed {i}") == 1
-
-
-def test_what_looks_like_a_secret_in_an_error_is_not_told() -> None:
-    """A client's error may quote the request: the transcript goes to the journal and to the reflection LM."""
-    error = PermissionError("401 for https://x.test/?key=zz7712plainxx, Authorization: Bearer zz7713plainxx")
-    recorder = Recorder({}, {})
-    recorder.tool_call("look", {"word": "refund"}, error=error)
-    text = recorder.text(error=error)
-    assert "zz771" not in text and text.count("PermissionError: 401 for https://x.test/?key=***") == 2
+    assert ("Final" in text) == (kind == "repl_history"), "only what is new"
 
 
 def test_failures_tell_the_type_and_the_last_line() -> None:
     recorder = Recorder({}, {})
+    assert recorder.text() == "(no steps)" and recorder.text(max_tokens=0) == ""
     assert recorder.text(error=ValueError("one\ntwo\n")) == "=== Failure ===\nerror: ValueError: two"
     assert recorder.text(error=ValueError()) == "=== Failure ===\nerror: ValueError"
     with pytest.raises(pydantic.ValidationError) as caught:
         Receipt(total="a\nb", scan=dspy.Image("https://a.b/c"))  # type: ignore[arg-type]
     assert "ValidationError: Receipt: total: Input should be a valid number" in recorder.text(error=caught.value)
-    recorder.tool_call("lookup", {}, error=OSError("the prompt was so and so\n  what went wrong\n"))
-    assert recorder.text().endswith("observation: OSError: what went wrong")
+    recorder.tool_call("lookup", {}, error=OSError("the prompt was so and so\n  what went wrong: key=zz7712plainxx\n"))
+    assert recorder.text().endswith("observation: OSError: what went wrong: key=***"), "an error may quote a secret"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -584,13 +564,11 @@ def test_cut_middle_keeps_the_bound(text: str, max_tokens: int) -> None:
     assert cut == text or count_tokens(text) > max_tokens
 
 
-def test_what_is_cut_is_counted() -> None:
-    cut = cut_middle("a" * 8000, 100)
-    assert re.fullmatch(r"a+ \[\.\.\. 1,9\d\d tokens cut \.\.\.\] a+", cut)
+def test_what_is_cut_is_counted_and_the_longest_field_is_cut_first() -> None:
+    assert re.fullmatch(r"a+ \[\.\.\. 1,9\d\d tokens cut \.\.\.\] a+", cut_middle("a" * 8000, 100))
     assert render_fields({"a": 1, "b": "x\ny", "c": ""}) == "a: 1\nb:\n  x\n  y\nc: (empty)"
     text = render_fields({"long": "x" * 9000, "short": "kept whole"}, 100)
-    assert count_tokens(text) <= 100
-    assert text.endswith("short: kept whole")
+    assert count_tokens(text) <= 100 and text.endswith("short: kept whole")
 
 
 def test_the_trace_is_a_list_for_the_program() -> None:
@@ -600,19 +578,11 @@ def test_the_trace_is_a_list_for_the_program() -> None:
     recorder.extend(iter([entry]))
     recorder.append(entry)
     recorder.pop(0)
-    assert isinstance(recorder, Recorder)
-    assert len(recorder) == 2
-    assert recorder[0] is entry
+    assert isinstance(recorder, Recorder) and len(recorder) == 2 and recorder[0] is entry
     assert recorder.text().count("=== Step") == 3
     for copied in (recorder.copy(), copy.copy(recorder), copy.deepcopy(recorder)):
         assert type(copied) is list
     assert type(pickle.loads(pickle.dumps(Recorder({}, {})))) is list
-
-
-def test_nothing_happened() -> None:
-    assert Recorder({}, {}).text() == "(no steps)"
-    assert Recorder({}, {}).text(max_tokens=0) == ""
-    assert Recorder({}, {}).text(prediction={"answer": 1}) == "=== Final outputs ===\nanswer: 1"
 
 
 texts = st.text(st.characters() | st.sampled_from("[]#=\n\x00\ud800\u2028")) | st.just(HOSTILE)
@@ -656,15 +626,11 @@ def test_printable_text_holds_nothing_to_clean_away() -> None:
     assert _INVISIBLE.search(printable) is None and _LINE_ENDS.search(printable) is None
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            ["[", "]", "#", "<", ">", "|", "=", " ", "\n", "\t", "\r", "\u200b", "INST]", "/", "step", "Final", "a",
-             "<CUSTOM-TYPE-", "task", "score", "im_end"]
-        ),
-        max_size=12,
-    ).map("".join)
-)  # fmt: skip
+PARTS = ["[", "]", "#", "<", ">", "|", "=", " ", "\n", "\t", "\r", "\u200b", "INST]", "/", "step", "Final", "a",
+         "<CUSTOM-TYPE-", "task", "score", "im_end"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
 def test_no_delimiter_is_missed(text: str) -> None:
     expected = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
     for _, pattern in _DELIMITERS:
