@@ -31,19 +31,13 @@ def process(*words: str, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def test_init_writes_over_nothing(trgrpo: Command) -> None:
+def test_init_writes_over_nothing_and_doctor_finds_what_would_go_wrong(trgrpo: Command) -> None:
     assert "is there already" in trgrpo("init", "my_task.py", code=2).stderr
     assert "must end in .py" in trgrpo("init", "task", code=2).stderr
     trgrpo("init", "my_task.py", "--force")
-
-
-def test_doctor(trgrpo: Command) -> None:
     found = json.loads(trgrpo("doctor", "my_task.py", "--offline", "--json").stdout)
     assert {check["what"]: check["verdict"] for check in found if check["what"] != "data"}["attempt"] == "ok"
-    assert "too few" in str(found)
-
-
-def test_doctor_finds_what_would_go_wrong(trgrpo: Command) -> None:
+    assert "too few" in str(found) and "offline model, no LLM" in str(found)
     Path("other.py").write_text(
         "import dspy\nprogram = dspy.Predict('a -> b')\nmetric = None\ntrainset = [dspy.Example(a=1)]\n"
     )

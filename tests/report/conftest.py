@@ -11,6 +11,7 @@ from dspy.lm15 import ServerError
 from support.scripted import Triage, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import DetailedResults, ExperienceLibrary, TrainingFreeGRPO
+from trgrpo_dspy.report import RunHistory, read_run
 
 
 def script(call: Any) -> Any:
@@ -27,3 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DetailedResults
             dspy.Predict(Triage), trainset=examples(7), valset=examples(5, start=8), library=start
         )
     return path, compiled.detailed_results
+
+
+@pytest.fixture(scope="session")
+def history(run: tuple[Path, DetailedResults]) -> RunHistory:
+    return read_run(run[0])

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from trgrpo_dspy.report import RunHistory
 from trgrpo_dspy.report.charts import curves, gain_bar, nice_ticks, plot
 from trgrpo_dspy.report.figures import write_figures
-from trgrpo_dspy.report.history import read_run
 
 
 def test_charts_are_written_twice_alike_and_a_missing_extra_is_named(
@@ -30,8 +30,7 @@ def test_charts_are_written_twice_alike_and_a_missing_extra_is_named(
         write_figures(run[0])
 
 
-def test_the_curve_holds_what_was_measured(run: tuple[Path, Any]) -> None:
-    history = read_run(run[0])
+def test_the_curve_holds_what_was_measured(run: tuple[Path, Any], history: RunHistory) -> None:
     score, tokens = curves(history)
     means = {m.step: (pytest.approx(m.mean.value), m.mean.n) for m in run[1].measured}
     assert {p.step: (p.value, p.n) for p in score.series["validation"]} == means
@@ -50,8 +49,8 @@ def test_ticks_are_few_and_hold_the_range(low: float, high: float) -> None:
     assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 9
 
 
-def test_a_chart_of_one_point_and_a_gain_without_interval(run: tuple[Path, Any]) -> None:
-    score = curves(read_run(run[0]))[0]
+def test_a_chart_of_one_point_and_a_gain_without_interval(history: RunHistory) -> None:
+    score = curves(history)[0]
     single = replace(score, series={"validation": score.series["validation"][:1]})
     drawn = plot(single, 7)
     assert drawn.returned is None and drawn.lines[0].band == "" and "nan" not in drawn.lines[0].path

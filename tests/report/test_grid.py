@@ -10,7 +10,7 @@ import pytest
 from trgrpo_dspy.events import RunStarted
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.report import RunHistory, read_run
+from trgrpo_dspy.report import RunHistory
 from trgrpo_dspy.report.grid import LEVELS, grids
 from trgrpo_dspy.report.records import Measured
 
@@ -51,8 +51,7 @@ def test_levels_span_the_scores_of_the_run() -> None:
     assert [cell.level for cell in grid.rows[0].cells if cell] == [0, LEVELS // 2, LEVELS, None]
 
 
-def test_an_epoch_is_a_column_whatever_the_batch(run: tuple[Path, Any]) -> None:
-    history = read_run(run[0])
+def test_an_epoch_is_a_column_whatever_the_batch(history: RunHistory) -> None:
     training = grids(history)[1]
     assert training.columns == ("Epoch 1", "Epoch 2") and [row.example for row in training.rows] == list(range(7))
     for step in history.steps:

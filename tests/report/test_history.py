@@ -15,11 +15,6 @@ from trgrpo_dspy import DetailedResults, ExperienceLibrary, JournalError, evalua
 from trgrpo_dspy.report import RunHistory, read_run, write_report
 
 
-@pytest.fixture(scope="module")
-def history(run: tuple[Path, DetailedResults]) -> RunHistory:
-    return read_run(run[0])
-
-
 def test_it_holds_what_the_result_holds(run: tuple[Path, DetailedResults], history: RunHistory) -> None:
     results = run[1]
     assert [step.step for step in history.steps] == [step.step for step in results.steps] == [1, 2, 3, 4]

@@ -10,13 +10,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from jinja2.utils import htmlsafe_json_dumps
+from lxml import etree
+from lxml.html import document_fromstring
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
@@ -38,36 +39,17 @@ HOSTILE = (
 STRUCTURE = {"event", "stage", "outcome", "id", "stop_reason", "run", "shown", "level"}
 
 
-class Page(HTMLParser):
-    """Tags, attributes and the embedded data of a page."""
+class Page:
+    """What a browser makes of a page: its elements, texts and embedded data."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.titles: list[str] = []
-        self.data = ""
-        self._open = [""]
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        found = dict(attrs)
-        self.links += [found[name] or "" for name in ("href", "src") if name in found]
-        self.ids += [found["id"] or ""] if "id" in found else []
-        self._open.append("data" if found.get("type") == "application/json" else tag)
-
-    def handle_data(self, data: str) -> None:
-        if self._open[-1] == "data":
-            self.data += data
-        else:
-            self.titles += [data] if self._open[-1] == "h2" else []
-            self.text += data if self._open[-1] not in ("script", "style") else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open.append("")
+    def __init__(self, source: str) -> None:
+        tree = document_fromstring(source)
+        self.tags = Counter(element.tag for element in tree.iter(etree.Element))
+        self.links = [str(link) for link in tree.xpath("//@href | //@src")]
+        self.ids = [str(id) for id in tree.xpath("//@id")]
+        self.titles = [title.text_content() for title in tree.iter("h2")]
+        self.data = json.loads(tree.xpath("string(//script[@id='data'])"))
+        self.text = "".join(tree.xpath("//text()[not(parent::script or parent::style)]"))
 
 
 def hostile(value: Any, key: str = "") -> Any:
@@ -78,11 +60,6 @@ def hostile(value: Any, key: str = "") -> Any:
         names = ("instructions", "lost", "dispositions", "options")
         return {f"{k} {HOSTILE}" if key in names else k: hostile(v, k) for k, v in value.items()}
     return [hostile(item, key) for item in value] if isinstance(value, list) else value
-
-
-@pytest.fixture(scope="module")
-def history(run: tuple[Path, Any]) -> RunHistory:
-    return read_run(run[0])
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +74,7 @@ def test_the_optimizer_writes_it_with_all_sections_in_order(run: tuple[Path, Any
     source = (run[0] / "report.html").read_text()
     assert source == render_report(history)
     page = Page(source)
-    assert [title for title in page.titles if title.strip()][1:] == [
+    assert page.titles[1:] == [
         "Curve", "Examples by step", "Group", "Library", "Failures", "Prompt", "Settings"
     ]  # fmt: skip
     assert (run[0] / "report.html").stat().st_mode & 0o077 == 0
@@ -112,7 +89,7 @@ def test_the_optimizer_writes_it_with_all_sections_in_order(run: tuple[Path, Any
 
 def test_its_data_hold_every_attempt_and_every_library(history: RunHistory) -> None:
     page = Page(render_report(history))
-    data = json.loads(page.data)
+    data = page.data
     texts, links = data["texts"], {group["link"]: group for group in data["groups"]}
     assert sum(len(group["attempts"]) for group in data["groups"]) == len(history.attempts)
     first = history.steps[0].groups[0]
@@ -150,8 +127,7 @@ def test_every_text_is_data(hostile_run: Path, history: RunHistory) -> None:
     assert not [link for link in page.links if not link.startswith("#")]
     assert re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\u2028]", source) is None
     assert "⟨U+202E⟩" in page.text and "{{ 7*7 }}" in page.text and "⟨U+001B⟩[31m" in page.text
-    data = json.loads(page.data)
-    assert sum("</script><script>" in text for text in data["texts"]) > 20
+    assert sum("</script><script>" in text for text in page.data["texts"]) > 20
     assert "</script><script>window" not in source
 
 
@@ -207,18 +183,15 @@ def test_a_directory_below_home_and_a_program_that_changes_directories(
     assert read_run("~/below").log_dir == tmp_path / "below"
 
 
-def test_a_report_that_can_not_be_written_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_that_can_not_be_written_only_warns(
+    tmp_path: Path, run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "report.html").mkdir()
     with caplog.at_level(logging.WARNING), dspy.context(lm=scripted_lm()):
         optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, group_size=2, log_dir=tmp_path)
         compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(2))
     assert compiled.detailed_results.stop_reason == "completed"
     assert "report" in caplog.text
-
-
-def test_a_run_with_too_many_events_leaves_the_report_to_its_user(
-    run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
     monkeypatch.setattr(html, "_LARGEST_LOG", -1)
     monkeypatch.setattr(html, "write_report", lambda log_dir: pytest.fail("written"))
     html.report_at_end(run[0])(RunEnded(stop_reason="completed", verdict=""))

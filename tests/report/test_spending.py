@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trgrpo_dspy.report import RunHistory, read_run
+from trgrpo_dspy.report import RunHistory
 from trgrpo_dspy.report.html import render_report
 from trgrpo_dspy.report.spending import next_runs, spend_rows
 from trgrpo_dspy.report.text import money
-
-
-@pytest.fixture(scope="module")
-def history(run: tuple[Path, Any]) -> RunHistory:
-    return read_run(run[0])
 
 
 def test_rows_add_up_beside_what_was_expected(history: RunHistory) -> None:
