@@ -36,6 +36,7 @@ _SET = Option("--set", metavar="NAME=VALUE", help="Any option by name; `trgrpo o
 _SET.autocompletion = _options_beginning
 _LM = Option(metavar="NAME=VALUE", help="An argument of dspy.LM, such as api_base=http://...")
 _PRICE = "US dollars per million tokens, if the model's price is unknown."
+_COLUMNS = "The column of a field, where the data name it otherwise."
 _SHARED: dict[str, tuple[Any, Any, Any]] = {
     "model": (str, "", Option(help="The LM, as LiteLLM names it: openai/gpt-4o-mini. Keys: the environment.")),
     "reflection_model": (str, "", Option(help="The LM that reflects; by default the same.")),
@@ -52,7 +53,7 @@ _SHARED: dict[str, tuple[Any, Any, Any]] = {
     "testset": (str, "", Option(metavar="DATA", help=f"Test examples {_DATA}.")),
     "valset": (str, "", Option(metavar="DATA", help="Validation examples, likewise.")),
     "inputs": (str, "", Option(metavar="NAME,NAME", help="Fields that are inputs; by default the program's.")),
-    "columns": (str, "", Option(metavar="FIELD=COLUMN,...", help="A field's column that the data name otherwise.")),
+    "columns": (str, "", Option(metavar="FIELD=COLUMN,...", help=_COLUMNS)),
     "json": (bool, False, Option("--json", help="Write JSON for a script.")),
 }
 """Type, default and option of each, in the order in which help shows them."""
