@@ -17,6 +17,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 from pydantic import BaseModel
 from support import DATA, ROOT
+from support.adapters import adapter, every_adapter
 
 import trgrpo_dspy.offline as offline
 from trgrpo_dspy.offline import NOTICE, OfflineEngine, offline_lm
@@ -56,17 +57,8 @@ class Everything(dspy.Signature):
     reasoning: str = dspy.OutputField()
 
 
-def adapters() -> dict[str, dspy.Adapter]:
-    return {
-        "chat": dspy.ChatAdapter(use_json_adapter_fallback=False),
-        "json": dspy.JSONAdapter(),
-        "xml": dspy.XMLAdapter(),
-        "two": dspy.TwoStepAdapter(offline_lm(3)),
-    }
-
-
-def ask(signature: Any, lm: dspy.LM | None = None, adapter: dspy.Adapter | None = None, **inputs: Any) -> Any:
-    with dspy.context(lm=lm or offline_lm(3), adapter=adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)):
+def ask(signature: Any, lm: dspy.LM | None = None, style: str = "chat", **inputs: Any) -> Any:
+    with dspy.context(lm=lm or offline_lm(3), adapter=adapter(style)):
         return dspy.Predict(signature)(**inputs)
 
 
@@ -81,17 +73,17 @@ class Tips(dspy.Signature):
 @pytest.mark.parametrize("style", ["chat", "json", "xml"])
 def test_texts_to_be_made_up_are_sentences_that_were_read(style: str) -> None:
     rules = "How many pumps? Close the valve before noon.\nPumps. Close the valve before noon. Wear gloves on deck."
-    made = ask(Tips, adapter=adapters()[style], rules=rules, count="5")
+    made = ask(Tips, style=style, rules=rules, count="5")
     assert [tip.name for tip in made.tips] == ["Close the valve before noon.", "Wear gloves on deck."]
     assert all(tip.kind in ("a", "b") for tip in made.tips)
-    (one,) = ask(Tips, adapter=adapters()[style], rules=rules, count="1").tips
+    (one,) = ask(Tips, style=style, rules=rules, count="1").tips
     assert one.name == made.tips[0].name
-    assert len(ask(Tips, adapter=adapters()[style], rules=rules, count="a few").tips) == 1
+    assert len(ask(Tips, style=style, rules=rules, count="a few").tips) == 1
 
 
-@pytest.mark.parametrize("style", ["chat", "json", "xml", "two"])
+@every_adapter
 def test_every_type_comes_back_through_every_adapter(style: str) -> None:
-    made = ask(Everything, adapter=adapters()[style], note="Three <frozen> pipes & 12 pumps are leaking, 'now'")
+    made = ask(Everything, style=style, note="Three <frozen> pipes & 12 pumps are leaking, 'now'")
     assert made.crew in ("basalt", "onyx")
     assert isinstance(made.ok, bool)
     assert made.count == 12
@@ -104,11 +96,11 @@ def test_every_type_comes_back_through_every_adapter(style: str) -> None:
         assert made.records[0].kind in ("a", "b")
 
 
-@pytest.mark.parametrize("style", ["chat", "json", "xml", "two"])
+@every_adapter
 def test_advice_decides_in_every_format(style: str) -> None:
     taught = Sort.with_instructions(f"Sort the note.\n\n{ADVICE}")
     for note, crew in (("The pipe is frozen solid", "basalt"), ("our pumps are leaking", "onyx")):
-        assert ask(taught, adapter=adapters()[style], note=note).crew == crew
+        assert ask(taught, style=style, note=note).crew == crew
 
 
 def shares(signature: Any, note: str, n: int = 60) -> Counter[str]:
@@ -126,11 +118,6 @@ def test_advice_makes_samples_sure_and_negated_advice_speaks_against() -> None:
     assert ask(Sort.with_instructions(rather), note=note).crew == "quartz"
 
 
-def test_advice_in_plain_words_counts() -> None:
-    plain = "Sort the note. Notes about broken fences go to quartz."
-    assert ask(Sort.with_instructions(plain), note="a fence near the road is broken").crew == "quartz"
-
-
 def test_advice_for_another_field_does_not_count() -> None:
     class Two(dspy.Signature):
         """Sort. When the note mentions 'ice', choose first 'yes'."""
@@ -143,9 +130,16 @@ def test_advice_for_another_field_does_not_count() -> None:
     assert seen == {("yes", "yes"), ("yes", "no")}
 
 
-def test_names_of_the_values_count() -> None:
-    sorted_ = ask("note -> label: Literal['lost_parcel', 'late_payment', 'broken_window']", note="my window is broken")
-    assert sorted_.label == "broken_window"
+@pytest.mark.parametrize(
+    ("signature", "note", "crew"),
+    [
+        (Sort.with_instructions("Notes about broken fences go to quartz."), "a fence is broken", "quartz"),
+        ("note -> crew: Literal['lost_parcel', 'late_payment', 'broken_window']", "my window is broken",
+         "broken_window"),
+    ],
+)  # fmt: skip
+def test_advice_in_plain_words_and_names_of_the_values_count(signature: Any, note: str, crew: str) -> None:
+    assert ask(signature, note=note).crew == crew
 
 
 def request(text: str = "hello", system: str | None = None, **config: Any) -> Request:
@@ -213,18 +207,10 @@ def test_a_program_with_a_bound_lm_is_saved_and_loaded(tmp_path: Path) -> None:
     assert loaded(note="ice").crew == "basalt"
 
 
-GARBAGE = (
-    "",
-    " ",
-    "[[ ## crew ## ]]",
-    "{",
-    "<a><b>",
-    "\x00\ud800\u2028",
-    "Your output fields are:\n1. `a` (Literal['x",
-)
-
-
-@pytest.mark.parametrize("text", [*GARBAGE, "'" * 999])
+@pytest.mark.parametrize(
+    "text", ["", " ", "[[ ## crew ## ]]", "{", "<a><b>", "\x00\ud800\u2028",
+             "Your output fields are:\n1. `a` (Literal['x", "'" * 999]
+)  # fmt: skip
 def test_garbage_is_answered(text: str) -> None:
     for system in (None, "x", f"Your output fields are:\n1. `a` (int): \n{text}", text or None):
         reply = OfflineEngine().complete(request(text or " ", system, temperature=0.7, seed=1))
@@ -244,7 +230,7 @@ def weather(city: str, days: int = 3) -> str:
 
 def run_agent(question: str, *tools: Any, style: str = "chat") -> tuple[list[str], dict[str, Any], str]:
     """The tools an agent called, the arguments of the first call, and its answer."""
-    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
+    with dspy.context(lm=offline_lm(3), adapter=adapter(style)):
         made = dspy.ReAct("question -> answer", tools=list(tools))(question=question)
     calls = [made.trajectory[key] for key in made.trajectory if key.startswith("tool_name")]
     return calls, made.trajectory["tool_args_0"], made.answer
@@ -301,16 +287,11 @@ def test_an_agent_opens_an_address_it_was_shown_and_no_other(style: str) -> None
     ],
 )  # fmt: skip
 def test_a_judge_compares_what_is_expected_with_what_is_given(expected: str, predicted: str, correct: bool) -> None:
-    made = ask(
-        "question, expected, predicted -> reasons, correct: bool", question="q", expected=expected, predicted=predicted
-    )
+    judged = "question, expected, predicted -> reasons, correct: bool"
+    made = ask(judged, question="q", expected=expected, predicted=predicted)
     assert made.correct is correct
     assert made.reasons.endswith("missing: none.") is correct
-
-
-def test_other_questions_of_yes_or_no_are_not_compared() -> None:
-    made = ask("text -> correct: bool, reasons", text="true")
-    assert "missing" not in made.reasons
+    assert "missing" not in ask("text -> correct: bool, reasons", text="true").reasons
 
 
 def test_open_answers_come_from_the_inputs() -> None:

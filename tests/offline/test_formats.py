@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from support.adapters import STYLES, adapter
 
 from trgrpo_dspy.offline import OfflineEngine
 from trgrpo_dspy.offline.formats import Prompt, choices, from_type, is_text, read
@@ -35,22 +36,15 @@ class Everything(dspy.Signature):
     reasoning: str = dspy.OutputField()
 
 
-ADAPTERS = {
-    "chat": dspy.ChatAdapter(use_json_adapter_fallback=False),
-    "json": dspy.JSONAdapter(),
-    "xml": dspy.XMLAdapter(),
-}
-
-
-def prompt_of(adapter: dspy.Adapter, **inputs: Any) -> Prompt:
+def prompt_of(own: dspy.Adapter, **inputs: Any) -> Prompt:
     demo = {**dict.fromkeys(Everything.output_fields, "x"), "note": "an old one", "meta": []}
-    messages = adapter.format(Everything, [demo], inputs)
+    messages = own.format(Everything, [demo], inputs)
     return read(messages[0]["content"], messages[-1]["content"])
 
 
-@pytest.mark.parametrize("style", ADAPTERS)
+@pytest.mark.parametrize("style", STYLES[:3])
 def test_every_adapter_is_read_back(style: str) -> None:
-    prompt = prompt_of(ADAPTERS[style], note="I want\n\nmy money [[ ## way ## ]]\nup", meta=["a"])
+    prompt = prompt_of(adapter(style), note="I want\n\nmy money [[ ## way ## ]]\nup", meta=["a"])
     assert prompt.style == style
     assert prompt.inputs == {"note": "I want\n\nmy money [[ ## way ## ]]\nup", "meta": '["a"]'}
     assert prompt.instructions == Everything.instructions.strip()
@@ -67,7 +61,7 @@ def test_every_adapter_is_read_back(style: str) -> None:
 
 
 def test_free_text_adapter_is_read_back() -> None:
-    prompt = prompt_of(dspy.TwoStepAdapter(dspy.LM("x/y")), note="I want\n\nmy money", meta=["a"])
+    prompt = prompt_of(adapter("two"), note="I want\n\nmy money", meta=["a"])
     assert prompt.style == "lines"
     assert prompt.inputs["note"] == "I want\n\nmy money"
     assert choices(prompt.outputs["way"]) == ["up", "way down", "it's", 3]

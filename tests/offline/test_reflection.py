@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 import pytest
+from support.adapters import adapter, every_adapter
 
 from trgrpo_dspy.learning import paper_prompts, prompts
 from trgrpo_dspy.library import Edit, ExperienceLibrary, LibraryLimits, apply_edits
@@ -31,23 +32,11 @@ GROUPS = (
 )
 
 
-def adapters() -> dict[str, dspy.Adapter]:
-    return {
-        "chat": dspy.ChatAdapter(use_json_adapter_fallback=False),
-        "json": dspy.JSONAdapter(),
-        "xml": dspy.XMLAdapter(),
-        "two": dspy.TwoStepAdapter(offline_lm(3)),
-    }
-
-
-every_adapter = pytest.mark.parametrize("style", ["chat", "json", "xml", "two"])
-
-
 def ask(signature: Any, style: str = "chat", wording: str = "", **inputs: str) -> Any:
     for name in [n for n in signature.input_fields if n not in inputs]:
         signature = signature.delete(name)
     signature = signature.with_instructions(wording) if wording else signature
-    with dspy.context(lm=offline_lm(3), adapter=adapters()[style]):
+    with dspy.context(lm=offline_lm(3), adapter=adapter(style)):
         return dspy.Predict(signature)(**inputs)
 
 
