@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -12,18 +13,23 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from support import ROOT
+from support.scripted import Triage, examples, told
 
-from trgrpo_dspy import JournalError, SchemaVersionError
+from trgrpo_dspy import JournalError, SchemaVersionError, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls.replies import decode_reply, encode_reply
+from trgrpo_dspy.engine.journal import database
 from trgrpo_dspy.engine.journal.files import write_atomically
 from trgrpo_dspy.engine.journal.journal import SCHEMA_VERSION, Journal
 from trgrpo_dspy.failures.outcome import Outcome
@@ -87,6 +93,15 @@ def test_what_can_not_be_replayed_is_counted_and_never_overwritten(tmp_path: Pat
         assert (len(paid), paid.count(failed), paid.count(CALL)) == (4, 2, 2)
 
 
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
+    with Journal(tmp_path_factory.mktemp("journal")) as journal:
+        yield journal
+
+
+UNITS = map(str, itertools.count())
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
@@ -95,24 +110,24 @@ def test_what_can_not_be_replayed_is_counted_and_never_overwritten(tmp_path: Pat
         max_leaves=8,
     )
 )
-def test_any_plain_reply_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, reply: Any) -> None:
-    with Journal(tmp_path_factory.mktemp("journal")) as journal:
-        journal.record("u", "h", 0, {"outputs": reply}, CALL)
-        found = journal.reply("u", "h", 0)
-        assert found is not None and found.reply == {"outputs": reply}
+def test_any_plain_reply_comes_back_exactly(journal: Journal, reply: Any) -> None:
+    unit = next(UNITS)
+    journal.record(unit, "h", 0, {"outputs": reply}, CALL)
+    found = journal.reply(unit, "h", 0)
+    assert found is not None and found.reply == {"outputs": reply}
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(Outcome), st.none() | st.floats(allow_nan=False), TEXT, TEXT, st.none() | st.floats(0, 10))
 def test_an_attempt_comes_back_exactly(
-    tmp_path_factory: pytest.TempPathFactory, outcome: Outcome, score: Any, told: str, transcript: str, cost: Any
+    journal: Journal, outcome: Outcome, score: Any, told: str, transcript: str, cost: Any
 ) -> None:
+    unit = next(UNITS)
     rollout = Rollout(3, 1, outcome, score, told, "answer", "compared", transcript, "error", 2, 1, 10, 5, cost, 0.5)
-    with Journal(tmp_path_factory.mktemp("journal")) as journal:
-        assert journal.attempt("u") is None
-        assert journal.finish("u", rollout) == rollout
-        found = journal.attempt("u")
-        assert found == rollout and found is not None and isinstance(found.outcome, Outcome)
+    assert journal.attempt(unit) is None
+    assert journal.finish(unit, rollout) == rollout
+    found = journal.attempt(unit)
+    assert found == rollout and found is not None and isinstance(found.outcome, Outcome)
 
 
 def test_the_first_result_of_a_unit_stays_and_an_outage_for_this_process_alone(tmp_path: Path) -> None:
@@ -135,13 +150,19 @@ def test_attempts_of_a_later_patch_with_more_fields_can_be_read(tmp_path: Path) 
         assert journal.attempt("u") == Rollout(0, 0, Outcome.COMPLETED, 1)
 
 
-def test_tool_calls_that_are_a_clients_own_objects_become_plain() -> None:
-    """`engine="litellm"` hands over pydantic objects; they are read as DSPy's own cache reads them."""
-    from litellm.types.utils import ChatCompletionMessageToolCall, Function
+class Tool(BaseModel):
+    """As `engine="litellm"` hands over pydantic objects."""
 
-    call = ChatCompletionMessageToolCall(id="c", type="function", function=Function(name="look", arguments='{"x": 1}'))
-    again = decode_reply(encode_reply([{"text": "", "tool_calls": [call]}]) or {})
-    assert again[0]["tool_calls"][0].function.arguments == '{"x": 1}'
+    name: str
+    arguments: str
+
+
+def test_replies_that_are_a_clients_own_objects_become_plain() -> None:
+    """They are read as DSPy's own cache reads them."""
+    again = decode_reply(
+        encode_reply([{"text": "", "tool_calls": [{"function": Tool(name="look", arguments="{}")}]}]) or {}
+    )
+    assert (again[0]["tool_calls"][0].function.name, again[0]["tool_calls"][0].function.arguments) == ("look", "{}")
 
 
 def test_many_threads_commit_together_and_each_its_own(tmp_path: Path) -> None:
@@ -166,7 +187,7 @@ def test_many_threads_commit_together_and_each_its_own(tmp_path: Path) -> None:
 
 def test_two_threads_that_finish_one_unit_agree(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, ThreadPoolExecutor(2) as pool:
-        for number in range(200):
+        for number in range(50):
             offers = [Rollout(0, 0, Outcome.COMPLETED, float(score)) for score in range(2)]
             found = list(pool.map(lambda offer: journal.finish(f"u{number}", offer), offers))  # noqa: B023
             assert found[0] == found[1] == journal.attempt(f"u{number}")
@@ -195,24 +216,14 @@ def test_an_error_reaches_every_thread_whose_row_it_took(tmp_path: Path) -> None
 # -- one process at a time -------------------------------------------------------------------------------------------
 
 
-def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
-    holder = child("with Journal(sys.argv[1]): print('open', flush=True); sys.stdin.read()", str(tmp_path))
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == "open\n"
-        before = snapshot(tmp_path)
-        with pytest.raises(JournalError, match=rf"in use by process {holder.pid}; wait for it, stop it"):
-            Journal(tmp_path)
-        assert snapshot(tmp_path) == before
-    finally:
-        holder.communicate("")
-    with Journal(tmp_path):
-        pass
-
-
-def test_the_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_until_the_first_has_ended_or_was_killed(tmp_path: Path) -> None:
     holder = child("journal = Journal(sys.argv[1]); print('open', flush=True); sys.stdin.read()", str(tmp_path))
     assert holder.stdout is not None and holder.stdout.readline() == "open\n"
-    holder.send_signal(signal.SIGKILL)
+    before = snapshot(tmp_path)
+    with pytest.raises(JournalError, match=rf"in use by process {holder.pid}; wait for it, stop it"):
+        Journal(tmp_path)
+    assert snapshot(tmp_path) == before
+    holder.kill()
     holder.communicate()
     assert (tmp_path / "run.pid").read_text() == f"{holder.pid}\n"
     with Journal(tmp_path) as journal:
@@ -303,11 +314,7 @@ def sealed(directory: Path) -> Path:
     ("table", "change"),
     [
         ("attempts", "rollout = replace(rollout, '0.25', '0.75')"),
-        ("attempts", "rollout = replace(rollout, 'score', 'scorf')"),
-        ("attempts", "unit = 'rollout/1/v'"),
         ("calls", "reply = 'null'"),
-        ("calls", "reply = substr(reply, 3)"),
-        ("calls", "call = replace(call, '3', '4')"),
         ("calls", "occurrence = 1"),
         ("calls", "checksum = checksum + 1"),
         ("other_calls", "call = replace(call, 'cost', 'cosy')"),
@@ -343,7 +350,7 @@ def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
 
     whole, noticed = content(tmp_path / "run"), 0
     places = [i for i, byte in enumerate(data) if byte and i > 100]
-    for number, at in enumerate(chance.sample(places, 150)):
+    for number, at in enumerate(chance.sample(places, 60)):
         directory = tmp_path / str(number)
         directory.mkdir()
         (directory / "journal.sqlite").write_bytes(
@@ -354,7 +361,7 @@ def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
         except JournalError as error:
             assert "make room" not in str(error)
             noticed += 1
-    assert noticed > 50
+    assert noticed > 20
 
 
 @pytest.mark.parametrize("beside", ["config.json", "events.jsonl", "results.json"])
@@ -494,32 +501,23 @@ def test_a_full_disk_is_told_and_what_was_committed_stays(tmp_path: Path) -> Non
 
 
 def test_a_run_on_a_full_disk_ends_with_the_error_and_goes_on_when_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lm: dspy.LM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = """
-        import resource, signal
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        sys.path.insert(0, "tests")
-        import dspy
-        from support.scripted import *
-        from trgrpo_dspy import JournalError, TrainingFreeGRPO
-        limit = int(sys.argv[2])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)) if limit else None
-        dspy.configure(lm=scripted_lm())
-        optimizer = TrainingFreeGRPO(metric=told, group_size=3, num_epochs=1, num_threads=8, log_dir=sys.argv[1])
-        try:
-            compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
-        except JournalError as error:
-            print(error)
-        else:
-            print(compiled.detailed_results.total.calls, len(dspy.settings.lm.engine.calls))
-    """
-    monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "cache"))
-    full, _ = child(code, str(tmp_path / "run"), "120000").communicate(timeout=60)
-    assert "can't be written" in full and "run again with the same log_dir" in full
-    done, errors = child(code, str(tmp_path / "run"), "0").communicate(timeout=60)
-    total, paid = map(int, done.split())
-    assert 0 < paid < total, errors
+    def small(*arguments: Any) -> sqlite3.Connection:
+        connection = connect(*arguments)
+        connection.execute("PRAGMA max_page_count=12")
+        return connection
+
+    connect = database._connect
+    optimizer = TrainingFreeGRPO(metric=told, group_size=3, num_epochs=1, num_threads=8, log_dir=tmp_path)
+    monkeypatch.setattr(database, "_connect", small)
+    with pytest.raises(JournalError, match=r"can't be written.*full.*run again with the same log_dir"):
+        optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
+    monkeypatch.setattr(database, "_connect", connect)
+    cut = len(lm.engine.calls)
+    compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
+    total = compiled.detailed_results.total.calls
+    assert 0 < len(lm.engine.calls) - cut < total
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Staged(dspy.Module):
 
 
 def test_the_files_of_a_run(tmp_path: Path) -> None:
+    for name in (".results.json.tmp", ".config.json.tmp", ".program.tmp.json"):
+        (tmp_path / name).write_text("{ half")  # as a killed process leaves them
     compiled = run(tmp_path)
     results = compiled.detailed_results
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
@@ -141,13 +143,6 @@ def test_a_program_that_json_can_not_hold_is_told_and_the_run_goes_on(
     assert (tmp_path / "results.json").exists()
 
 
-def test_what_a_killed_process_left_half_written_is_no_hindrance(tmp_path: Path) -> None:
-    for name in (".results.json.tmp", ".config.json.tmp", ".program.tmp.json"):
-        (tmp_path / name).write_text("{ half")
-    run(tmp_path)
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_lone_surrogates_from_a_model_do_not_lose_the_run(tmp_path: Path) -> None:
     """A proposal that is rejected is kept word for word in the results."""
 
@@ -172,17 +167,15 @@ def test_a_file_that_can_not_be_written_is_a_clear_error(tmp_path: Path, name: s
         run(tmp_path)
 
 
-def test_nothing_is_written_without_a_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_a_log_dir_or_by_an_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run(None, metric=exact)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_estimate_leaves_the_directory_alone(tmp_path: Path) -> None:
     with dspy.context(lm=scripted_lm()):
         optimizer = TrainingFreeGRPO(metric=told, log_dir=tmp_path / "run", num_threads=2)
         optimizer.estimate(dspy.Predict(Triage), trainset=TRAIN, valset=VAL, sample=2)
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_home_directory_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

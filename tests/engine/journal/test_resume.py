@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 import pytest
@@ -26,6 +26,11 @@ from support import ROOT
 from support.scripted import TOKENS, Call, Triage, answer, exact, examples, learner, scripted_lm, told
 
 from trgrpo_dspy import Budget, FatalError, JournalError, TrainingFreeGRPO
+from trgrpo_dspy.engine.calls.gate import Gate
+from trgrpo_dspy.engine.calls.units import Unit
+from trgrpo_dspy.engine.journal.journal import Journal
+from trgrpo_dspy.engine.runner import Runner
+from trgrpo_dspy.meter import Stage
 
 TRAIN, VAL = examples(6), examples(5, start=6)
 
@@ -103,25 +108,20 @@ def test_results_are_committed_before_anything_is_asked_that_rests_on_them(tmp_p
     assert found and set(found) == {6}
 
 
-def test_a_run_that_goes_on_says_so_and_one_that_is_over_does_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_finished_run_returns_at_once_and_says_so(
+    tmp_path: Path, whole: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "trgrpo_dspy")
-    for calls, said in ((20, []), (10**6, ["going on in"]), (10**6, ["was completed before"])):
+    for calls, said in ((20, []), (10**6, ["going on in"])):
         caplog.clear()
         compile_with(scripted_lm(), tmp_path, budget=Budget(max_lm_calls=calls))
-        looked_for = ("going on in", "was completed before")
-        assert [part for message in caplog.messages for part in looked_for if part in message] == said
-
-
-def test_a_finished_run_returns_at_once(tmp_path: Path, whole: Any) -> None:
-    compile_with(scripted_lm(), tmp_path)
+        assert [part for part in ("going on in", "was completed before") if part in caplog.text] == said
     lm = scripted_lm(lambda call: LMAuthError("no call is to be made"))
     assert facts(compile_with(lm, tmp_path, num_threads=1)) == whole[0]
-    assert not sent(lm)
+    assert not sent(lm) and "was completed before" in caplog.text
 
 
-@pytest.mark.parametrize("cut", random.Random(0).sample(range(1, 57), 6))
+@pytest.mark.parametrize("cut", [1, 27, 50])
 def test_cut_by_a_budget(tmp_path: Path, whole: Any, cut: int) -> None:
     first, second = scripted_lm(), scripted_lm()
     stopped = compile_with(first, tmp_path, budget=Budget(max_lm_calls=cut))
@@ -144,8 +144,10 @@ def test_cut_many_times_with_a_budget_for_all_parts_together(tmp_path: Path, who
     assert sent(*lms) == whole[1]
 
 
-@pytest.mark.parametrize("at", [0, 17, 50])
-@pytest.mark.parametrize("error", [LMAuthError("bad key", model="scripted/model"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("error", "at"),
+    [(LMAuthError("bad key", model="scripted/model"), 0), (KeyboardInterrupt(), 17), (LMAuthError("bad key"), 50)],
+)
 def test_cut_by_an_exception(tmp_path: Path, whole: Any, error: BaseException, at: int) -> None:
     first = scripted_lm(lambda call: error if call.number == at else learner(call))
     with pytest.raises((FatalError, KeyboardInterrupt)):
@@ -188,7 +190,7 @@ def unspent(facts: Any) -> Any:
     return bare, [{n: v for n, v in step.items() if n != "spend"} for step in found["steps"]], library
 
 
-@pytest.mark.parametrize("kind", ["program", "comparison", "consolidation"])
+@pytest.mark.parametrize("kind", ["program", "consolidation"])
 def test_what_an_outage_took_is_made_again_on_resume(tmp_path: Path, whole: Any, kind: str) -> None:
     """Also what followed from it: attempts with another library are no attempts with this one."""
     first = scripted_lm(failing(kind, LMServerError("overloaded"), first=9 if kind == "program" else 0, last=11))
@@ -239,12 +241,6 @@ def test_an_attempt_that_took_too_long_is_made_again(tmp_path: Path) -> None:
 
 def test_an_attempt_that_finished_while_it_was_given_up_counts(tmp_path: Path) -> None:
     """The journal decides: the run and its resumption must not see different results."""
-    from trgrpo_dspy.engine.calls.gate import Gate
-    from trgrpo_dspy.engine.calls.units import Unit
-    from trgrpo_dspy.engine.journal.journal import Journal
-    from trgrpo_dspy.engine.runner import Runner
-    from trgrpo_dspy.meter.meter import Stage
-
     with Journal(tmp_path) as journal:
         runner = Runner(Gate(journal=journal), exact)
         unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, 0, 0))
@@ -274,7 +270,7 @@ def judged(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
 
 
 class Sampled(dspy.Module):
-    """Asks the same again and again: `BestOfN`, `Parallel`, tasks, and plain repetition."""
+    """Asks the same again and again: `BestOfN`, tasks, and plain repetition."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -284,20 +280,15 @@ class Sampled(dspy.Module):
     def forward(self, ticket: str) -> dspy.Prediction:
         if self.how == "best":
             return self.best(ticket=ticket)
-        if self.how == "parallel":
-            pairs = [(self.triage, dspy.Example(ticket=ticket).with_inputs("ticket"))] * 3
-            found = dspy.Parallel(num_threads=3, disable_progress_bar=True)(pairs)
-        elif self.how == "asyncio":
-            found = asyncio.run(self.gather(ticket))
-        else:
-            found = [self.triage(ticket=ticket) for _ in range(3)]
+        alone = self.how == "repeated"
+        found = [self.triage(ticket=ticket) for _ in range(3)] if alone else asyncio.run(self.gather(ticket))
         return dspy.Prediction(queue=Counter(p.queue for p in found).most_common(1)[0][0])
 
     async def gather(self, ticket: str) -> list[Any]:
         return await asyncio.gather(*(self.triage.acall(ticket=ticket) for _ in range(3)))
 
 
-@pytest.mark.parametrize("how", ["best", "parallel", "asyncio", "repeated", "judge"])
+@pytest.mark.parametrize("how", ["best", "asyncio", "judge"])
 def test_equal_requests_in_one_attempt(tmp_path: Path, how: str) -> None:
     """Of the program, or of the metric's judge."""
     whole, lms = scripted_lm(), [scripted_lm() for _ in range(3)]
@@ -333,23 +324,6 @@ def test_a_program_whose_threads_carry_no_settings_gets_no_reply_of_another_atte
     assert len(lm.engine.calls) == 8
 
 
-class TwoCalls(dspy.Module):
-    """A call whose outputs are looked at closely, then a second one."""
-
-    def __init__(self, ask: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.ask, self.seen, self.triage = ask, [], dspy.Predict(Triage)
-
-    def __deepcopy__(self, memo: Any) -> TwoCalls:
-        copied = TwoCalls(self.ask)
-        copied.seen, copied.triage = self.seen, self.triage.deepcopy()
-        return copied
-
-    def forward(self, ticket: str) -> Any:
-        self.seen.append(self.ask(dspy.settings.lm))
-        return self.triage(ticket=ticket)
-
-
 class RichEngine:
     """Replies with everything a reply may hold."""
 
@@ -369,32 +343,39 @@ class RichEngine:
         )  # fmt: skip
 
 
-def _direct(lm: Any) -> Any:
-    return lm(messages=[{"role": "user", "content": "what now?"}])
+class Asks(dspy.Module):
+    """Keeps what an LM replies."""
 
+    replies: ClassVar[list[Any]] = []
 
-def _typed(lm: Any) -> Any:
-    return lm(Request(model=lm.model, messages=(Message.user("what now?"),), config=Config(max_tokens=50)))
+    def __init__(self, typed: bool) -> None:
+        super().__init__()
+        self.typed, self.triage = typed, dspy.Predict(Triage)
+
+    def forward(self, ticket: str) -> Any:
+        lm, text = dspy.settings.lm, "what now?"
+        request = Request(model=lm.model, messages=(Message.user(text),), config=Config(max_tokens=50))
+        self.replies.append(lm(request) if self.typed else lm(messages=[{"role": "user", "content": text}]))
+        return self.triage(ticket=ticket)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI-style messages, which leave DSPy in 3.5
-@pytest.mark.parametrize("ask", [_direct, _typed, lambda lm: lm("what now?")])
-def test_replies_come_back_as_they_were(tmp_path: Path, ask: Any) -> None:
+@pytest.mark.parametrize("typed", [False, True])
+def test_replies_come_back_as_they_were(tmp_path: Path, typed: bool) -> None:
     engine = RichEngine()
     lm = dspy.LM("rich/model", engine=engine, cache=False, num_retries=0, seed=3)
-    program = TwoCalls(ask)
     settings = {"trainset": TRAIN[:1], "valset": None, "num_epochs": 1, "group_size": 2, "num_threads": 1}
-    compile_with(lm, tmp_path, program, budget=Budget(max_lm_calls=1), **settings)
-    compile_with(lm, tmp_path, program, budget=Budget(max_lm_calls=2), **settings)
-    live, replayed = program.seen[:2]
+    Asks.replies.clear()
+    for calls in (1, 2):
+        compile_with(lm, tmp_path, Asks(typed), budget=Budget(max_lm_calls=calls), **settings)
+    live, replayed = Asks.replies[:2]
     assert engine.calls == 2
-    assert replayed == live
-    assert type(replayed) is type(live)
-    if isinstance(live, list):
+    assert replayed == live and type(replayed) is type(live)
+    if typed:
+        assert replayed.provider_data == {"raw": {"nested": [1.5, "x"]}}
+    else:
         assert replayed[0]["tool_calls"][0].function.name == "look"
         assert replayed[0]["reasoning_content"] == "let me think"
-    else:
-        assert replayed.provider_data == {"raw": {"nested": [1.5, "x"]}}
 
 
 def test_replies_that_are_no_plain_data_are_counted_and_asked_for_again(tmp_path: Path) -> None:
@@ -503,7 +484,7 @@ def test_an_agents_calls_are_replayed_and_only_unfinished_attempts_use_tools_aga
     whole, agent = scripted_lm(agent_script), Agent()
     expected = facts(compile_with(whole, None, agent, **AGENT))
     uses = len(agent.uses)
-    lms, agent, caps = [], Agent(), (2, 5, 9, 20, 34, 10**6)
+    lms, agent, caps = [], Agent(), (2, 9, 25, 10**6)
     for cap in caps:
         lms.append(scripted_lm(agent_script))
         found = compile_with(lms[-1], tmp_path, agent, budget=Budget(max_lm_calls=cap), **AGENT)
@@ -534,7 +515,7 @@ def test_a_reply_whose_request_no_longer_matches_is_not_used(tmp_path: Path, mon
 # -- killed ----------------------------------------------------------------------------------------------------------
 
 
-def test_killed_five_times(tmp_path: Path) -> None:
+def test_killed_three_times(tmp_path: Path) -> None:
     """The short form of the kill campaign: real processes, real HTTP, SIGKILL."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.kill_campaign", "--quick"], cwd=ROOT, capture_output=True, text=True,
@@ -542,4 +523,4 @@ def test_killed_five_times(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS  requests repeated whose reply had been committed: 0" in done.stdout
-    assert "PASS  kills 5 of 5" in done.stdout
+    assert "PASS  kills 3 of 3" in done.stdout
