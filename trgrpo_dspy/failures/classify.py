@@ -14,7 +14,7 @@ import re
 from trgrpo_dspy.errors import FatalError, InfrastructureError
 from trgrpo_dspy.failures.outcome import Outcome
 
-from .errors import LM, error_text, is_a, links, names
+from .errors import LM, came_from, error_text, is_a, links, names
 
 __all__ = [
     "Failure", "classify", "is_backend_failure", "is_context_window", "is_interpreter_fault", "is_tool_outage",
@@ -153,16 +153,13 @@ def says_context_window(words: str) -> bool:
     return _CONTEXT_WINDOW.search(words) is not None
 
 
-def refused_parameter(error: BaseException, parameters: tuple[str, ...] = ("temperature", "seed")) -> str:
-    """The request parameter that a model refuses, as some refuse any temperature but their own; empty if none.
-
-    Such a request may succeed without the parameter.
-    """
+def refused_parameter(error: BaseException) -> str:
+    """Which of 'temperature' and 'seed' a model refuses, so that the request may succeed without; empty if neither."""
     for link in links(error):
         if is_a(link, LM + "LMInvalidRequestError", LM + "LMUnsupportedFeatureError") and not is_context_window(link):
             text = f"{error_text(link)} {getattr(link, 'feature', None) or ''}"
             if _REFUSES.search(text) or is_a(link, LM + "LMUnsupportedFeatureError"):
-                return next((name for name in parameters if re.search(rf"\b{name}\b", text)), "")
+                return next((name for name in ("temperature", "seed") if re.search(rf"\b{name}\b", text)), "")
     return ""
 
 
@@ -180,13 +177,11 @@ def outcome_of(error: BaseException) -> Outcome:
 
 def is_tool_outage(error: BaseException) -> bool:
     """Whether a tool's error is an outage, also where the tool caught that and raised something else in its place."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    for link in came_from(error):
         if classify(link) is Failure.INFRASTRUCTURE:
             return True
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        if link.__cause__ is None and link.__suppress_context__:  # `raise ... from None`
+            break
     return False
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["LM", "error_text", "is_a", "links", "message_in", "names", "provider_words"]
+__all__ = ["LM", "came_from", "error_text", "is_a", "links", "message_in", "names", "provider_words"]
 
 LM = "dspy.utils.exceptions."
 """Where DSPy keeps the errors of LMs and adapters."""
@@ -45,6 +45,16 @@ def links(error: BaseException) -> Iterator[BaseException]:
         waiting += [link.__cause__] if link.__cause__ is not None else []
 
 
+def came_from(error: BaseException) -> Iterator[BaseException]:
+    """The exception and, one after the other, what each was raised from or while that was handled."""
+    seen: dict[int, BaseException] = {}
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen[id(link)] = link
+        yield link
+        link = link.__cause__ or link.__context__
+
+
 def error_text(error: BaseException) -> str:
     """The message of an exception, and for an LM's error what else its provider said; empty if it can't be printed."""
     try:
@@ -63,15 +73,11 @@ def provider_words(error: BaseException) -> str:
     """
     if not is_a(error, LM + "LMError") or not isinstance(getattr(error, "status", None), int):
         return ""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    for link in came_from(error):
         if link is not error and is_a(link, LM + "LMError"):
             break  # an earlier call's
         if words := message_in(_body(link)):
             return " ".join(words.split())[:_WORDS]
-        link = link.__cause__ or link.__context__
     return ""
 
 

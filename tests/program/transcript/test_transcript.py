@@ -34,7 +34,7 @@ from trgrpo_dspy.program.transcript.rendering import (
     clean,
     cut_middle,
     render_fields,
-    render_value,
+    text_of,
 )  # fmt: skip
 
 HEADER = re.compile(r"^=== .* ===$", re.MULTILINE)
@@ -467,7 +467,7 @@ class Nameless:
     ],
 )  # fmt: skip
 def test_values(value: object, expected: str) -> None:
-    assert render_value(value) == expected
+    assert text_of(value) == expected
 
 
 class Broken:
@@ -490,10 +490,10 @@ class Endless(dict):  # type: ignore[type-arg]
 def test_what_cannot_be_printed_never_raises() -> None:
     loop: list[Any] = []
     loop.extend([loop, loop, Broken()])
-    assert render_value(Broken()) == "<unprintable Broken>"
-    assert render_value([Broken()]) == '["<unprintable Broken>"]'
-    assert "..." in render_value(loop)
-    assert render_value(Endless()).startswith('{"key": [')
+    assert text_of(Broken()) == "<unprintable Broken>"
+    assert text_of([Broken()]) == '["<unprintable Broken>"]'
+    assert "..." in text_of(loop)
+    assert text_of(Endless()).startswith('{"key": [')
     recorder = Recorder({}, {"broken": Broken()})
     for entry in (None, 7, (1, 2, 3), (dspy.Predict("a -> b"), {"a": Broken()}, Broken()), (Broken(), {}, {})):
         recorder.append(entry)
@@ -617,7 +617,6 @@ def test_text_never_raises_and_never_exceeds_its_bound(
     text.encode()
     assert text.splitlines() == text.removesuffix("\n").split("\n") or not text
     assert count_tokens(render_fields(inputs, max_tokens)) <= max_tokens
-    assert count_tokens(render_value(prediction, max_tokens)) <= max_tokens
 
 
 def test_printable_text_holds_nothing_to_clean_away() -> None:

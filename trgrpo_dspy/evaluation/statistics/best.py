@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import Interval, check_level, resamples_of, typical_size
+from .intervals import LEVEL, Interval, resamples_of, typical_size
 from .units import Array, paired_differences, read_scores, unit_totals
 
 __all__ = ["Best", "select_best"]
@@ -43,7 +43,6 @@ class Best:
 def select_best(
     baseline: Sequence[float | None],
     candidates: Sequence[Sequence[float | None]],
-    level: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
     units: Sequence[int] | None = None,
@@ -56,8 +55,8 @@ def select_best(
     from looking certain.
 
     A sign-flip test of the same maximum must agree; it flips whole inputs and respects discreteness. If it does not
-    reject, the interval is widened to take in zero. So ``improved``, ``interval.low > 0`` and ``p_value <= 1 - level``
-    always say the same, and without any true effect a gain is claimed in about half of ``1 - level`` of the runs.
+    reject, the interval is widened to take in zero. So ``improved``, ``interval.low > 0`` and ``p_value <= 0.05``
+    always say the same, and without any true effect a gain is claimed in about 2.5% of the runs.
 
     Not covered: where small gains are frequent and whole losses too rare to be in the sample, gains are claimed more
     often.
@@ -65,19 +64,16 @@ def select_best(
     Args:
         baseline: Scores of the program to beat, one entry per example, None = unscored.
         candidates: Scores of each candidate on the same examples, in any number.
-        level: Simultaneous confidence level in (0, 1).
         seed: Seed of the resampling.
-        resamples: Resamples of the bootstrap and of the test, at least ``1 / (1 - level)``.
+        resamples: Resamples of the bootstrap and of the test, at least 20.
         units: The distinct input of each example; None makes each example its own.
 
     Raises:
-        ValueError: Empty or unequally long lists, a score that is no finite number, a level or number of
-            resamples out of range.
+        ValueError: Empty or unequally long lists, a score that is no finite number, too few resamples.
     """
-    check_level(level)
-    allowed = math.floor((1 - level) * (resamples + 1) + 1e-9)
+    allowed = math.floor((1 - LEVEL) * (resamples + 1) + 1e-9)
     if allowed < 1:
-        raise ValueError(f"resamples is {resamples}; level {level} needs more")
+        raise ValueError(f"resamples is {resamples}; it must be at least 20")
     reference = read_scores(baseline, "baseline")
     columns = []
     for j, candidate in enumerate(candidates):
@@ -98,7 +94,7 @@ def select_best(
     low, high, p_value = _gate(table, best, allowed, seed, resamples)
     if all(np.nanmin(scores) >= 0 and np.nanmax(scores) <= 1 for scores in (reference, reference + columns[best])):
         low, high = max(low, -1.0), min(high, 1.0)
-    interval = Interval(low, max(high, gain), level)
+    interval = Interval(low, max(high, gain))
     return Best(best, gain, interval, low > 0, p_value, n, len(columns), distinct)
 
 

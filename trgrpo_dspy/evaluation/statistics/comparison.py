@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .intervals import Interval, check_level, resamples_of, t_quantile, typical_size, unseen_end, unseen_rate
+from .intervals import LEVEL, Interval, resamples_of, t_quantile, typical_size, unseen_end, unseen_rate
 from .units import Array, paired_differences, read_scores, rows_text, unit_totals
 
 __all__ = ["FEW_DIFFERENT", "RELIABLE_INPUTS", "Flip", "PairedComparison", "ending", "paired_comparison"]
@@ -107,7 +107,6 @@ def ending(stop_reason: str) -> str:
 def paired_comparison(
     a: Sequence[float | None],
     b: Sequence[float | None],
-    level: float = 0.95,
     seed: int = 0,
     units: Sequence[int] | None = None,
 ) -> PairedComparison:
@@ -116,7 +115,7 @@ def paired_comparison(
     A pair is one distinct input, with its rows added up. The interval depends on how many sizes the differences have:
 
     - None, all pairs are tied: plus and minus the rate of differing pairs that n ties cannot rule out,
-      ``1 - ((1 - level) / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores, at least [0, 1].
+      ``1 - (0.05 / 2) ** (1 / n)`` (the exact rule of three), times the span of the scores, at least [0, 1].
     - One (0/1 scores): Tango's score interval (Tango 1998, Statistics in Medicine 17:891-908).
     - Fewer than 10 (half points, means over few attempts): from the lower of the lower ends to the higher of the upper
       ends of Student's t and of Tango's interval for the wins and losses of one size that have the same mean and the
@@ -133,14 +132,12 @@ def paired_comparison(
     Args:
         a: Scores of the reference program, one entry per example, None = unscored.
         b: Scores of the other program on the same examples.
-        level: Confidence level in (0, 1).
         seed: Seed of the bootstrap.
         units: The distinct input of each example; None makes each example its own.
 
     Raises:
-        ValueError: Empty or unequally long lists, a score that is no finite number, a level out of range.
+        ValueError: Empty or unequally long lists, a score that is no finite number.
     """
-    check_level(level)
     left, right = read_scores(a, "a"), read_scores(b, "b")
     differences = paired_differences(left, right, "a", "b")
     paired = np.isfinite(differences)
@@ -153,11 +150,11 @@ def paired_comparison(
         heaviest = float(totals.rows.max() / totals.rows[totals.rows > 0].mean())
         if wins + losses == 0:
             span = max(1.0, float(pooled.max())) - min(0.0, float(pooled.min()))
-            interval, detectable, method = _tied_interval(totals.effective, span, level)
+            interval, detectable, method = _tied_interval(totals.effective, span)
         else:
-            interval, detectable, method = _paired_interval(kept, heaviest * _span(pooled), level, seed)
+            interval, detectable, method = _paired_interval(kept, heaviest * _span(pooled), seed)
             if pooled.min() >= 0 and pooled.max() <= 1:  # inputs of very unequal weight would reach beyond
-                interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0), level)
+                interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0))
     return PairedComparison(
         difference=_mean(kept) if n else None,
         interval=interval,
@@ -181,27 +178,27 @@ def _flips(left: Array, right: Array, differences: Array) -> tuple[Flip, ...]:
     return tuple(Flip(int(i), float(left[i]), float(right[i])) for i in order)
 
 
-def _paired_interval(d: Array, span: float, level: float, seed: int) -> tuple[Interval, float, str]:
+def _paired_interval(d: Array, span: float, seed: int) -> tuple[Interval, float, str]:
     """Interval, detectable difference and method for sorted differences, not all of them 0."""
     n, mean = len(d), _mean(d)
     size = float(typical_size(d[:, None])[0])
     distinct = len(np.unique(np.round(np.abs(d[d != 0]) / size, 9)))
-    t, error = t_quantile((1 + level) / 2, n - 1), float(d.std(ddof=1)) / math.sqrt(n)
+    t, error = t_quantile((1 + LEVEL) / 2, n - 1), float(d.std(ddof=1)) / math.sqrt(n)
     total = n + 1  # half a win and half a loss added: few differences must not look certain
     spread = max((math.fsum(d**2) + size**2) / total - (math.fsum(d) / total) ** 2, 0.0)
     detectable = _detectable(n, math.sqrt(spread / total))
     if distinct >= _DENSE:
-        lower, upper = _bootstrap_t(d, mean, level, seed)
+        lower, upper = _bootstrap_t(d, mean, seed)
         low, high, other = mean + lower * error, mean + upper * error, "bootstrap-t"
         detectable = _detectable(n, error)
     else:
-        (low, high), other = _score_interval(d, level), "Tango's score interval"
+        (low, high), other = _score_interval(d), "Tango's score interval"
     if distinct == 1:
-        return Interval(min(low, mean), max(high, mean), level), detectable, other
+        return Interval(min(low, mean), max(high, mean)), detectable, other
     low, high = min(low, mean - t * error), max(high, mean + t * error)
     low = min(low, -unseen_end(-d, span, t)) if mean <= 0 else low
     high = max(high, unseen_end(d, span, t)) if mean >= 0 else high
-    return Interval(low, high, level), detectable, f"wider of t, a larger difference unseen, and {other}"
+    return Interval(low, high), detectable, f"wider of t, a larger difference unseen, and {other}"
 
 
 def _mean(d: Array) -> float:
@@ -216,12 +213,12 @@ def _span(scores: Array) -> float:
     return 1.0 if low >= 0 and high <= 1 else high - low
 
 
-def _score_interval(d: Array, level: float) -> tuple[float, float]:
+def _score_interval(d: Array) -> tuple[float, float]:
     """Tango's interval for differences of one size, or of that size which has the same mean and mean square."""
     won, lost = math.fsum(d[d > 0]), -math.fsum(d[d < 0])
     size = math.fsum(d**2) / (won + lost)
     won, lost = won / (size * len(d)), lost / (size * len(d))
-    q = NormalDist().inv_cdf((1 + level) / 2)
+    q = NormalDist().inv_cdf((1 + LEVEL) / 2)
     return size * _score_end(won, lost, len(d), q), -size * _score_end(lost, won, len(d), q)
 
 
@@ -240,22 +237,19 @@ def _score_end(won: float, lost: float, n: int, q: float) -> float:
     return high
 
 
-def _tied_interval(n: float, span: float, level: float) -> tuple[Interval, float, str]:
+def _tied_interval(n: float, span: float) -> tuple[Interval, float, str]:
     """Interval, detectable difference and method when all n pairs are tied; n may be an effective number."""
-    unseen = unseen_rate(n, level)
+    unseen = unseen_rate(n)
     error = span * math.sqrt(unseen / n)  # as if as many pairs differed as n ties leave possible
-    return (
-        Interval(-unseen * span, unseen * span, level),
-        _detectable(max(2, round(n)), error),
-        "all tied: rule of three",
-    )
+    interval = Interval(-unseen * span, unseen * span)
+    return interval, _detectable(max(2, round(n)), error), "all tied: rule of three"
 
 
-def _bootstrap_t(d: Array, mean: float, level: float, seed: int) -> tuple[float, float]:
+def _bootstrap_t(d: Array, mean: float, seed: int) -> tuple[float, float]:
     """Ends of the bootstrap-t interval in standard errors from the mean; mirrored exactly when d is."""
     spread = float(d.std(ddof=1))
     if (mean, round(math.fsum(((d - mean) / spread) ** 3), 9)) < (0.0, 0.0):
-        lower, upper = _bootstrap_t(-d[::-1], -mean, level, seed)
+        lower, upper = _bootstrap_t(-d[::-1], -mean, seed)
         return -upper, -lower
     z = ((d - mean) / spread).astype(np.float32)
     n = len(z)
@@ -264,7 +258,7 @@ def _bootstrap_t(d: Array, mean: float, level: float, seed: int) -> tuple[float,
         means = weights @ z / n
         variance = np.maximum(weights @ z**2 / n - means**2, 1e-6) * n / (n - 1)
         parts.append(means / np.sqrt(variance / n))
-    ends = np.quantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
+    ends = np.quantile(np.concatenate(parts), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return -float(ends[1]), -float(ends[0])
 
 

@@ -1,10 +1,8 @@
 """Means of scores with intervals, Mean@k and Pass@k, and what comparisons and the choice of a library share.
 
-A score list has one entry per example, ``float | None``; ``None`` means *unscored* (an outage) and is left
-out and counted, never read as 0. Programs are compared only on examples scored for both. Rows with equal inputs are
-one unit of every interval (`units.py`). Scores may have any finite range; rules that need a bounded range say so. All
-functions are pure, and those that use chance take a ``seed``: the same arguments give the same answer, whatever the
-order of the examples.
+A score list has one entry per example, ``float | None``; ``None`` means *unscored* (an outage) and is left out and
+counted, never read as 0. Rows with equal inputs are one unit of every interval (`units.py`). Scores may have any finite
+range. All functions are pure: the same arguments give the same answer, whatever the order of the examples.
 """
 
 from __future__ import annotations
@@ -22,6 +20,8 @@ from .units import Array, UnitTotals, read_scores, rows_text, unit_totals
 
 __all__ = ["Interval", "Mean", "mean_at_k", "mean_with_interval", "pass_at_k"]
 
+LEVEL = 0.95
+"""Confidence level of every interval."""
 _CELLS = 100_000  # resampling weights held in memory at once; small blocks stay in the cache
 
 Single = NDArray[np.float32]
@@ -35,7 +35,7 @@ class Interval:
     """Lower end, in score units."""
     high: float
     """Upper end, in score units."""
-    level: float
+    level: float = LEVEL
     """Confidence level, a fraction such as 0.95."""
 
     def __format__(self, number: str) -> str:
@@ -77,7 +77,7 @@ class Mean:
         return text if self.interval is None else f"{text} ({self.interval:.3f})"
 
 
-def mean_with_interval(scores: Sequence[float | None], level: float = 0.95, units: Sequence[int] | None = None) -> Mean:
+def mean_with_interval(scores: Sequence[float | None], units: Sequence[int] | None = None) -> Mean:
     """Mean of per-example scores with a confidence interval.
 
     The interval depends on the scores:
@@ -101,13 +101,11 @@ def mean_with_interval(scores: Sequence[float | None], level: float = 0.95, unit
 
     Args:
         scores: One entry per example, None = unscored.
-        level: Confidence level in (0, 1).
         units: The distinct input of each example; None makes each example its own.
 
     Raises:
-        ValueError: Empty scores, a score that is no finite number, a level out of range, or not as many units.
+        ValueError: Empty scores, a score that is no finite number, or not as many units.
     """
-    check_level(level)
     values = read_scores(scores, "scores")
     kept = np.sort(values[np.isfinite(values)])
     totals = unit_totals(values, units)
@@ -118,19 +116,12 @@ def mean_with_interval(scores: Sequence[float | None], level: float = 0.95, unit
     value = math.fsum(kept) / n
     interval = None
     if distinct > 1:
-        interval = _mean_interval(UnitTotals(totals.sums[scored], totals.rows[scored]), value, level)
+        interval = _mean_interval(UnitTotals(totals.sums[scored], totals.rows[scored]), value)
     return Mean(value, interval, n, len(values) - n, None if units is None else distinct)
 
 
 def mean_at_k(scores_per_example: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """Mean over the scored attempts of each example; None where no attempt was scored.
-
-    Args:
-        scores_per_example: For each example the scores of its attempts, None = unscored.
-
-    Raises:
-        ValueError: A score that is no finite number.
-    """
+    """Mean over the scored attempts of each example; None where no attempt was scored."""
     means: list[float | None] = []
     for i, attempts in enumerate(scores_per_example):
         values = read_scores(attempts, f"scores_per_example[{i}]") if len(attempts) else np.empty(0)
@@ -149,9 +140,6 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
         n: Scored attempts, at least 1.
         correct: Correct ones among them, 0 to n.
         k: Attempts allowed, 1 to n.
-
-    Raises:
-        ValueError: An argument out of its range.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
@@ -163,23 +151,23 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return (draws - math.comb(n - correct, k)) / draws
 
 
-def _mean_interval(totals: UnitTotals, value: float, level: float) -> Interval | None:
+def _mean_interval(totals: UnitTotals, value: float) -> Interval | None:
     """Interval of the mean of two or more distinct inputs, given the mean over their rows."""
     order = np.argsort(totals.sums / totals.rows, kind="stable")
     means, weights = (totals.sums / totals.rows)[order], totals.rows[order] / totals.rows.mean()
-    n, half, even = totals.effective, (1 + level) / 2, bool((weights == weights[0]).all())
+    n, half, even = totals.effective, (1 + LEVEL) / 2, bool((weights == weights[0]).all())
     t = t_quantile(half, max(1, round(n) - 1))
     constant = float(means[-1] - means[0]) <= 1e-12 * float(np.abs(means).max())
     variance = math.fsum(weights**2 * (means - value) ** 2) / len(means) ** 2  # of the mean
     constant = constant or not variance  # the variance of numbers that differ may be too small for a number
     if means[0] < 0 or means[-1] > 1:
         reach = t * math.sqrt(variance * n / max(n - 1, 1e-9))
-        return None if constant else Interval(value - reach, value + reach, level)
+        return None if constant else Interval(value - reach, value + reach)
     all_or_nothing = bool(((means == 0) | (means == 1)).all())
     binary = even and all_or_nothing
     if constant and not binary:
-        unseen = unseen_rate(n, level)
-        return Interval(value * (1 - unseen), value + unseen * (1 - value), level)
+        unseen = unseen_rate(n)
+        return Interval(value * (1 - unseen), value + unseen * (1 - value))
     effective = n if constant or binary else value * (1 - value) / variance
     if all_or_nothing:  # a few heavy inputs that agree must not count for more than all of them can
         effective = min(effective, n)
@@ -192,7 +180,7 @@ def _mean_interval(totals: UnitTotals, value: float, level: float) -> Interval |
         low = min(low, 1 - unseen_end(weights * (1 - means), float(weights.max()), q))
     if not binary and value <= 0.5:
         high = max(high, unseen_end(weights * means, float(weights.max()), q))
-    return Interval(max(0.0, low), min(1.0, high), level)
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def unseen_end(values: Array, span: float, t: float) -> float:
@@ -204,20 +192,15 @@ def unseen_end(values: Array, span: float, t: float) -> float:
     return mean + t * math.sqrt(max(spread, 0.0) / (total - 1))
 
 
-def unseen_rate(n: float, level: float) -> float:
+def unseen_rate(n: float) -> float:
     """Largest rate of an event that n draws without one leave possible (Clopper-Pearson at 0 of n)."""
-    return 1 - math.pow((1 - level) / 2, 1 / n)
+    return 1 - math.pow((1 - LEVEL) / 2, 1 / n)
 
 
 def typical_size(table: Array) -> Array:
     """Root mean square of the entries of each column that are not 0; every column has one."""
     peak = np.abs(table).max(axis=0)
     return np.asarray(peak * np.sqrt(((table / peak) ** 2).sum(axis=0) / (table != 0).sum(axis=0)))
-
-
-def check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must be above 0 and below 1")
 
 
 def resamples_of(n: int, resamples: int, seed: int) -> Iterator[tuple[Single, Single]]:

@@ -46,13 +46,12 @@ class UnitTotals:
         return float(self.rows.sum() ** 2 / (self.rows**2).sum())
 
 
-def unit_totals(values: Array, units: Sequence[int] | None, name: str = "units") -> UnitTotals:
+def unit_totals(values: Array, units: Sequence[int] | None) -> UnitTotals:
     """Add the values of rows up by unit; NaN is no value.
 
     Args:
         values: One entry for each row.
         units: The unit of each row; None makes each row its own.
-        name: What the argument is called in errors.
 
     Raises:
         ValueError: Not as many units as rows.
@@ -61,7 +60,7 @@ def unit_totals(values: Array, units: Sequence[int] | None, name: str = "units")
     if units is None:
         return UnitTotals(np.where(scored, values, 0.0), scored.astype(np.float64))
     if len(units) != len(values):
-        raise ValueError(f"{name} has {len(units)} entries for {len(values)} scores; they must match")
+        raise ValueError(f"units has {len(units)} entries for {len(values)} scores; they must match")
     found, number = np.unique(np.asarray(units), return_inverse=True)
     order = np.argsort(values, kind="stable")  # the order of the rows must not show in the last digit of a sum
     kept = order[scored[order]]

@@ -23,10 +23,11 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from trgrpo_dspy.failures.errors import came_from
 from trgrpo_dspy.failures.messages import describe
 
 from .events import Branch, Call, Prediction, ToolUse, announced, outputs_of, value_of
-from .rendering import DEPTH, clean, fit_blocks, one_line, text_of
+from .rendering import clean, fit_blocks, one_line, text_of
 from .telling import tell
 
 __all__ = ["Recorder"]
@@ -41,15 +42,15 @@ class Recorder(list[Any]):
     """Stands in as `dspy.settings.trace` during one attempt and remembers it as text.
 
     Entries stay in the list for programs that read the trace. Several threads may record at once.
-
-    Args:
-        names: Names of the program's predictors by `predictor.stage`, which survives copying; others go by
-            their signature's name.
-        inputs: The example's inputs. The reader has them, so steps do not repeat them.
     """
 
     def __init__(self, names: Mapping[str, str], inputs: Mapping[str, object]) -> None:
-        """Start an attempt."""
+        """Start an attempt.
+
+        Args:
+            names: Names of the program's predictors by `predictor.stage`; others go by their signature's name.
+            inputs: The example's inputs. The reader has them, so steps do not repeat them.
+        """
         super().__init__()
         self._names = dict(names)
         self._lock = threading.RLock()
@@ -151,10 +152,5 @@ def _error(error: BaseException) -> str:
 
 def _unparsed(error: BaseException) -> list[tuple[str, str]]:
     """The reply that stopped the program: a predictor that fails leaves no trace entry."""
-    cause: BaseException | None = error
-    for _ in range(DEPTH):
-        if cause is None or isinstance(cause, AdapterParseError):
-            break
-        cause = cause.__cause__ or cause.__context__
-    reply = getattr(cause, "lm_response", None)
+    reply = next((link.lm_response for link in came_from(error) if isinstance(link, AdapterParseError)), None)
     return [] if reply is None else [("reply that could not be parsed", text_of(reply))]

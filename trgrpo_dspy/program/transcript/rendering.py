@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -22,21 +23,12 @@ from dspy.adapters.types.document import Document
 from trgrpo_dspy.library.entries import count_tokens
 
 __all__ = [
-    "DEPTH",
-    "named_parts",
-    "clean",
-    "cut_middle",
-    "field_lines",
-    "fit_blocks",
-    "one_line",
-    "render_fields",
-    "render_value",
-    "text_of",
+    "clean", "cut_middle", "field_lines", "fit_blocks", "named_parts", "one_line", "render_fields", "text_of",
     "turn_text",
-]
+]  # fmt: skip
 
 _NODES = 20_000  # values visited in one object: ends self-containing and endless ones
-DEPTH = 12
+_DEPTH = 12
 _LEAST = 16  # tokens below which no single value is shrunk; then the text is cut as a whole
 
 _LINE_ENDS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -91,11 +83,6 @@ def _mark(size: int) -> str:
     return f" [... {-(-size // 4):,} tokens cut ...] "
 
 
-def render_value(value: object, max_tokens: int = 500) -> str:
-    """Any value as bounded, clean text; never raises."""
-    return cut_middle(text_of(value), max_tokens)
-
-
 def render_fields(fields: Mapping[str, object], max_tokens: int = 1000) -> str:
     """`name: value` lines within a bound; values of several lines are indented, the largest are cut first."""
     return fit_blocks([("", [(one_line(name), text_of(value)) for name, value in fields.items()])], max_tokens)
@@ -111,13 +98,11 @@ def fit_blocks(blocks: Sequence[tuple[str, list[tuple[str, str]]]], max_tokens: 
             parts.append("\n".join([header, *lines] if header else lines))
         return "\n\n".join(parts)
 
-    low, high = _LEAST, max(max_tokens, _LEAST)
-    if count_tokens(whole := assemble(high)) <= max_tokens:
+    caps = range(_LEAST, max(max_tokens, _LEAST) + 1)
+    if count_tokens(whole := assemble(caps[-1])) <= max_tokens:
         return whole
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if count_tokens(assemble(middle)) <= max_tokens else (low, middle - 1)
-    return cut_middle(assemble(low), max_tokens)
+    fitting = bisect_right(caps, max_tokens, key=lambda cap: count_tokens(assemble(cap)))
+    return cut_middle(assemble(caps[max(fitting - 1, 0)]), max_tokens)
 
 
 def field_lines(name: str, text: str) -> str:
@@ -165,7 +150,7 @@ class _Plain:
 
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self.left -= 1
-        if self.left < 0 or depth > DEPTH:
+        if self.left < 0 or depth > _DEPTH:
             return "..."
         try:
             for types, convert in _CONVERTERS:
