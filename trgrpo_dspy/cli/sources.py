@@ -184,7 +184,7 @@ def _predictors(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def saved_fields(text: str) -> dict[str, list[str]]:
     """The fields of each predictor in the text of a saved program, as DSPy keeps them: 'Question:', 'Answer:'."""
     return {
-        name: [str(field.get("prefix")) for field in part["signature"].get("fields", ())]
+        name: [str(field.get("prefix")) for field in part["signature"].get("fields") or ()]
         for name, part in _predictors(json.loads(text)).items()
     }
 
@@ -194,7 +194,7 @@ def other_fields(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> str:
     for name, fields in b.items():
         if name not in a:
             return f"it has no predictor {name!r}, only {', '.join(map(repr, a))}"
-        if a[name] != fields:
+        if a[name] and fields and a[name] != fields:  # a state that was written by hand may name none
             return f"the fields of {name!r} are {' '.join(a[name])} there and {' '.join(fields)} here"
     return ""
 
