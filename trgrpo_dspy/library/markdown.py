@@ -7,7 +7,7 @@ read too; a line that can't be read is named by its number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +18,34 @@ __all__ = ["Item", "list_items", "parse_markdown", "render_markdown", "stray_lin
 
 _ITEM = re.compile(r"(?P<indent> *)(?:[-*+•]|\d{1,9}[.)])(?:[ \t]+(?P<text>.*)|)")
 _ID = re.compile(rf"(?:\*\*)?\[?({ID_PATTERN})(?:\][:.]?(?:\*\*)?|[:.](?:\*\*)?|\*\*:?)(?:\s+|$)")
-_NOTE = re.compile(
-    r"(for|pinned|section|sources|support|against|helpful|harmful|added in step|changed in step): ?(.*)", re.IGNORECASE
-)
+
+
+def _numbers(value: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in value.split(",") if number.strip())
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"`([^`]+)`", value) or filter(None, map(str.strip, value.split(","))))
+
+
+_NOTES: dict[str, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
+    "for": ("targets", lambda names: ", ".join(f"`{name}`" for name in names), _names),
+    "pinned": ("pinned", lambda _: "yes", lambda value: value.casefold() in ("yes", "true", "")),
+    "sources": ("sources", _joined, _numbers),
+    "support": ("support", _joined, _numbers),
+    "against": ("against", _joined, _numbers),
+    "section": ("section", str, str),
+    "helpful": ("helpful", str, int),
+    "harmful": ("harmful", str, int),
+    "added in step": ("created_step", str, int),
+    "changed in step": ("updated_step", str, int),
+}
+"""What stands below an entry: the field of each note, how the note is written and how it is read."""
+_NOTE = re.compile(rf"({'|'.join(_NOTES)}): ?(.*)", re.IGNORECASE)
 _NEXT = re.compile(rf"next id: ({ID_PATTERN})", re.IGNORECASE)
 _FENCE = re.compile(r" *(```|~~~)")
 
@@ -44,27 +69,13 @@ def render_markdown(entries: Iterable[Experience], next_id: int, banned: Iterabl
     lines = ["# Experiences", ""]
     for entry in entries:
         lines.append(f"- [{entry.id}] {as_written(entry.text)}")
-        lines += (f"  - {name}: {value}" for name, value in _notes(entry))
+        for name, (attribute, write, _) in _NOTES.items():
+            value = getattr(entry, attribute)
+            if value != (entry.created_step if attribute == "updated_step" else type(value)()):
+                lines.append(f"  - {name}: {write(value)}")
     if texts := [f"- {as_written(text)}" for text in banned]:
         lines += ["", "## Banned", "", *texts]
     return "\n".join([*lines, "", f"Next id: E{next_id}", ""])
-
-
-def _notes(entry: Experience) -> Iterator[tuple[str, str]]:
-    if entry.targets:
-        yield "for", ", ".join(f"`{name}`" for name in entry.targets)
-    if entry.pinned:
-        yield "pinned", "yes"
-    for name in ("sources", "support", "against"):
-        if numbers := getattr(entry, name):
-            yield name, ", ".join(map(str, numbers))
-    for name in ("section", "helpful", "harmful"):
-        if value := getattr(entry, name):
-            yield name, str(value)
-    if entry.created_step:
-        yield "added in step", str(entry.created_step)
-    if entry.updated_step != entry.created_step:
-        yield "changed in step", str(entry.updated_step)
 
 
 def parse_markdown(text: str) -> tuple[tuple[Experience, ...], int, tuple[str, ...]]:
@@ -140,20 +151,9 @@ def _entry(item: Item, id: str) -> Experience:
     for number, note in item.notes:
         name, value = _NOTE.fullmatch(note).groups()  # type: ignore[union-attr]
         try:
-            changes |= _field(name.casefold(), value.strip())
+            attribute, _, read = _NOTES[name.casefold()]
+            changes[attribute] = read(value.strip())
         except ValueError:
             raise ValueError(f"line {number}: {note[:60]!r} can't be read; write numbers with commas") from None
     changes.setdefault("updated_step", changes.get("created_step", 0))
     return replace(Experience(id, text), **changes)
-
-
-def _field(name: str, value: str) -> dict[str, Any]:
-    if name == "for":
-        return {"targets": tuple(re.findall(r"`([^`]+)`", value) or filter(None, map(str.strip, value.split(","))))}
-    if name == "pinned":
-        return {"pinned": value.casefold() in ("yes", "true", "")}
-    if name in ("section", "helpful", "harmful"):
-        return {name: value if name == "section" else int(value)}
-    if name.endswith("step"):
-        return {"created_step" if name.startswith("added") else "updated_step": int(value)}
-    return {name: tuple(int(number) for number in value.split(",") if number.strip())}

@@ -15,11 +15,14 @@ Guarantees:
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +37,47 @@ from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 
 from .background import Background
-from .mlflow_server import active_run, check_server, impatient
 from .mlflow_traces import AttemptTraces, storable
 
-__all__ = ["MLflowTracker", "SaveProgram"]
+__all__ = ["MLflowTracker", "SaveProgram", "carried_run"]
 
 SaveProgram = Callable[[Path, ExperienceLibrary], object]
 """Writes the program with a library into a directory, as `program.json`."""
 
 _Values = Mapping[str, Any]
 _NONE: _Values = {}
+PATIENCE = 20.0
+"""Seconds in which a server has to answer before a run is reported to it; MLflow's client tries for four minutes."""
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_CARRIED: ContextVar[Any] = ContextVar("trgrpo_mlflow_run", default=None)
+"""The MLflow run that was active where the work was handed to another thread; MLflow's own is each thread's."""
 _LONGEST = 5000
 """Characters of a parameter or tag; MLflow refuses 6,000 and 8,000."""
 _FILE = "mlflow.json"
 """File in the `log_dir` that says which MLflow run is this run's."""
+
+
+@contextmanager
+def carried_run() -> Iterator[None]:
+    """Let work that is handed to another thread within use the MLflow run that is active here."""
+    token = _CARRIED.set(mlflow.active_run())
+    try:
+        yield
+    finally:
+        _CARRIED.reset(token)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let MLflow's client try once, for a few seconds: for the last word to a server that seems gone."""
+    before = {name: os.environ.get(name) for name in _IMPATIENT}
+    os.environ.update(_IMPATIENT)
+    try:
+        yield
+    finally:
+        for name in _IMPATIENT:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 class MLflowTracker:
@@ -78,18 +108,18 @@ class MLflowTracker:
         if self._run is None:
             return
         handled = self._background.close()
-        with nullcontext() if handled else impatient():
+        with nullcontext() if handled else _impatient():
             if handled and self._log_dir is not None and (report := self._log_dir / "report.html").exists():
                 self._client.log_artifact(self._run.info.run_id, str(report))
             if self._began:
                 mlflow.end_run(self._status)
 
     def _begin(self, event: events.RunStarted) -> None:
-        check_server()
+        _check_server()
         directory = event.options.get("log_dir")
         self._log_dir = Path(directory).expanduser() if directory else None
         known = self._known_run()
-        if (active := active_run()) is not None:
+        if (active := mlflow.active_run() or _CARRIED.get()) is not None:
             self._run = active
         else:
             name = " ".join(["trgrpo", self._log_dir.name if self._log_dir else ", ".join(event.models)])
@@ -231,3 +261,20 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = storable(str(value))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _check_server() -> None:
+    """Ask the tracking server anything; a `TimeoutError` if it does not answer within `PATIENCE` seconds."""
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith("http"):  # a database or a directory is there or raises at once
+        return
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):  # the client has tried for minutes; nobody waits for this any more
+            mlflow.search_experiments(max_results=1)
+            answered.set()
+
+    threading.Thread(target=ask, name="mlflow-server", daemon=True).start()
+    if not answered.wait(PATIENCE):
+        raise TimeoutError(f"the tracking server at {uri} did not answer within {PATIENCE:g} seconds")

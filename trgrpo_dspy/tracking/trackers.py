@@ -60,7 +60,7 @@ def carried(report_to: str | None) -> Iterator[None]:
     if report_to is None:
         yield
         return
-    from .mlflow_server import carried_run
+    from .mlflow_run import carried_run
 
     with carried_run():
         yield
