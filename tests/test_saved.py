@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from trgrpo_dspy import DetailedResults, Evaluation, SchemaVersionError
+from trgrpo_dspy import SchemaVersionError
 from trgrpo_dspy.saved import Saved
 
 
@@ -38,8 +37,3 @@ def test_a_newer_version_is_told_from_junk() -> None:
     with pytest.raises(SchemaVersionError, match="note of schema 4; this version reads up to 3: upgrade"):
         Note.from_json(json.dumps({"words": "something else by then", "schema_version": 4}))
     assert Note.from_json('{"words": [], "schema_version": 2}') == Note(()), "what is read is of this version"
-
-
-@pytest.mark.parametrize("kind", [DetailedResults, Evaluation])
-def test_one_piece_serves_all(kind: Any) -> None:
-    assert kind.to_json is Saved.to_json and kind.from_json.__func__ is Saved.from_json.__func__  # type: ignore[attr-defined]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from dataclasses import FrozenInstanceError, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
@@ -66,30 +64,8 @@ def test_json_round_trips(results: DetailedResults) -> None:
     assert type(loaded.steps) is tuple and type(loaded.settings) is dict
     for step in loaded.steps:  # what was loaded can be used: ids go on where they were
         assert apply_edits(step.library, [Edit("ADD", text="new")]).library.entries[-1].id == "E3"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"steps": 7},
-        {"verdict": None},
-        {"baseline": {"library": {"entries": [], "next_id": 0}}},
-    ],
-)
-def test_junk_is_refused(changes: dict[str, Any]) -> None:
-    data = json.loads(RESULTS.to_json())
-    broken = {k: {**data[k], **v} if isinstance(v, dict) else v for k, v in changes.items()}
-    with pytest.raises(ValueError, match="this is no results"):
-        DetailedResults.from_json(json.dumps({**data, **broken}))
-
-
-def test_records_are_frozen_and_copied_whole() -> None:
-    for record, name in ((RESULTS, "steps"), (STEP, "step"), (INPUT, "mean"), (RESULTS.verdict, "text")):
-        with pytest.raises(FrozenInstanceError):
-            setattr(record, name, None)
-    twin = copy.deepcopy(RESULTS)
-    twin.settings["group_size"] = 7
-    assert RESULTS.settings["group_size"] == 5
+    with pytest.raises(ValueError, match=r"this is no results: .*verdict"):
+        DetailedResults.from_json(json.dumps({**json.loads(text), "verdict": None}))
 
 
 def test_what_was_measured_starts_with_the_input_and_the_total_is_one_row() -> None:

@@ -40,15 +40,15 @@ def test_a_small_gain_is_returned_but_not_called_improved():
     assert verdict.text.startswith("Not distinguishable from noise: +0.017")
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_never_below_the_input(seed):
-    rng = random.Random(seed)
-    baseline = measured(0, coin(rng, 40, 0.5))
-    tried = [measured(step, coin(rng, 40, rng.random())) for step in range(1, 6)]
-    verdict = decide(baseline, tried, last_step=5)
-    chosen = next((m for m in tried if m.step == verdict.step), baseline)
-    assert chosen.mean.value >= baseline.mean.value
-    assert (verdict.step == 0) == (verdict.gain is None or verdict.gain <= 0)
+def test_never_below_the_input():
+    for seed in range(20):
+        rng = random.Random(seed)
+        baseline = measured(0, coin(rng, 40, 0.5))
+        tried = [measured(step, coin(rng, 40, rng.random())) for step in range(1, 6)]
+        verdict = decide(baseline, tried, last_step=5)
+        chosen = next((m for m in tried if m.step == verdict.step), baseline)
+        assert chosen.mean.value >= baseline.mean.value
+        assert (verdict.step == 0) == (verdict.gain is None or verdict.gain <= 0)
 
 
 def test_a_library_scored_on_a_few_examples_only_is_not_chosen():
@@ -60,22 +60,23 @@ def test_a_library_scored_on_a_few_examples_only_is_not_chosen():
 
 
 @pytest.mark.parametrize(
-    "baseline, wanted, step, text",
+    "baseline, given, step, text",
     [
-        (None, False, 3, "Not measured: there was no valset, so the last library is returned"),
-        (None, False, 0, "Not measured: there was no valset, so the input is returned"),
-        (None, True, 0, "Not measured: the run ended before the input was"),
-        (measured(0, [None] * 5), True, 0, "Not measured: no validation example could be scored"),
+        (None, {"wanted": False}, 3, "there was no valset, so the last library is returned"),
+        (None, {"wanted": False}, 0, "there was no valset, so the input is returned"),
+        (
+            None,
+            {"wanted": False, "scored": False},
+            2,
+            "no attempt could be scored, and there was no valset, so",
+        ),
+        (None, {}, 0, "the run ended before the input was"),
+        (measured(0, [None] * 5), {}, 0, "no validation example could be scored"),
     ],
 )
-def test_what_was_not_measured_is_said(baseline, wanted, step, text):
-    verdict = decide(baseline, [], last_step=0 if wanted else step, wanted=wanted)
-    assert verdict.text.startswith(text) and verdict.step == step
-
-
-def test_nothing_scored_is_not_the_same_as_no_valset():
-    text = decide(None, [], last_step=2, wanted=False, scored=False).text
-    assert text == "Not measured: no attempt could be scored, and there was no valset, so the last library is returned."
+def test_what_was_not_measured_is_said(baseline, given, step, text):
+    verdict = decide(baseline, [], last_step=step, **given)
+    assert verdict.text.startswith(f"Not measured: {text}") and verdict.step == step
 
 
 def test_the_way_to_a_library_that_was_not_measured_is_named():
