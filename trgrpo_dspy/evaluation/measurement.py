@@ -130,8 +130,7 @@ class Evaluation(Saved):
         """One row of plain data an example, lists with one entry an attempt: for JSON or `datasets.Dataset.from_list`.
 
         The columns: `example` (its index), `task`, `expected`, `score` (the mean), and by attempt `scores`, `outcomes`,
-        `answers`, `errors`, `lm_calls`, `tool_calls`, `prompt_tokens`, `completion_tokens`, `cost` (US dollars,
-        None is unknown) and `seconds`.
+        `answers`, `errors` and what `PerAttempt` averages.
         """
         return [
             {
@@ -152,15 +151,11 @@ class Evaluation(Saved):
         return self.tasks[index] if index < len(self.tasks) else ("", "")
 
     def to_inspect(self, path: str | os.PathLike[str], name: str = "evaluation") -> None:
-        """Write all attempts as a log for `inspect view` (extra `inspect`).
-
-        Args:
-            path: The file to write; it ends in `.eval` or `.json`.
-            name: Name of the task in the log.
+        """Write all attempts as a log for `inspect view` (extra `inspect`): a task of this name.
 
         Raises:
             ImportError: inspect_ai is not installed.
-            ValueError: The path ends in neither.
+            ValueError: The path ends in neither `.eval` nor `.json`.
         """
         from .run_log import LoggedAttempt, write_inspect_log
 
@@ -248,13 +243,7 @@ class Evaluation(Saved):
 def summarize_evaluation(
     rollouts: Sequence[tuple[Rollout, ...]], spend: tuple[Spend, ...], inputs: Sequence[int] = ()
 ) -> Evaluation:
-    """Scores, mean and outcomes of attempts.
-
-    Args:
-        rollouts: The attempts, grouped by example.
-        spend: What they took.
-        inputs: For each example the index of the first one with equal inputs; empty makes each its own.
-    """
+    """Scores, mean and outcomes of attempts, grouped by example; `inputs` as in `Evaluation`."""
     scores = mean_at_k([[r.score for r in attempts] for attempts in rollouts])
     outcomes = dict(sorted(Counter(r.outcome.value for attempts in rollouts for r in attempts).items()))
     k = max((len(attempts) for attempts in rollouts), default=1)

@@ -38,16 +38,10 @@ def decide(
     scored: bool = True,
     seed: int = 0,
 ) -> Verdict:
-    """Say what was found, and choose the step whose library is returned.
+    """Say what was found, and choose the step whose library is returned; without any measurement the last step's.
 
-    Args:
-        baseline: The input on the valset; None without one.
-        measured: The libraries that were measured, in order.
-        last_step: The last step of the run; its library is returned where nothing is measured.
-        wanted: Whether there is a valset.
-        unmeasured: Whether the run ended before its last library was measured.
-        scored: Whether any attempt of the run has a score, or none was asked for.
-        seed: Seed of the bootstrap.
+    `wanted` says whether there is a valset, `unmeasured` that the run ended before its last library was measured, and
+    `scored` whether any attempt of the run has a score, or none was asked for.
     """
     if baseline is None and wanted:
         return Verdict("Not measured: the run ended before the input was; the input is returned.", None, 0)
@@ -114,15 +108,7 @@ def _libraries(count: int) -> str:
 def with_ending(
     verdict: Verdict, stop_reason: str, spend: Sequence[Spend], *, problem: str = "", journaled: bool = False
 ) -> Verdict:
-    """Add to a verdict how the run ended and what its replies suffered from.
-
-    Args:
-        verdict: The verdict on what was measured.
-        stop_reason: Why the run ended.
-        spend: What it spent, by stage and model.
-        problem: What went wrong, where that ended the run.
-        journaled: Whether there is a journal to go on from.
-    """
+    """Add to a verdict how the run ended, by what problem, how to go on, and what its replies suffered from."""
     notes = [] if stop_reason == "completed" else [_ENDINGS.get(stop_reason, f"The run ended early: {stop_reason}.")]
     if problem and stop_reason == "unscored":
         notes = [f"The run ended early: {problem}."]

@@ -21,12 +21,7 @@ FAILED = tuple(outcome.value for outcome in Outcome if outcome.failed)
 
 
 def attempt_warnings(outcomes: Mapping[str, int], errors: Mapping[str, str]) -> tuple[str, ...]:
-    """What is to be said of attempts many of which have no score, or in many of which the program itself failed.
-
-    Args:
-        outcomes: Attempts by outcome.
-        errors: The first error of each outcome.
-    """
+    """What is to be said of attempts many of which have no score or failed, with the first error of each outcome."""
     found, attempts = [], sum(outcomes.values())
     unscored = sum(outcomes.get(name, 0) for name in UNSCORED)
     failed = sum(outcomes.get(name, 0) for name in FAILED)

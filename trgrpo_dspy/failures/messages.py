@@ -18,12 +18,7 @@ def describe(error: BaseException, limit: int = 300, fault: ReplyFault | None = 
     """Exception type and the line of its message that tells, without secrets: what may enter a prompt or a record.
 
     That is the last line, as in a traceback; for an LM's error the first, which general advice follows; for an error
-    of pydantic what was wrong where.
-
-    Args:
-        error: The exception.
-        limit: Characters at most.
-        fault: What the LM's reply lacked, if that is why it could not be parsed.
+    of pydantic what was wrong where; for a reply that could not be parsed what it lacked, where that is known.
     """
     line = _unparsed(error, fault) if is_a(error, LM + "AdapterParseError") else _telling_line(error)
     kind = type(error).__name__
@@ -76,13 +71,7 @@ _ADVICE = {
 
 
 def fatal_message(error: BaseException, model: str, failed_requests: int = 0) -> str:
-    """What is wrong, with which model, and what to do; no secrets.
-
-    Args:
-        error: What the backend said last.
-        model: The LM's model string.
-        failed_requests: How many requests failed in a row, where that is why the run ends.
-    """
+    """What is wrong, with which model, and what to do; no secrets. So many failed requests in a row ended the run."""
     if failed_requests:
         return (
             f"LM {model!r}: none of {failed_requests} requests got a reply. Check that the service is up and that "

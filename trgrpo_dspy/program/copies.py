@@ -21,10 +21,6 @@ def own_copy(program: Any, exchange: Callable[[Any], Any] = lambda lm: lm) -> An
     can't be copied (a lock, a Python module) is shared, and so is what must be closed (a client, a file, an event
     loop): the end of a copy would close the original's. Predictors never are.
 
-    Args:
-        program: The module; it is not changed.
-        exchange: Called with each LM; what it returns takes that LM's place in the copy.
-
     Raises:
         ValueError: A predictor sits in something that can't be copied, so a copy would write into the original.
     """

@@ -35,11 +35,8 @@ def describe(
 ) -> str:
     """Describe a program: objective, each taught predictor's own instructions and fields, and the tools.
 
-    Args:
-        program: The program; it is not changed.
-        names: The predictors that are taught; None means all that can be. Of the others only the fields are named.
-        objective: What the user wants of the program, in their words.
-        max_tokens: The bound. The longest parts are cut first, each in its middle.
+    Of predictors that are not taught (`names` None means that all are) only the fields are named. Beyond the bound the
+    longest parts are cut first, each in its middle.
     """
     taught = teachable_predictors(program, names)
     tools = _tools(program)

@@ -19,13 +19,9 @@ from trgrpo_dspy.library.entries import MARK, clean_entry, guard_fields
 from trgrpo_dspy.library.experience import ID_PATTERN, Experience
 
 __all__ = [
-    "has_unreadable_block",
-    "original_instructions",
-    "read_block",
-    "remove_block",
-    "teachable_predictors",
+    "has_unreadable_block", "original_instructions", "read_block", "remove_block", "teachable_predictors",
     "write_block",
-]
+]  # fmt: skip
 
 _HEADER = "--- Experiences from earlier attempts. Apply those whose condition fits; ignore the others. ---"
 _FOOTER = "--- End of experiences ---"
@@ -103,11 +99,9 @@ def original_instructions(predictor: dspy.Predict) -> str:
 
 
 def teachable_predictors(program: dspy.Module, names: Iterable[str] | None = None) -> dict[str, dspy.Predict]:
-    """The predictors a library may be written into, by name, in the program's order.
+    """The predictors a library may be written into, by name, in the program's order; only these names if any are given.
 
-    Args:
-        program: The program. Predictors in a frozen sub-module (`_compiled`) are left alone, as DSPy does.
-        names: Only these; None means all.
+    Predictors in a frozen sub-module (`_compiled`) are left alone, as DSPy does.
 
     Raises:
         ValueError: A name does not exist, or nothing is left to teach.

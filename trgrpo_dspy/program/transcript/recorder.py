@@ -126,10 +126,7 @@ class Recorder(list[Any]):
     def text(self, *, prediction: object = None, error: BaseException | None = None, max_tokens: int = 2000) -> str:
         """The transcript: numbered steps, the final outputs that the last step has not shown, the failure.
 
-        Args:
-            prediction: What the program returned; None if it raised.
-            error: What the program raised.
-            max_tokens: The bound. The largest values are shortened first, then the middle of the text goes.
+        Beyond the bound the largest values are shortened first, then the middle of the text goes.
         """
         for call_id in list(self._open):  # calls that never ended: their settings are gone already
             copy_context().run(self.leave, call_id)

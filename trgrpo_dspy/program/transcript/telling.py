@@ -19,13 +19,7 @@ Block = tuple[str, list[tuple[str, str]]]
 def tell(
     events: Iterable[Prediction | ToolUse], inputs: Mapping[str, Value], outputs: Mapping[str, Value]
 ) -> list[Block]:
-    """The steps as blocks.
-
-    Args:
-        events: What happened, in order.
-        inputs: The task's, which the reader has: they are not repeated.
-        outputs: The program's final ones; those that stand in the last step are not repeated.
-    """
+    """The steps as blocks. The reader has the task's inputs; outputs that the last step shows are not repeated."""
     telling = _Telling(inputs)
     for event in events:
         telling.add(event)
