@@ -11,21 +11,16 @@ metric asks a judge. A run that ends before its cap is not counted, and another 
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
 import random
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="budgets-")
-
 import dspy
 
+from benchmarks.shared import command_line, quiet
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.meter import Budget, Meter
@@ -188,14 +183,9 @@ def table(cap: str, found: Sequence[Overshoot]) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Overshoot of budgets, counted at the server.")
-    parser.add_argument("--values", type=int, default=20, help="random values of each cap")
-    parser.add_argument("--quick", action="store_true", help="three values")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for name in ("dspy", "trgrpo_dspy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    numbers = {"values": (20, "random values of each cap"), "seed": (0, "which values are drawn")}
+    options = command_line(__doc__, "three values", **numbers).parse_args()
+    quiet()
     print(f"{'cap':<14}{'values':^26}{'runs':>5}{'most beyond':>16}{'calls late':>12}{'in flight':>11}{'kept':>9}")
     bad = 0
     for cap in RANGES:

@@ -20,7 +20,6 @@ or from 0.02 to 0.05 is held in as few as 91%; what is missed there is a gain la
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import os
@@ -28,12 +27,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.shared import command_line, in_processes
 from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
 
 Array = NDArray[np.float64]
@@ -198,22 +197,17 @@ def report(found: Sequence[tuple[Cell, float, bool]], runs: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=2000, help="simulated runs per cell (default 2000)")
-    parser.add_argument("--quick", action="store_true", help="30 examples and a few cells only, in one process")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser = command_line(
+        __doc__, "30 examples and a few cells only, in one process", runs=(2000, "simulated runs per cell"),
+        processes=(min(2, os.cpu_count() or 1), "processes"),
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.runs < 1 or args.processes < 1:
         parser.error("--runs and --processes must be at least 1")
     runs, start = (100, time.perf_counter()) if args.quick else (args.runs, time.perf_counter())
     cells = grid((30,), lambda cell: cell.before == 0.5 and cell.alike == 0.9) if args.quick else grid(SIZES)
     tasks = [(cell, runs) for cell in cells]
-    if args.quick or args.processes == 1:
-        found = [cover(task) for task in tasks]
-    else:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by the spawned processes
-        with get_context("spawn").Pool(args.processes) as pool:
-            found = pool.map(cover, tasks, chunksize=1)
+    found = in_processes(cover, tasks, 1 if args.quick else args.processes)
     print(f"Coverage of the 95% interval, %; simulated with {runs} runs per cell, 0/1 scores at k=1 exact\n")
     report(found, runs)
     print(f"\n{time.perf_counter() - start:.0f} s")

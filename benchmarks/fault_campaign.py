@@ -17,10 +17,7 @@ for each run:
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
-import os
 import sqlite3
 import tempfile
 import threading
@@ -33,13 +30,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="fault-campaign-")
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-
 import dspy
 from dspy.clients._litellm import get_litellm
 from dspy.utils.callback import BaseCallback
 
+from benchmarks.shared import command_line, quiet
 from programs import tickets
 from trgrpo_dspy import DetailedResults, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls import state
@@ -169,7 +164,6 @@ def build(scenario: Scenario, seen: Observed) -> dspy.Module:
 def run(scenario: Scenario, log_dir: Path) -> Finding:
     """Compile on a bad backend, then check what came of it."""
     seen = Observed()
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     server = OfflineServer(
         error_rate=0.2, garbage_rate=0.1, truncate_rate=scenario.truncate_rate, errors=("429", "500", "hang", "reset"),
         hang_seconds=30, retry_after=0.05, seed=scenario.seed,
@@ -349,12 +343,8 @@ CHECKS: tuple[Check, ...] = (check_ending, check_counts, check_attempts, check_l
 
 def main() -> None:
     """Run the campaign and print what was found."""
-    parser = argparse.ArgumentParser(description="Runs on a bad backend, checked against the server's log.")
-    parser.add_argument("--quick", action="store_true", help="one small run of each kind")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
-    options = parser.parse_args()
-    for name in ("dspy", "trgrpo_dspy", "LiteLLM"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    options = command_line(__doc__, "one small run of each kind", seeds=(3, "runs of each kind")).parse_args()
+    quiet()
     litellm = get_litellm(feature="the campaign")
     litellm.suppress_debug_info = True
     size = {"examples": 6, "valset": 6} if options.quick else {}

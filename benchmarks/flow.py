@@ -21,7 +21,6 @@ our wall time has beyond it is the client's CPU time, the network stack, and noi
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import json
@@ -39,10 +38,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="flow-")
-
 import dspy
 
+from benchmarks.shared import command_line
 from programs import tickets
 from trgrpo_dspy import Reflector, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls.state import RunState
@@ -309,11 +307,8 @@ def show_errors(rounds: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> list[Measured]:
     """Measure and print; returns the steps of the first table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two small steps")
-    parser.add_argument("--seeds", type=int, default=20, help="seeds of the comparison with barriers")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of each cell")
-    options = parser.parse_args(argv)
+    numbers = {"seeds": (20, "seeds of the comparison with barriers"), "rounds": (2, "rounds of each cell")}
+    options = command_line(__doc__, "two small steps", **numbers).parse_args(argv)
     load = os.getloadavg()[0]
     print(f"The offline model answers (no LLM). Load average at the start: {load:.1f} on {os.cpu_count()} cores.")
     if options.quick:

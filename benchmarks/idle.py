@@ -7,14 +7,7 @@ use the same engine, the same program and the same prompts, without DSPy's cache
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 from typing import Any
-
-# Before dspy is imported: a cache of its own, and no price list from the network.
-os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="idle-cache-"))
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("TQDM_DISABLE", "1")
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage

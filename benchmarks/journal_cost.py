@@ -17,8 +17,6 @@ Goals: less than 3% of the wall time, less than 0.5 ms of CPU a call.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import statistics
 import sys
@@ -29,14 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before dspy is imported: a cache of its own, and no price list from the network.
-os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="journal-cost-cache-"))
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
+from benchmarks.shared import command_line, judge, quiet
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.engine.journal.fingerprint import request_hash
@@ -148,15 +142,12 @@ def _milliseconds(step: Callable[[int], Any], count: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the exit status is 0 if the goals are met."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--calls", type=int, default=5000, help=f"LM calls, a multiple of {EXAMPLES}")
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds a call")
-    parser.add_argument("--threads", type=int, default=16, help="calls in flight")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs")
-    parser.add_argument("--quick", action="store_true", help="1,000 calls, 2 pairs")
-    options = parser.parse_args(arguments)
+    options = command_line(
+        __doc__, "1,000 calls, 2 pairs", calls=(5000, f"LM calls, a multiple of {EXAMPLES}"),
+        latency=(0.05, "seconds a call"), threads=(16, "calls in flight"), repeats=(5, "pairs of runs"),
+    ).parse_args(arguments)  # fmt: skip
     calls, repeats = (1000, 2) if options.quick else (options.calls // EXAMPLES * EXAMPLES, options.repeats)
-    logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
+    quiet()
     print(f"{calls} calls at {1000 * options.latency:g} ms, {options.threads} threads, {os.cpu_count()} CPUs")
     measured = pairs(calls, options.latency, options.threads, repeats)
     for name, milliseconds in parts(2000):
@@ -167,9 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (wall < MOST_WALL, f"wall time {100 * wall:+.1f}% (median of pairs), goal below {100 * MOST_WALL:g}%"),
         (cpu < MOST_CPU, f"CPU {cpu:+.3f} ms a call (median of pairs), goal below {MOST_CPU:g} ms"),
     ]
-    for passed, text in goals:
-        print(f"{'PASS' if passed else 'FAIL'}  {text}")
-    return 0 if all(passed for passed, _ in goals) else 1
+    return judge(goals)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ committed is sent again; no committed reply disappears; the requests sent again 
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import multiprocessing
 import os
 import random
@@ -36,14 +34,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-# Before dspy is imported, here and in the children: a cache of their own, and no price list from the network.
-os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="kill-campaign-cache-"))
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # of killed processes
 
 import dspy
 
+from benchmarks.shared import command_line, judge, quiet
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.engine.calls.units import Unit
@@ -91,7 +86,7 @@ def rule_book(topic: str) -> str:
 
 def compile_once(name: str, size: tuple[int, int, int], url: str, log_dir: Path | None) -> dspy.Module:
     """The run under test."""
-    logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
+    quiet()
     train, val, epochs = size
     program = tickets.program()
     if name == "ReAct":
@@ -288,12 +283,8 @@ def reference(server: TaggedServer, name: str, size: tuple[int, int, int]) -> Re
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaign; the exit status is 0 if all holds."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=60, help="kills in all")
-    parser.add_argument("--per-run", type=int, default=10, help="kills of one run")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
-    parser.add_argument("--quick", action="store_true", help="3 kills")
-    options = parser.parse_args(arguments)
+    numbers = {"kills": (60, "kills in all"), "per_run": (10, "kills of one run"), "seed": (0, "seed of the moments")}
+    options = command_line(__doc__, "3 kills", **numbers).parse_args(arguments)
     kills = [2, 1] if options.quick else [options.per_run] * max(2, round(options.kills / options.per_run))
     chance, began = random.Random(options.seed), time.monotonic()
     outcomes = []
@@ -325,9 +316,7 @@ def report(outcomes: Sequence[Outcome], seconds: float) -> int:
         (total["kills"] == total["wanted"], "kills {kills} of {wanted}".format(**total)),
         (all(o.passed for o in outcomes), "every run by itself"),
     ]
-    for passed, text in lines:
-        print(f"{'PASS' if passed else 'FAIL'}  {text}")
-    return 0 if all(passed for passed, _ in lines) else 1
+    return judge(lines)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextvars
 import json
-import logging
 import os
 import resource
 import sqlite3
@@ -30,12 +29,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.idle import IdleEngine  # first: gives DSPy a cache of its own
-
-# isort: split
 import dspy
 from dspy.lm15 import Message, Request, Response
 
+from benchmarks.idle import IdleEngine
+from benchmarks.shared import command_line, judge, quiet
 from trgrpo_dspy import TrainingFreeGRPO
 
 GROUP, EXAMPLES = 5, 100
@@ -105,7 +103,7 @@ def ours(lm: dspy.LM, program: dspy.Module, examples: Sequence[dspy.Example], at
 def measure(side: str, attempts: int, kilobytes: int) -> Peak:
     """One measurement, in this process."""
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
+    quiet()
     program = dspy.Predict("question -> answer")
     examples = [dspy.Example(question=f"Question {i}?", answer="").with_inputs("question") for i in range(EXAMPLES)]
     examples = examples[: max(1, min(EXAMPLES, attempts // GROUP))]
@@ -155,10 +153,9 @@ def table(attempts: Sequence[int], kilobytes: Sequence[int]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the exit status is 0 if the goal is met."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__, "20 attempts of 1 KB, no goal")
     parser.add_argument("--attempts", type=int, nargs="+", default=[1000, 10000], help="multiples of 500")
     parser.add_argument("--kilobytes", type=int, nargs="+", default=[1, 100], help="size of a reply")
-    parser.add_argument("--quick", action="store_true", help="20 attempts of 1 KB, no goal")
     parser.add_argument("--measure", nargs=3, metavar=("SIDE", "ATTEMPTS", "KILOBYTES"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
@@ -171,8 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table([20], [1])
         return 0
     missed = table(sorted(options.attempts), options.kilobytes)
-    print(f"{'FAIL' if missed else 'PASS'}  at most {MOST} KB stays of a finished attempt")
-    return 1 if missed else 0
+    return judge([(not missed, f"at most {MOST} KB stays of a finished attempt")])
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ the scores are those of a healthy server, and a server that queues is kept busy 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="outages-")
-
 import dspy
 
+from benchmarks.shared import command_line
 from programs import tickets
 from trgrpo_dspy import evaluate
 
@@ -109,9 +105,7 @@ def measured(server: Server, count: int, threads: int) -> tuple[int, float, tupl
 
 def main() -> None:
     """Run all and print what was found."""
-    parser = argparse.ArgumentParser(description="Outages, and servers that serve few requests at a time.")
-    parser.add_argument("--quick", action="store_true", help="an outage of 3 s, and one server")
-    options = parser.parse_args()
+    options = command_line(__doc__, "an outage of 3 s, and one server").parse_args()
     count, bad = 120, 0
     _, _, healthy = measured(Server(), count, 32)
     for outage in (3.0,) if options.quick else (5.0, 15.0, 60.0):

@@ -18,10 +18,8 @@ least 700 calls a second (best round: what else runs on the machine takes from i
 
 from __future__ import annotations
 
-import argparse
 import contextvars
 import gc
-import logging
 import os
 import statistics
 import sys
@@ -32,11 +30,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.idle import LOOKUPS, agent, examples, idle_lm, one_call  # first: gives DSPy a cache of its own
-
-# isort: split
 import dspy
 
+from benchmarks.idle import LOOKUPS, agent, examples, idle_lm, one_call
+from benchmarks.shared import command_line, judge, quiet
 from trgrpo_dspy import Budget, TrainingFreeGRPO
 
 MOST_CPU, LEAST_RATE = 1.0, 700
@@ -177,14 +174,14 @@ HEAD = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the exit status is 0 if the goals are met."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(
+        __doc__, "20 calls, 1 round, 1 and 8 threads, no goals", calls=(2000, "LM calls of a side of a round"),
+        rounds=(5, "rounds"),
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 8, 32, 128], help="calls in flight")
-    parser.add_argument("--calls", type=int, default=2000, help="LM calls of a side of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds")
-    parser.add_argument("--quick", action="store_true", help="20 calls, 1 round, 1 and 8 threads, no goals")
     options = parser.parse_args(arguments)
     threads, calls, rounds = ([1, 8], 20, 1) if options.quick else (options.threads, options.calls, options.rounds)
-    logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
+    quiet()
     print(f"calls a side: {calls}, rounds: {rounds}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}\n{HEAD}")
     passed = []
     for case in CASES:
@@ -201,8 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"load {os.getloadavg()[0]:.1f} at the end")
     good = ", ".join(str(n) for n, ok in zip(threads, passed, strict=True) if ok) or "no"
     goal = f"at most {MOST_CPU} ms more a call and at least {LEAST_RATE} calls a second"
-    print(f"{'PASS' if all(passed) else 'FAIL'}  {goal}: kept at {good} threads")
-    return 0 if all(passed) else 1
+    return judge([(all(passed), f"{goal}: kept at {good} threads")])
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ After a node is killed, Ray takes ten seconds or so to notice, and half of the c
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import secrets
 import signal
@@ -36,16 +34,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Before dspy and Ray are imported: a cache of its own, no price list and no report over the network, and a cluster that
-# only this process can talk to.
-os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="ray-cluster-cache-"))
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("TQDM_DISABLE", "1")
+# Before Ray is imported: no report over the network, and a cluster that only this process can talk to.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import dspy
 
+from benchmarks.shared import command_line, quiet
 from programs import tickets
 from trgrpo_dspy import RayExecutor, TrainingFreeGRPO
 from trgrpo_dspy.engine.calls.units import Unit
@@ -233,16 +228,14 @@ def measure(cluster: Any, executor: RayExecutor, count: int, seconds: float, rep
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--attempts", type=int, default=200, help="attempts that are timed")
-    parser.add_argument("--milliseconds", type=float, default=50, help="CPU an attempt burns")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs that are timed")
-    parser.add_argument("--quick", action="store_true", help="40 attempts of 20 ms, one pair, runs of 6 examples")
-    options = parser.parse_args(arguments)
+    options = command_line(
+        __doc__, "40 attempts of 20 ms, one pair, runs of 6 examples", attempts=(200, "attempts that are timed"),
+        milliseconds=(50.0, "CPU an attempt burns"), repeats=(5, "pairs that are timed"),
+    ).parse_args(arguments)  # fmt: skip
     count, seconds, repeats = (40, 0.02, 1) if options.quick else (
         options.attempts, options.milliseconds / 1000, options.repeats,
     )  # fmt: skip
-    logging.getLogger("trgrpo_dspy").setLevel(logging.ERROR)
+    quiet()
     began = time.perf_counter()
     with two_nodes() as cluster, RayExecutor(cluster.address) as executor:
         print(f"cluster of {NODES} nodes up in {time.perf_counter() - began:.1f} s")

@@ -21,13 +21,11 @@ vote of an attempt gets lost; whether a model learns more from summaries than fr
 
 from __future__ import annotations
 
-import argparse
 import bisect
 import json
 import os
 import statistics
 import sys
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -37,15 +35,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-# Before dspy is imported: a cache of its own, and no price list from the network.
-if "DSPY_CACHEDIR" not in os.environ:
-    os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="tokens-cache-")
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
+from benchmarks.shared import command_line
 from programs import tickets
 from trgrpo_dspy import Reflector, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls.units import current_unit
@@ -252,10 +245,8 @@ def print_learned(task: Task, seeds: Sequence[int], threads: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status is 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "a few examples, one seed: does it run?", threads=(8, "calls in flight"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of what is learned")
-    parser.add_argument("--threads", type=int, default=8, help="calls in flight")
-    parser.add_argument("--quick", action="store_true", help="a few examples, one seed: does it run?")
     options = parser.parse_args(arguments)
     most = 4 if options.quick else None
     train, test = tickets.trainset()[:most], tickets.testset()[: 10 if options.quick else None]

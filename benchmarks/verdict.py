@@ -11,18 +11,17 @@ Scores come from a Gaussian latent per example and program; programs share the d
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.shared import command_line, in_processes
 from trgrpo_dspy.evaluation.statistics.best import select_best
 from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
 
@@ -235,24 +234,18 @@ def _cells(runs: int, resamples: int, quick: bool) -> tuple[list[Gate], list[Gat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdict", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=2000, help="simulated runs per cell (default 2000)")
-    parser.add_argument("--quick", action="store_true", help=f"only {QUICK_RUNS} runs, in one process")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser = command_line(
+        __doc__, f"only {QUICK_RUNS} runs, in one process", runs=(2000, "simulated runs per cell"),
+        processes=(min(2, os.cpu_count() or 1), "processes"),
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.runs < 1 or args.processes < 1:
         parser.error("--runs and --processes must be at least 1")
     runs, resamples = (QUICK_RUNS, 200) if args.quick else (args.runs, 2000)
     nulls, effects, coverage = _cells(runs, resamples, args.quick)
     start = time.perf_counter()
-    if args.quick or args.processes == 1:
-        gate = [run_gate(cell) for cell in nulls + effects]
-        covered = [run_coverage(cell) for cell in coverage]
-    else:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by the spawned processes
-        with get_context("spawn").Pool(args.processes) as pool:
-            gate = pool.map(run_gate, nulls + effects, chunksize=1)
-            covered = pool.map(run_coverage, coverage, chunksize=1)
+    processes = 1 if args.quick else args.processes
+    gate, covered = in_processes(run_gate, nulls + effects, processes), in_processes(run_coverage, coverage, processes)
     print(f"{runs} runs per cell; +- is the Monte-Carlo standard error\n")
     print(f"False 'improved' without any effect, % (in brackets the worst of the success rates {RATES})")
     _print_gate(gate[: len(nulls)], worst=True)
