@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from dspy.lm15 import RateLimitError
 from support import ROOT
 from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
 
-from trgrpo_dspy import FatalError, TrainingFreeGRPO
+from trgrpo_dspy import FatalError, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
@@ -88,15 +87,14 @@ class TestRolloutTimeout:
         assert program.refused == ["RunStopped"] * hung
         assert len(lm.engine.calls) == calls == compiled.detailed_results.total.calls
 
-    def test_calls_are_refused_while_the_run_goes_on(self) -> None:
-        lm, calls = scripted_lm(), Gate()
+    def test_calls_are_refused_while_the_run_goes_on(self, lm: dspy.LM) -> None:
+        calls = Gate()
         slow, quick = Unit(Stage.ROLLOUT, key=(1,)), Unit(Stage.ROLLOUT, key=(2,))
         calls.abandon(slow)
-        with calls.context(slow, lm=lm), pytest.raises(BaseException, match="abandoned"):
-            dspy.Predict(Triage)(ticket="refund")
-        with calls.context(slow.as_judge(), lm=lm), pytest.raises(BaseException, match="abandoned"):
-            dspy.Predict(Triage)(ticket="refund")
-        with calls.context(quick, lm=lm):
+        for unit in (slow, slow.as_judge()):
+            with calls.context(unit), pytest.raises(BaseException, match="abandoned"):
+                dspy.Predict(Triage)(ticket="refund")
+        with calls.context(quick):
             assert dspy.Predict(Triage)(ticket="refund").queue
         assert len(lm.engine.calls) == 1
 
@@ -122,21 +120,15 @@ class TestRolloutTimeout:
             compile_with(server.lm(timeout=30), dspy.Predict(Triage), rollout_timeout=0.1, num_threads=16)
         assert len(server.requests) <= 8
 
-    def test_time_in_the_queue_of_the_rate_limit_is_no_time_of_the_attempt(self) -> None:
-        lm = scripted_lm()
-        optimizer = TrainingFreeGRPO(
-            metric=lambda example, prediction, trace=None: 1.0, num_epochs=1, group_size=16, num_threads=16,
-            rollout_timeout=0.5, requests_per_minute=960,
-        )  # fmt: skip
-        with dspy.context(lm=lm):
-            compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(1))
-        (step,) = compiled.detailed_results.steps  # the last in line waits for almost a second
-        assert step.outcomes == {"completed": 16}
+    def test_time_in_the_queue_of_the_rate_limit_is_no_time_of_the_attempt(self, lm: dspy.LM) -> None:
+        found = evaluate(
+            dspy.Predict(Triage), examples(16), exact, num_threads=16, rollout_timeout=0.5, requests_per_minute=960
+        )  # the last in line waits for almost a second
+        assert found.outcomes == {"completed": 16}
 
-    def test_calls_side_by_side_are_held_back_once(self) -> None:
-        calls, lm, unit = Gate(requests_per_minute=1200), scripted_lm(), Unit(Stage.ROLLOUT)
-        began = time.monotonic()
-        with calls.context(unit, lm=lm):
+    def test_calls_side_by_side_are_held_back_once(self, lm: dspy.LM) -> None:
+        calls, unit, began = Gate(requests_per_minute=1200), Unit(Stage.ROLLOUT), time.monotonic()
+        with calls.context(unit):
             pairs = [(dspy.Predict(Triage), {"ticket": f"refund {i}"}) for i in range(12)]
             dspy.Parallel(num_threads=12, disable_progress_bar=True)(pairs)
         assert len(lm.engine.calls) == 12
@@ -160,32 +152,24 @@ class TestThePool:
         pool.close()
 
     def test_the_process_ends_while_a_worker_sleeps(self) -> None:
-        code = textwrap.dedent(
-            """
+        code = """if True:
             import sys, time
             sys.path.insert(0, "tests")
             import conftest, dspy
             from support.scripted import *
-            from trgrpo_dspy import TrainingFreeGRPO
-            from trgrpo_dspy.offline.server import OfflineServer
+            from trgrpo_dspy import evaluate
 
-            class Sleeps(dspy.Module):
-                def __init__(self):
-                    super().__init__()
-                    self.answer = dspy.Predict(Triage)
-
+            class Sleeps(dspy.Predict):
                 def forward(self, ticket):
-                    found = self.answer(ticket=ticket)
+                    found = super().forward(ticket=ticket)
                     if found.queue == "legal":
                         time.sleep(60)
                     return found
 
             dspy.configure(lm=scripted_lm())
-            optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, group_size=4, num_threads=4, rollout_timeout=0.3)
-            compiled = optimizer.compile(Sleeps(), trainset=examples(8))
-            print(compiled.detailed_results.steps[0].outcomes["infrastructure"])
-            """
-        )
+            found = evaluate(Sleeps(Triage), examples(8), exact, num_threads=4, rollout_timeout=0.3)
+            print(found.outcomes["infrastructure"])
+        """
         began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -55,24 +55,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def instructed() -> dspy.Module:
-    return dspy.Predict(Triage.with_instructions("Say which queue a ticket belongs to, please."))
-
-
-def with_demo() -> dspy.Module:
-    program = dspy.Predict(Triage)
-    program.demos = [dspy.Example(ticket="refund", queue="billing")]
-    return program
-
-
-def with_settings(**settings: Any) -> Callable[[], dspy.Module]:
-    return lambda: dspy.Predict(Triage, **settings)
-
-
-def with_lm(**settings: Any) -> Callable[[], dspy.Module]:
+def changed(signature: Any = Triage, *, lm: Any = None, demos: Any = (), **config: Any) -> Callable[[], dspy.Module]:
     def program() -> dspy.Module:
-        predict = dspy.Predict(Triage)
-        predict.lm = scripted_lm(**settings)
+        predict = dspy.Predict(signature, **config)
+        predict.lm, predict.demos = lm, list(demos)
         return predict
 
     return program
@@ -108,24 +94,24 @@ def own_prompt() -> Reflector:
 
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "instruction": (
-        {"student": instructed},
+        {"student": changed(Triage.with_instructions("Say which queue a ticket belongs to, please."))},
         "program self instructions: was 'Say which queue a ticket belongs to.', is 'Say .* belongs to, please.'$",
     ),
-    "demo": ({"student": with_demo}, "program self demos: was '0', is '1'"),
+    "demo": ({"student": changed(demos=[dspy.Example(queue="billing")])}, "program self demos: was '0', is '1'"),
     "field": (
-        {"student": lambda: dspy.Predict(Triage.append("urgency", dspy.OutputField(), type_=str))},
+        {"student": changed(Triage.append("urgency", dspy.OutputField(), type_=str))},
         r"program self fields urgency \(str\) is new; "
         "program self order of fields: was 'ticket, queue', is 'ticket, queue, urgency'$",
     ),
     "field description": (
-        {"student": lambda: dspy.Predict(Triage.with_updated_fields("queue", desc="the right one"))},
+        {"student": changed(Triage.with_updated_fields("queue", desc="the right one"))},
         "program self fields queue: was .*, is .*the right one",
     ),
     "predictor's temperature": (
-        {"student": with_settings(temperature=0.2)}, r"program self settings temperature \(0.2\) is new$",
+        {"student": changed(temperature=0.2)}, r"program self settings temperature \(0.2\) is new$",
     ),
     "predictor's LM": (
-        {"student": with_lm(temperature=0.3)},
+        {"student": changed(lm=scripted_lm(temperature=0.3))},
         r"program self LM: was 'the configured LM', is 'scripted/model .*temperature.*0.3",
     ),
     "structure": (
@@ -133,11 +119,9 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
         r"program code test_fingerprint.Wrapped.__init__ is new; .*program modules self: was 'Predict', is 'Wrapped'; "
         r"program modules self.inner \(Predict\) is new; .*program self is gone; program self.inner is new$",
     ),
-    "trainset's order": ({"trainset": TRAIN[::-1]}, "trainset: the same examples in another order$"),
     "trainset's content": (
         {"trainset": examples(2) + examples(1, start=7)}, r"trainset: 1 of 3 examples differs: \[2\]$",
     ),
-    "trainset's length": ({"trainset": examples(5)}, "trainset: was 3 examples, is 5, the first 3 the same"),
     "trainset's inputs": (
         {"trainset": [dspy.Example(**e.toDict()).with_inputs("ticket", "queue") for e in TRAIN]},
         r"trainset: 3 of 3 examples differ: \[0\], \[1\], \[2\]$",
@@ -205,8 +189,8 @@ def test_keys_headers_and_addresses_are_not_in_it(tmp_path: Path) -> None:
         Arguments({"metric": functools.partial(told, trace=secret)}).run(tmp_path / secret[3:8])
     same = [
         fingerprint(
-            kind="a test", settings={}, programs={"program": with_lm()()}, data={"trainset": TRAIN}, metric=told,
-            lms={"lm": lm(secret)}, library=ExperienceLibrary(),
+            kind="a test", settings={}, programs={"program": changed(lm=lm(secret))()}, data={"trainset": TRAIN},
+            metric=told, lms={"lm": lm(secret)}, library=ExperienceLibrary(),
         )
         for secret in secrets
     ]  # fmt: skip
@@ -320,8 +304,7 @@ def test_a_request_is_known_by_all_that_decides_its_reply() -> None:
 def test_the_fingerprint_is_plain_text_people_can_read(finished: Path) -> None:
     with Journal(finished) as journal:
         found = journal.get("fingerprint")
-    assert found["lm"] == 'scripted/model {"seed": 7}'
-    assert [text[0] for text in found["trainset"]] == ["#"] * 3
+    assert found["lm"] == 'scripted/model {"seed": 7}' and found["trainset"][0].startswith("#")
     assert found["metric"]["function"] == "support.scripted.told"
     assert found["metric"]["code"]["support.scripted.told"].startswith("#")
     assert found["program"]["self"]["instructions"] == "Say which queue a ticket belongs to."

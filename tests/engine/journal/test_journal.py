@@ -7,11 +7,9 @@ import os
 import random
 import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,19 +36,26 @@ from trgrpo_dspy.program.rollout import Rollout
 
 CALL = LMCall("m", prompt_tokens=3, completion_tokens=2, cost=0.25, retries=1, truncated=True)
 TEXT = st.text(st.characters(codec=None), max_size=30)  # lone surrogates too: models send them
-
-
-def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """A Python process that runs the code; `journal` is imported for it."""
-    code = "from trgrpo_dspy.engine.journal.journal import Journal\nimport sys\n" + textwrap.dedent(code)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options,
-    )  # fmt: skip
+UNITS = map(str, itertools.count())
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(directory.iterdir()) if p.suffix == ".sqlite"}
+    return {
+        p.name: p.read_bytes()
+        for p in sorted(directory.iterdir())
+        if p.name in ("journal.sqlite", "journal.sqlite-wal")
+    }
+
+
+def damaged(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+
+
+def completed(score: float | None = 1.0, index: int = 0) -> Rollout:
+    return Rollout(index, 0, Outcome.COMPLETED, score)
 
 
 # -- what is in it ---------------------------------------------------------------------------------------------------
@@ -62,9 +67,8 @@ def test_a_reply_comes_back_for_its_unit_and_request_alone(tmp_path: Path) -> No
         found = journal.reply("rollout/1/a", "hash", 0)
         assert found is not None
         assert (found.reply, found.call, found.occurrence) == ({"outputs": ["hello"]}, CALL, 0)
-        assert journal.reply("rollout/1/b", "hash", 0) is None
-        assert journal.reply("rollout/1/a", "other", 0) is None
-        assert journal.reply("rollout/1/a", "hash", 1) is None
+        for other in (("rollout/1/b", "hash", 0), ("rollout/1/a", "other", 0), ("rollout/1/a", "hash", 1)):
+            assert journal.reply(*other) is None
     with Journal(tmp_path) as journal:
         assert journal.reply("rollout/1/a", "hash", 0) == found
 
@@ -74,19 +78,17 @@ def test_equal_requests_take_the_replies_that_are_left(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         for number in (1, 2):
             journal.record("u", "hash", number, {"outputs": [f"reply {number}"]}, CALL)
-        first = journal.reply("u", "hash", 0)
-        assert first is not None and first.occurrence == 1
-        second = journal.reply("u", "hash", first.occurrence + 1)
-        assert second is not None and second.reply == {"outputs": ["reply 2"]}
-        assert journal.reply("u", "hash", second.occurrence + 1) is None
+        found = [journal.reply("u", "hash", occurrence) for occurrence in (0, 2, 3)]
+    assert [kept and (kept.occurrence, kept.reply["outputs"]) for kept in found] == [
+        (1, ["reply 1"]), (2, ["reply 2"]), None,
+    ]  # fmt: skip
 
 
 def test_what_can_not_be_replayed_is_counted_and_never_overwritten(tmp_path: Path) -> None:
     failed = LMCall("m", failed=True)
     with Journal(tmp_path) as journal:
-        journal.record("rollout/1/a", "hash", 0, None, failed)
-        journal.record("rollout/1/a", "hash", 0, None, failed)
-        journal.record("rollout/1/a", "hash", 0, {"outputs": [object()]}, CALL)
+        for reply, call in ((None, failed), (None, failed), ({"outputs": [object()]}, CALL)):
+            journal.record("rollout/1/a", "hash", 0, reply, call)
         assert journal.reply("rollout/1/a", "hash", 0) is None
         journal.record("rollout/1/a", "hash", 0, {"outputs": ["x"]}, CALL)
         paid = [call for unit, call in journal.paid() if unit == "rollout/1/a"]
@@ -97,9 +99,6 @@ def test_what_can_not_be_replayed_is_counted_and_never_overwritten(tmp_path: Pat
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
     with Journal(tmp_path_factory.mktemp("journal")) as journal:
         yield journal
-
-
-UNITS = map(str, itertools.count())
 
 
 @settings(max_examples=60, deadline=None)
@@ -125,29 +124,20 @@ def test_an_attempt_comes_back_exactly(
     unit = next(UNITS)
     rollout = Rollout(3, 1, outcome, score, told, "answer", "compared", transcript, "error", 2, 1, 10, 5, cost, 0.5)
     assert journal.attempt(unit) is None
-    assert journal.finish(unit, rollout) == rollout
-    found = journal.attempt(unit)
-    assert found == rollout and found is not None and isinstance(found.outcome, Outcome)
+    assert journal.finish(unit, rollout) == rollout == (found := journal.attempt(unit))
+    assert found is not None and isinstance(found.outcome, Outcome)
 
 
 def test_the_first_result_of_a_unit_stays_and_an_outage_for_this_process_alone(tmp_path: Path) -> None:
-    outage, first, second = (
-        Rollout(0, 0, Outcome.INFRASTRUCTURE, None),
-        *(Rollout(0, 0, Outcome.COMPLETED, score) for score in (0.0, 1.0)),
-    )
+    outage, first, second = Rollout(0, 0, Outcome.INFRASTRUCTURE, None), completed(0.0), completed(1.0)
     with Journal(tmp_path) as journal:
         assert journal.finish("u", first) == first == journal.finish("u", second) == journal.attempt("u")
         assert journal.finish("v", outage) == outage == journal.finish("v", second) == journal.attempt("v")
+        journal._db.write("attempts", "w", '{"example": 0, "attempt": 0, "outcome": "completed", "score": 1, "new": 2}')
     with Journal(tmp_path) as journal:
         assert (journal.attempt("u"), journal.attempt("v")) == (first, None)
         assert journal.finish("v", second) == second
-
-
-def test_attempts_of_a_later_patch_with_more_fields_can_be_read(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal:
-        journal._db.write("attempts", "u", '{"example": 0, "attempt": 0, "outcome": "completed", "score": 1, "new": 2}')
-    with Journal(tmp_path) as journal:
-        assert journal.attempt("u") == Rollout(0, 0, Outcome.COMPLETED, 1)
+        assert journal.attempt("w") == completed(), "of a later patch, with more fields"
 
 
 class Tool(BaseModel):
@@ -159,124 +149,98 @@ class Tool(BaseModel):
 
 def test_replies_that_are_a_clients_own_objects_become_plain() -> None:
     """They are read as DSPy's own cache reads them."""
-    again = decode_reply(
-        encode_reply([{"text": "", "tool_calls": [{"function": Tool(name="look", arguments="{}")}]}]) or {}
-    )
-    assert (again[0]["tool_calls"][0].function.name, again[0]["tool_calls"][0].function.arguments) == ("look", "{}")
+    kept = encode_reply([{"text": "", "tool_calls": [{"function": Tool(name="look", arguments="{}")}]}])
+    function = decode_reply(kept or {})[0]["tool_calls"][0].function
+    assert (function.name, function.arguments) == ("look", "{}")
 
 
 def test_many_threads_commit_together_and_each_its_own(tmp_path: Path) -> None:
-    """What a thread has recorded is there when it goes on, whoever wrote it."""
+    """What a thread has recorded is there when it goes on, whoever wrote it; two that finish one unit agree."""
 
     def work(thread: int) -> None:
-        for number in range(40):
+        for number in range(30):
             unit = f"rollout/1/{thread}/{number}"
-            journal.record(unit, "hash", 0, {"outputs": [f"{thread} {number}"]}, CALL)
+            journal.record(unit, "hash", 0, {"outputs": [unit]}, CALL)
             found = journal.reply(unit, "hash", 0)
-            assert found is not None and found.reply == {"outputs": [f"{thread} {number}"]}
+            assert found is not None and found.reply == {"outputs": [unit]}
             journal.record(unit, "hash", 1, None, CALL)
-            mine = Rollout(thread, number, Outcome.COMPLETED, 1.0)
-            assert journal.finish(unit, mine) == mine == journal.attempt(unit)
+            assert journal.finish(unit, completed(index=thread)) == completed(index=thread) == journal.attempt(unit)
+            mine = journal.finish(f"shared/{number}", completed(index=thread))
+            assert mine == journal.attempt(f"shared/{number}")
 
-    with Journal(tmp_path) as journal, ThreadPoolExecutor(24) as pool:
-        list(pool.map(work, range(24)))
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
     with Journal(tmp_path) as journal:
-        assert len(journal.paid()) == 2 * 24 * 40
-        assert all(journal.attempt(f"rollout/1/{t}/{n}") for t in range(24) for n in range(40))
+        assert len(journal.paid()) == 2 * 16 * 30
+        assert all(journal.attempt(f"rollout/1/{t}/{n}") for t in range(16) for n in range(30))
 
 
-def test_two_threads_that_finish_one_unit_agree(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal, ThreadPoolExecutor(2) as pool:
-        for number in range(50):
-            offers = [Rollout(0, 0, Outcome.COMPLETED, float(score)) for score in range(2)]
-            found = list(pool.map(lambda offer: journal.finish(f"u{number}", offer), offers))  # noqa: B023
-            assert found[0] == found[1] == journal.attempt(f"u{number}")
+def test_an_error_reaches_every_thread_whose_row_it_took_and_what_was_committed_stays(tmp_path: Path) -> None:
+    def work(number: int) -> bool:
+        try:
+            journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 5000]}, CALL)
+        except JournalError as error:
+            assert "full. What was committed is safe; make room or mend the directory" in str(error)
+            return False
+        return True
 
-
-def test_an_error_reaches_every_thread_whose_row_it_took(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
-        pages = journal._db.one("PRAGMA page_count")
-        assert pages is not None
-        journal._db.connection.execute(f"PRAGMA max_page_count={pages[0] + 3}")
-
-        def work(number: int) -> bool:
-            try:
-                journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 5000]}, CALL)
-            except JournalError:
-                return False
-            return True
-
-        told = list(pool.map(work, range(32)))
+        (pages,) = journal._db.one("PRAGMA page_count") or ()
+        journal._db.connection.execute(f"PRAGMA max_page_count={pages + 3}")
+        said = list(pool.map(work, range(32)))
     with Journal(tmp_path) as journal:
         kept = [journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in range(32)]
-    assert kept == told
-    assert not all(told)
+    assert kept == said and not all(said)
 
 
 # -- one process at a time -------------------------------------------------------------------------------------------
-
-
-def test_a_second_process_is_refused_until_the_first_has_ended_or_was_killed(tmp_path: Path) -> None:
-    holder = child("journal = Journal(sys.argv[1]); print('open', flush=True); sys.stdin.read()", str(tmp_path))
-    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
-    before = snapshot(tmp_path)
-    with pytest.raises(JournalError, match=rf"in use by process {holder.pid}; wait for it, stop it"):
-        Journal(tmp_path)
-    assert snapshot(tmp_path) == before
-    holder.kill()
-    holder.communicate()
-    assert (tmp_path / "run.pid").read_text() == f"{holder.pid}\n"
-    with Journal(tmp_path) as journal:
-        assert (tmp_path / "run.pid").read_text() == f"{os.getpid()}\n"
-        assert journal.paid() == []
-    assert not (tmp_path / "run.pid").exists()
 
 
 def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_the_same_process_is_refused_twice_and_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Journal(tmp_path), pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
-        Journal(tmp_path)
+def test_a_second_one_is_refused_and_the_first_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(tmp_path):
+        before = snapshot(tmp_path)
+        with pytest.raises(JournalError, match=f"in use by process {os.getpid()}; wait for it, stop it"):
+            Journal(tmp_path)
+        assert snapshot(tmp_path) == before
     journal = Journal(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "unlink", interrupted)  # Ctrl-C while it is closed
         journal.close()
     with Journal(tmp_path):
         pass
+    assert not (tmp_path / "run.pid").exists()
 
 
-def test_a_reply_is_safe_the_moment_it_is_recorded(tmp_path: Path) -> None:
-    writer = child(
-        """
-        from trgrpo_dspy.meter.meter import LMCall
+def test_a_reply_is_safe_the_moment_it_is_recorded_and_the_lock_dies_with_its_process(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from trgrpo_dspy.engine.journal.journal import Journal
+        from trgrpo_dspy.meter import LMCall
         journal = Journal(sys.argv[1])
         for number in range(10**6):
             journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 3000]}, LMCall("m"))
             print(number, flush=True)
-        """,
-        str(tmp_path),
-    )
-    assert writer.stdout is not None and writer.stdout.readline() == "0\n"
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "0\n"
     time.sleep(0.3)
-    writer.send_signal(signal.SIGKILL)
-    told = [0, *(int(line) for line in writer.stdout.read().split("\n")[:-1])]
-    writer.communicate()
-    assert len(told) > 20
+    process.kill()
+    said = ["0", *process.communicate()[0].split("\n")[:-1]]
+    assert len(said) > 20 and (tmp_path / "run.pid").read_text() == f"{process.pid}\n"
     with Journal(tmp_path) as journal:
-        assert all(journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in told)
-        assert len(journal.paid()) - len(told) in (0, 1)
+        assert (tmp_path / "run.pid").read_text() == f"{os.getpid()}\n"
+        assert all(journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in said)
+        assert len(journal.paid()) - len(said) in (0, 1)
 
 
 # -- what can't be used ----------------------------------------------------------------------------------------------
-
-
-def filled(directory: Path, entries: int = 50) -> Path:
-    with Journal(directory) as journal:
-        for number in range(entries):
-            journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 2000]}, CALL)
-    return directory / "journal.sqlite"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +255,10 @@ def filled(directory: Path, entries: int = 50) -> Path:
     ids=["half", "header", "text", "pages", "zeroed"],
 )
 def test_a_damaged_database_is_refused_and_not_touched(tmp_path: Path, damage: Any) -> None:
-    path = filled(tmp_path)
+    with Journal(tmp_path) as journal:
+        for number in range(50):
+            journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 2000]}, CALL)
+    path = tmp_path / "journal.sqlite"
     path.write_bytes(damage(path.read_bytes()))
     before = snapshot(tmp_path)
     for _ in range(2):
@@ -305,7 +272,7 @@ def sealed(directory: Path) -> Path:
     with Journal(directory) as journal:
         journal.record("rollout/1/u", "hash", 0, {"outputs": ["yes"]}, CALL)
         journal.record("rollout/1/u", "hash", 1, None, CALL)
-        journal.finish("rollout/1/u", Rollout(0, 0, Outcome.COMPLETED, 0.25))
+        journal.finish("rollout/1/u", completed(0.25))
         journal.set("fingerprint", {"kind": "a test"})
     return directory / "journal.sqlite"
 
@@ -323,25 +290,19 @@ def sealed(directory: Path) -> Path:
 )
 def test_a_changed_row_is_refused_by_name_and_can_be_deleted(tmp_path: Path, table: str, change: str) -> None:
     path = sealed(tmp_path)
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"UPDATE {table} SET {change}")
-        db.commit()
+    damaged(path, f"UPDATE {table} SET {change}")
     before = snapshot(tmp_path)
     with pytest.raises(JournalError, match=f"journal.sqlite .* is damaged: row 1 of table {table} .*") as caught:
         Journal(tmp_path)
     assert "make room" not in str(caught.value) and snapshot(tmp_path) == before
-    (mend,) = re.findall(r"\((DELETE .*?)\)", str(caught.value))
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(mend)
-        db.commit()
+    damaged(path, *re.findall(r"\((DELETE .*?)\)", str(caught.value)))
     with Journal(tmp_path):
         pass
 
 
 def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
     """Either SQLite or a checksum sees it, or it changed nothing that is read."""
-    data = sealed(tmp_path / "run").read_bytes()
-    chance = random.Random(0)
+    data, chance = sealed(tmp_path / "run").read_bytes(), random.Random(0)
 
     def content(directory: Path) -> Any:
         with Journal(directory) as journal:
@@ -349,13 +310,12 @@ def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
             return found, journal.attempt("rollout/1/u"), journal.get("fingerprint"), journal.paid()
 
     whole, noticed = content(tmp_path / "run"), 0
-    places = [i for i, byte in enumerate(data) if byte and i > 100]
-    for number, at in enumerate(chance.sample(places, 60)):
-        directory = tmp_path / str(number)
+    written = [i for i, byte in enumerate(data) if byte and i > 100]
+    for at in chance.sample(written, 60):
+        directory = tmp_path / str(at)
         directory.mkdir()
-        (directory / "journal.sqlite").write_bytes(
-            data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
-        )
+        flipped = bytes([data[at] ^ 1 << chance.randrange(8)])
+        (directory / "journal.sqlite").write_bytes(data[:at] + flipped + data[at + 1 :])
         try:
             assert content(directory) == whole
         except JournalError as error:
@@ -365,48 +325,41 @@ def test_any_flipped_byte_of_the_rows_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", ["config.json", "events.jsonl", "results.json"])
-def test_an_emptied_file_beside_those_of_a_run_is_noticed(tmp_path: Path, beside: str) -> None:
+def test_an_empty_file_is_a_run_killed_at_birth_unless_it_stands_beside_those_of_a_run(
+    tmp_path: Path, beside: str
+) -> None:
     (tmp_path / "journal.sqlite").touch()
-    Journal(tmp_path).close()  # a run that was killed as it began
+    with Journal(tmp_path) as journal:
+        assert journal.paid() == []
     (tmp_path / "journal.sqlite").write_bytes(b"")
     (tmp_path / beside).touch()
     with pytest.raises(JournalError, match="is damaged: it is empty, but other files of a run are here"):
         Journal(tmp_path)
 
 
-def test_a_copy_without_its_log_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entries", [1, 3000])  # the log was never moved into the file, or several times
+def test_a_copy_without_its_log_is_noticed(tmp_path: Path, entries: int) -> None:
     """While a run goes on, and after it was killed, what was written last stands in the log."""
-    for entries in (1, 3000):  # the log was never moved into the file, or several times
-        source, copy = tmp_path / f"run{entries}", tmp_path / f"copy{entries}"
-        writer = child(
-            f"""
-            from trgrpo_dspy.meter.meter import LMCall
-            journal = Journal(sys.argv[1])
-            for number in range({entries}):
-                journal.record("rollout/1/u", f"hash {{number}}", 0, {{"outputs": ["x" * 3000]}}, LMCall("m"))
-            print("written", flush=True)
-            sys.stdin.read()
-            """,
-            str(source),
-        )
-        assert writer.stdout is not None and writer.stdout.readline() == "written\n"
-        writer.kill()
-        writer.communicate()
-        copy.mkdir()
-        shutil.copy(source / "journal.sqlite", copy)
-        for _ in range(2):
-            with pytest.raises(JournalError, match=r"copied without journal.sqlite-wal, .*: copy both"):
-                Journal(copy)
-        (copy / "journal.sqlite").unlink()
-        shutil.copy(source / "journal.sqlite-wal", copy)
-        with pytest.raises(JournalError, match=r"journal.sqlite-wal is here, but the file that it belongs to is not"):
+    source, copy = tmp_path / "killed", tmp_path / "copy"
+    copy.mkdir()
+    with Journal(tmp_path / "run") as journal:
+        for number in range(entries):
+            journal.record("rollout/1/u", f"hash {number}", 0, {"outputs": ["x" * 3000]}, CALL)
+        shutil.copytree(tmp_path / "run", source, ignore=shutil.ignore_patterns("run.*"))
+    shutil.copy(source / "journal.sqlite", copy)
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"copied without journal.sqlite-wal, .*: copy both"):
             Journal(copy)
-        shutil.copy(source / "journal.sqlite", copy)
-        for directory in (copy, source):
-            with closing(sqlite3.connect(directory / "journal.sqlite")) as db:  # a stranger who looks moves the log
-                assert db.execute("SELECT count(*) FROM calls").fetchone()[0] == entries
-            with Journal(directory) as journal:
-                assert len(journal.paid()) == entries
+    (copy / "journal.sqlite").unlink()
+    shutil.copy(source / "journal.sqlite-wal", copy)
+    with pytest.raises(JournalError, match=r"journal.sqlite-wal is here, but the file that it belongs to is not"):
+        Journal(copy)
+    shutil.copy(source / "journal.sqlite", copy)
+    for directory in (copy, source):
+        with closing(sqlite3.connect(directory / "journal.sqlite")) as db:  # a stranger who looks moves the log
+            assert db.execute("SELECT count(*) FROM calls").fetchone()[0] == entries
+        with Journal(directory) as journal:
+            assert len(journal.paid()) == entries
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
@@ -420,53 +373,34 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
         assert (tmp_path / "journal.sqlite").stat().st_mode & 0o777 == 0o600
 
 
+OF_META = "CREATE TABLE meta (key TEXT)"
+NEWER = f"PRAGMA user_version={SCHEMA_VERSION + 1}"
+
+
 @pytest.mark.parametrize(
     ("statements", "message"),
     [
-        ("PRAGMA user_version=1", "is of schema 1, of trgrpo-dspy 0.1, which .* finish that run with 0.1, or pass"),
-        (f"PRAGMA user_version={SCHEMA_VERSION + 1}", "is of schema 3; this version knows 2: upgrade trgrpo-dspy"),
-        ("CREATE TABLE theirs (x)", "is another program's database: pass another log_dir"),
+        (
+            (OF_META, "PRAGMA user_version=1"),
+            "is of schema 1, of trgrpo-dspy 0.1, which .* finish that run with 0.1, or",
+        ),
+        ((OF_META, NEWER), "is of schema 3; this version knows 2: upgrade trgrpo-dspy"),
+        (("CREATE TABLE theirs (x)",), "is another program's database: pass another log_dir"),
+        (("PRAGMA journal_mode=WAL", OF_META, NEWER), "is of schema 3"),  # with a log that a killed writer left
     ],
 )
-def test_journals_of_others_are_refused_and_not_touched(tmp_path: Path, statements: str, message: str) -> None:
-    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db:
-        db.execute("CREATE TABLE meta (key TEXT)") if "PRAGMA" in statements else None
-        db.execute(statements)
+def test_journals_of_others_are_refused_and_not_touched(tmp_path: Path, statements: Any, message: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.sqlite")) as db:
+        for statement in statements:
+            db.execute(statement)
         db.commit()
+        for file in tmp_path.iterdir():  # while it is open, with its log
+            shutil.copy(file, tmp_path / file.name.replace("theirs", "journal"))
     before = snapshot(tmp_path)
+    assert len(before) == 1 + ("WAL" in statements[0])
     with pytest.raises((JournalError, SchemaVersionError), match=message):
         Journal(tmp_path)
     assert snapshot(tmp_path) == before
-
-
-def test_a_newer_schema_with_a_killed_writers_log_is_not_touched_either(tmp_path: Path) -> None:
-    writer = child(
-        f"""
-        import sqlite3
-        db = sqlite3.connect(sys.argv[1] + "/journal.sqlite")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("CREATE TABLE novel (x)")
-        db.execute("PRAGMA user_version={SCHEMA_VERSION + 1}")
-        db.commit()
-        print("written", flush=True)
-        sys.stdin.read()
-        """,
-        str(tmp_path),
-    )
-    assert writer.stdout is not None and writer.stdout.readline() == "written\n"
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate()
-    assert (tmp_path / "journal.sqlite-wal").stat().st_size > 0
-    before = {name: (tmp_path / name).read_bytes() for name in ("journal.sqlite", "journal.sqlite-wal")}
-    with pytest.raises(SchemaVersionError):
-        Journal(tmp_path)
-    assert before == {name: (tmp_path / name).read_bytes() for name in before}
-
-
-def test_an_empty_file_is_a_journal_that_was_killed_at_birth(tmp_path: Path) -> None:
-    (tmp_path / "journal.sqlite").touch()
-    with Journal(tmp_path) as journal:
-        assert journal.paid() == []
 
 
 def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
@@ -487,19 +421,6 @@ def test_a_directory_that_can_not_be_written(tmp_path: Path, name: str) -> None:
         pass
 
 
-def test_a_full_disk_is_told_and_what_was_committed_stays(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal:
-        journal.record("rollout/1/u", "before", 0, {"outputs": ["x"]}, CALL)
-        pages = journal._db.connection.execute("PRAGMA page_count").fetchone()[0]
-        journal._db.connection.execute(f"PRAGMA max_page_count={pages + 2}")
-        with pytest.raises(JournalError, match=r"full. What was committed is safe; make room or mend the directory"):
-            journal.record("rollout/1/u", "big", 0, {"outputs": ["x" * 10**6]}, CALL)
-        assert journal.reply("rollout/1/u", "before", 0) is not None
-    with Journal(tmp_path) as journal:
-        assert journal.reply("rollout/1/u", "before", 0) is not None
-        assert journal.reply("rollout/1/u", "big", 0) is None
-
-
 def test_a_run_on_a_full_disk_ends_with_the_error_and_goes_on_when_there_is_room(
     tmp_path: Path, lm: dspy.LM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,24 +437,21 @@ def test_a_run_on_a_full_disk_ends_with_the_error_and_goes_on_when_there_is_room
     monkeypatch.setattr(database, "_connect", connect)
     cut = len(lm.engine.calls)
     compiled = optimizer.compile(dspy.Predict(Triage), trainset=examples(6))
-    total = compiled.detailed_results.total.calls
-    assert 0 < len(lm.engine.calls) - cut < total
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
+    assert 0 < len(lm.engine.calls) - cut < compiled.detailed_results.total.calls
 
 
 def test_a_file_is_whole_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    write_atomically(path, "old")
-
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(JournalError, match=r"results.json .* can't be written: No space left on device; make room"):
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(JournalError, match=r"results.json .* No space left .*; make room"),
+    ):
+        patch.setattr(os, "replace", full)
         write_atomically(path, "new")
-    monkeypatch.undo()
     assert path.read_text() == "old"
     write_atomically(path, "new \ud800")
     assert path.read_text() == "new \\ud800"  # in JSON that is the same character

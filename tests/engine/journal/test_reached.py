@@ -62,13 +62,17 @@ def forget() -> None:
     linecache.clearcache()
 
 
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 def described(folder: Path, files: dict[str, str], old: str = "", new: str = "") -> dict[str, Any]:
     """The fingerprint of what `mine.py` defines, after a replacement in all files."""
     forget()
-    for name, text in files.items():
-        path = folder / "code" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace(old, new) if old else text)
+    write(folder / "code", {name: text.replace(old, new) if old else text for name, text in files.items()})
     mine = importlib.import_module("mine")
     return of(getattr(mine, "metric", None), getattr(mine, "program", None))
 
@@ -99,42 +103,35 @@ def test_another_version_of_a_package_is_named(tmp_path: Path, monkeypatch: pyte
     assert any("metric packages numpy: was '" in line for line in differences(before, described(tmp_path, files)))
 
 
+def all_described(folder: Path, early: bool) -> dict[str, Any]:
+    """The fingerprint of each case; what `mine.py` imports is imported before, if `early`."""
+    found = {}
+    for number, case in enumerate(CASES.values()):
+        forget()
+        path = folder / str(number)
+        write(path, case.files)
+        sys.path.insert(0, str(path))
+        for name in ("deep", "beside", "pack.inner") if early else ():
+            if (path / (name.replace(".", "/") + ".py")).exists():
+                importlib.import_module(name)
+        mine = importlib.import_module("mine")
+        found[str(number)] = of(getattr(mine, "metric", None), getattr(mine, "program", None))
+        sys.path.remove(str(path))
+    return found
+
+
 def test_other_processes_say_the_same(tmp_path: Path) -> None:
     """No address, no order of a set, no randomised hash, whatever was imported before."""
-    cases = {f"case_{i}": case for i, case in enumerate(CASES.values())}
-    for folder, case in cases.items():
-        for name, text in case.files.items():
-            path = tmp_path / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    code = """if True:
-        import json, pathlib, sys
-        from test_reached import forget, of
-        import importlib
-        found = {}
-        for folder in sorted(pathlib.Path(sys.argv[1]).glob("case_*")):
-            forget()
-            sys.path.insert(0, str(folder))
-            for name in ("deep", "beside", "pack.inner") if sys.argv[2] == "early" else ():
-                if (folder / (name.replace(".", "/") + ".py")).exists():
-                    importlib.import_module(name)
-            mine = importlib.import_module("mine")
-            found[folder.name] = of(getattr(mine, "metric", None), getattr(mine, "program", None))
-            sys.path.remove(str(folder))
-        print(json.dumps(found))
-    """
-    said = []
-    for seed, early in (("1", "early"), ("77", "late")):
-        paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/engine/journal")))
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path), early], cwd=tmp_path, capture_output=True, text=True,
-            timeout=120, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        said.append(json.loads(done.stdout.splitlines()[-1]))
-    for name in cases:
-        assert said[0][name] == said[1][name], name
-    assert "0x" not in json.dumps(said[0])
+    code = "from test_reached import *; print(json.dumps(all_described(Path(sys.argv[1]), False)))"
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/engine/journal")))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    here = all_described(tmp_path, early=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == here
+    assert "0x" not in json.dumps(here)
 
 
 def test_the_work_is_bounded(tmp_path: Path) -> None:
