@@ -13,9 +13,8 @@ from .evaluation.evaluate import compare, evaluate
 from .evaluation.measurement import Evaluation
 from .evaluation.result import DetailedResults
 from .learning.reflector import Reflector
-from .library.difference import diff
 from .library.experience import Experience
-from .library.library import ExperienceLibrary
+from .library.library import ExperienceLibrary, diff
 from .meter.estimate import Estimate
 from .meter.meter import Budget
 from .optimizer import TrainingFreeGRPO

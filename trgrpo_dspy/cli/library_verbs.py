@@ -12,9 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trgrpo_dspy.library.difference import diff
 from trgrpo_dspy.library.exchange import FORMATS
-from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.library.library import ExperienceLibrary, diff
 from trgrpo_dspy.library.markdown import stray_line
 
 from .arguments import Format, Out, takes

@@ -17,8 +17,7 @@ from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.offline import NOTICE
 from trgrpo_dspy.report import EntryHistory, RunHistory
-from trgrpo_dspy.report.entries import Moment
-from trgrpo_dspy.report.records import Group, Measured, Step
+from trgrpo_dspy.report.records import Group, Measured, Moment, Step
 
 from .console import column_table, experiences, library_table, printable
 

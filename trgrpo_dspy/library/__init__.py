@@ -1,9 +1,8 @@
 """What was learned: entries, the library of them, and edits applied to it. Plain records and pure functions."""
 
-from .difference import LibraryDiff, diff
 from .edits import Edit, RejectedEdit, apply_edits, overlong
 from .experience import Experience
-from .library import ExperienceLibrary, LibraryLimits
+from .library import ExperienceLibrary, LibraryDiff, LibraryLimits, diff
 from .screening import screen
 
 __all__ = [

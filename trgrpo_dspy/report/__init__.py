@@ -1,8 +1,8 @@
 """What a run did, read from its log directory, and the report that shows it."""
 
-from .entries import EntryHistory
 from .figures import write_figures
 from .history import RunHistory, read_run
 from .html import write_report
+from .records import EntryHistory
 
 __all__ = ["EntryHistory", "RunHistory", "read_run", "write_figures", "write_report"]

@@ -29,8 +29,7 @@ from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
 
-from .entries import EntryHistory, entry_history
-from .records import Failure, Group, Measured, Step
+from .records import EntryHistory, Failure, Group, Measured, Step, entry_history
 
 __all__ = ["RunHistory", "read_run"]
 

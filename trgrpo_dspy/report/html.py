@@ -32,10 +32,10 @@ from trgrpo_dspy.program.instructions import write_block
 
 from . import text
 from .charts import curves, gain_bar, plot
-from .entries import EntryHistory
 from .grid import grids
 from .history import RunHistory, read_run
 from .payload import payload
+from .records import EntryHistory
 from .spending import next_runs, spend_rows
 
 __all__ = ["render_report", "report_at_end", "write_report"]
