@@ -100,13 +100,8 @@ def compile_once(name: str, size: tuple[int, int, int], url: str, log_dir: Path 
 
 
 def examples(split: str, count: int) -> list[dspy.Example]:
-    """The first tickets of a split; read here, for the target's own reader takes a second to import."""
-    rows = map(json.loads, tickets.DATA_FILE.read_text(encoding="utf-8").splitlines())
-    found = [row for row in rows if row["split"] == split][:count]
-    return [
-        dspy.Example(ticket=row["text"], queue=row["queue"], urgency=row["urgency"]).with_inputs("ticket")
-        for row in found
-    ]
+    """The first tickets of the splits "train" or "val"."""
+    return (tickets.trainset() if split == "train" else tickets.valset())[:count]
 
 
 def facts(results: str) -> Any:

@@ -8,11 +8,11 @@ the test split; no query is in two of them.
 
 from __future__ import annotations
 
+import csv
 import functools
 import os
 import random
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import dspy
@@ -79,14 +79,13 @@ def local_file(split: str) -> Path | None:
 
 @functools.cache
 def rows(split: str) -> Rows:
-    """Load a split through `datasets`: the local CSV, else the hub."""
-    import datasets  # slow to import, and only needed here
-
+    """Load a split: the local CSV, else the hub through `datasets`."""
     path = local_file(split)
     if path is not None:
-        with TemporaryDirectory() as cache:  # streaming reads the file afresh: no cache to go stale
-            loaded = datasets.load_dataset("csv", data_files=str(path), split="train", streaming=True, cache_dir=cache)
-            return tuple((row["text"], row["category"]) for row in loaded)
+        with path.open(encoding="utf-8", newline="") as file:
+            return tuple((row["text"], row["category"]) for row in csv.DictReader(file))
+    import datasets  # slow to import, and only needed here
+
     try:
         loaded = datasets.load_dataset(HUB_NAME, split=split)
     except Exception as error:

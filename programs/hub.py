@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["Source", "load", "load_from_hub", "rows_of_file"]
+__all__ = ["Source", "load", "load_from_hub"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def load(source: Source, split: str, path: str | Path | None) -> list[tuple[str,
     local = Path(path) if path is not None else _local_copy(source, split)
     if local is None:
         return load_from_hub(source, split)
-    with closing(rows_of_file(local)) as rows:
+    with closing(_rows_of_file(local)) as rows:
         return _read(source, rows, str(local))
 
 
@@ -101,7 +101,7 @@ def _read(source: Source, rows: Iterable[Mapping[str, Any]], origin: str) -> lis
     return items
 
 
-def rows_of_file(path: Path) -> Generator[Mapping[str, Any], None, None]:
+def _rows_of_file(path: Path) -> Generator[Mapping[str, Any], None, None]:
     """The rows of a Parquet, JSON lines or CSV file."""
     import datasets  # slow to import, and only needed here
 
