@@ -76,15 +76,6 @@ class TestAttempts:
         assert set(lm.engine.kinds()) == {"program"}, "no reflection call is paid for"
         assert any("No group had a contrast" in w for w in compiled.detailed_results.warnings)
 
-    def test_a_spread_that_only_rounding_makes(self, lm: dspy.LM) -> None:
-        flip = [0]
-
-        def metric(example: Any, prediction: Any, trace: Any = None) -> float:
-            flip[0] += 1
-            return 0.1 + 0.2 if flip[0] % 2 else 0.3
-
-        assert learned_nothing(compile(metric=metric)).informative == 0
-
 
 class TestMetrics:
     @pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.9", "good", {}, [1], object(), KeyError("label")])

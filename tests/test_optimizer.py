@@ -9,8 +9,6 @@ import inspect
 import logging
 import random
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,18 +36,15 @@ from support.scripted import (
 
 from trgrpo_dspy import (
     DetailedResults,
-    Experience,
     ExperienceLibrary,
     FatalError,
     Reflector,
     TrainingFreeGRPO,
     attach,
     evaluate,
-    read_library,
 )
 from trgrpo_dspy.events import AttemptFinished, Event, StepStarted
 from trgrpo_dspy.offline import offline_lm
-from trgrpo_dspy.program.carrying import write_library
 
 ADVICE = ExperienceLibrary.of(*(f"When the ticket says '{word}', answer '{queue}'." for word, queue in RIGHT.items()))
 
@@ -145,13 +140,6 @@ class TestLearning:
         proposed = re.findall(r"says '(\w+)'", call.input("proposals"))
         batch = [word_of(trainset[index].ticket) for index in step.examples]
         assert len(proposed) > 1 and proposed == [word for word in batch if word in proposed]
-
-    def test_a_lost_consolidation_applies_the_proposals(self, lm: dspy.LM) -> None:
-        lm.engine.script = replacing(consolidation=lambda call: "prose, no plan at all")
-        compiled = compile(num_epochs=1)
-        (step,) = compiled.detailed_results.steps
-        assert step.lost == {"consolidation: unusable reply": 1} or step.lost == {"consolidation: empty plan": 1}
-        assert len(compiled.experiences) > 1
 
 
 class TestAsync:
@@ -313,21 +301,6 @@ class TestSeveralPredictors:
         for predictor in compiled.predictors():
             assert str(compiled.experiences) in predictor.signature.instructions
 
-    def test_the_comparison_is_told_of_the_predictors(self, lm: dspy.LM) -> None:
-        compile(Pair(), train=8, num_epochs=1)
-        for call in lm.engine.calls:
-            if call.kind != "program":
-                described = call.input("program")
-                assert "`first`" in described and "`second.predict`" in described
-                assert Triage.instructions in described and all(f'"{queue}"' in described for queue in QUEUES)
-
-    def test_an_unknown_name_is_rejected_with_a_reason(self, lm: dspy.LM) -> None:
-        lm.engine.script = targeting("nobody")
-        compiled = compile(Pair(), train=16, num_epochs=1)
-        (step,) = compiled.detailed_results.steps
-        assert len(compiled.experiences) == 0
-        assert step.rejected and all("no predictor is named nobody" in r.reason for r in step.rejected)
-
     def test_a_frozen_sub_module_is_left_alone(self, lm: dspy.LM) -> None:
         program = Pair()
         program.second._compiled = True
@@ -403,11 +376,6 @@ class TestLibraryArgument:
         compile(carried, library=ExperienceLibrary.of(*given), train=4, num_epochs=1)
         assert not any("CARRIED" in call.text for call in lm.engine.calls)
         assert all(("HANDED IN" in call.text) == bool(given) for call in lm.engine.of("program"))
-
-    def test_targets_of_another_program_count_as_all(self, lm: dspy.LM) -> None:
-        foreign = ExperienceLibrary((Experience("E1", "FOREIGN advice", ("a", "b")),), 2)
-        compile(library=foreign, train=4, num_epochs=1)
-        assert all("FOREIGN advice" in call.system for call in lm.engine.of("program"))
 
     def test_one_that_is_too_long_is_refused(self, lm: dspy.LM) -> None:
         with pytest.raises(ValueError, match="8 entries, max_experiences=5"):
@@ -936,38 +904,12 @@ class TestDetailedResults:
 
 
 class TestTheTextCarriesIt:
-    def test_without_its_block_the_program_scores_what_the_input_scored(self, lm: dspy.LM) -> None:
-        program, testset = dspy.Predict(Triage), examples(40, start=500)
-        compiled = compile(program)
-        write_library(compiled, ExperienceLibrary())
-        assert evaluate(compiled, testset, exact).scores == evaluate(program, testset, exact).scores
-        assert compiled.signature.instructions == program.signature.instructions
-
     def test_another_program_of_the_same_task_gains(self, lm: dspy.LM) -> None:
         compiled, other, testset = compile(train=24), dspy.ChainOfThought(Triage), examples(40, start=500)
         before = evaluate(other, testset, exact)
         after = evaluate(attach(other, compiled.experiences), testset, exact)
         assert after.score > before.score + 0.3  # type: ignore[operator]
         assert evaluate(other, testset, exact).scores == before.scores
-
-    def test_plain_dspy_loads_the_saved_json(self, lm: dspy.LM, tmp_path: Path) -> None:
-        compiled = compile(Pair(), train=16)
-        compiled.save(str(tmp_path / "program.json"))
-        loaded = Pair()
-        loaded.load(str(tmp_path / "program.json"))
-        assert evaluate(loaded, examples(20, start=500), exact).scores == (
-            evaluate(compiled, examples(20, start=500), exact).scores
-        )
-        assert read_library(loaded) == compiled.experiences, "with steps, sources and evidence"
-        code = (
-            "import sys, dspy\n"
-            "p = dspy.Predict('ticket -> topic'); p.load_state(__import__('json').load(open(sys.argv[1]))['first'])\n"
-            "assert '[E1]' in p.signature.instructions and 'trgrpo_dspy' not in sys.modules\n"
-        )
-        found = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "program.json")], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert found.returncode == 0, found.stderr
 
     def test_a_compiled_program_can_be_copied_and_saved_whole(self, lm: dspy.LM, tmp_path: Path) -> None:
         compiled = compile(train=4, num_epochs=1)
