@@ -27,23 +27,10 @@ from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.program.rollout import Rollout
 
 __all__ = [
-    "SCHEMA_VERSION",
-    "AttemptFinished",
-    "Consolidated",
-    "EditApplied",
-    "EditRefused",
-    "EntriesChecked",
-    "Event",
-    "GroupCompared",
-    "LibraryMeasured",
-    "Listener",
-    "Notice",
-    "RunEnded",
-    "RunStarted",
-    "StepEnded",
-    "StepStarted",
-    "to_record",
-]
+    "SCHEMA_VERSION", "AttemptFinished", "Consolidated", "EditApplied", "EditRefused", "EntriesChecked", "Event",
+    "GroupCompared", "LibraryMeasured", "Listener", "Notice", "RunEnded", "RunStarted", "StepEnded", "StepEvent",
+    "StepStarted", "to_record",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 """Version of the records that `to_record` gives."""
@@ -88,11 +75,17 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepStarted(Event):
-    """A step of the algorithm begins."""
+class StepEvent(Event):
+    """Base of what happens in a step of the algorithm."""
 
     step: int
-    """From 1, over all epochs."""
+    """Number of the step, from 1, over all epochs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStarted(StepEvent):
+    """A step begins."""
+
     epoch: int
     """From 1."""
     examples: tuple[int, ...]
@@ -114,11 +107,9 @@ class AttemptFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupCompared(Event):
+class GroupCompared(StepEvent):
     """The attempts at one training example were compared."""
 
-    step: int
-    """The step."""
     example: int
     """Index into the trainset."""
     teaches: str
@@ -134,11 +125,9 @@ class GroupCompared(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Consolidated(Event):
+class Consolidated(StepEvent):
     """All proposals of a step became one plan."""
 
-    step: int
-    """The step."""
     proposals: tuple[Edit, ...]
     """What went in, in order: P1, P2, ..."""
     plan: tuple[Edit, ...]
@@ -152,11 +141,9 @@ class Consolidated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntriesChecked(Event):
+class EntriesChecked(StepEvent):
     """New and changed entries were held against labelled examples."""
 
-    step: int
-    """The step."""
     supported: Mapping[str, tuple[int, ...]]
     """Examples that each entry decided rightly, by its id."""
     contradicted: Mapping[str, tuple[int, ...]]
@@ -172,11 +159,9 @@ class EntriesChecked(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditApplied(Event):
+class EditApplied(StepEvent):
     """An edit took effect."""
 
-    step: int
-    """The step."""
     edit: Edit
     """The edit."""
     before: Experience | None
@@ -186,11 +171,9 @@ class EditApplied(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditRefused(Event):
+class EditRefused(StepEvent):
     """An edit did not take effect."""
 
-    step: int
-    """The step."""
     edit: Edit
     """The edit."""
     reason: str
@@ -200,11 +183,9 @@ class EditRefused(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepEnded(Event):
+class StepEnded(StepEvent):
     """A step is over; the measurement of its library may still be under way."""
 
-    step: int
-    """The step."""
     epoch: int
     """Its epoch."""
     steps: int

@@ -21,11 +21,10 @@ from trgrpo_dspy.engine.executors.threads import ThreadExecutor
 from trgrpo_dspy.engine.flows import Execution, Flow
 from trgrpo_dspy.engine.pool import Task
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.meter import Stage
 
 
 def task(fn: Callable[..., Any], *args: Any, remaining: int = 0) -> Task:
-    return Task(Stage.ROLLOUT, functools.partial(fn, *args), remaining)
+    return Task(functools.partial(fn, *args), remaining)
 
 
 def single(fn: Callable[..., Any], *args: Any) -> Flow[Any]:

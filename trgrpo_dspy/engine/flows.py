@@ -79,11 +79,9 @@ class Execution:
         gate.state.ending.on_stop = self._pool.wake  # also from a signal handler
 
     def __enter__(self) -> Execution:
-        """Start nothing yet."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Let the threads end."""
         self._emit_notices()
         self._pool.close()
 
@@ -106,17 +104,6 @@ class Execution:
             FatalError: No further call can succeed; the message names the model and what to do.
             RunStopped: The run was stopped; its ending says why.
         """
-        failure = self._drive(batch)
-        if isinstance(failure, FatalError):  # what it came from may quote keys and addresses
-            failure.__cause__ = failure.__context__ = None
-        if failure is not None:
-            raise failure
-        return [running.value for running in batch.flows]  # type: ignore[misc]
-
-    # -- one turn --------------------------------------------------------------------------------------------------
-
-    def _drive(self, batch: Batch[Any]) -> TrainingFreeGRPOError | None:
-        """Turn until the batch has ended; returns what ended the run early, if that is an error of ours."""
         try:
             while self._new:
                 running = self._new.pop(0)
@@ -124,16 +111,20 @@ class Execution:
                 self._advance(running)
             while batch.unfinished:
                 self._turn()
+            return [running.value for running in batch.flows]  # type: ignore[misc]
         except BaseException as error:  # Ctrl-C too: no call may be paid for any more
             self._stop(error)
             self._close_flows(_GRACE if isinstance(error, (Exception, RunStopped)) else 0.0)
             failure = self._state.ending.fatal if isinstance(error, RunStopped) else error
             if not isinstance(failure, TrainingFreeGRPOError):
                 raise
-            return failure
         finally:
             self._emit_notices()
-        return None
+        if isinstance(failure, FatalError):  # what it came from may quote keys and addresses
+            failure.__cause__ = failure.__context__ = None
+        raise failure
+
+    # -- one turn --------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         """Start the tasks that there are slots for, wait for something to happen, and pass results on."""

@@ -6,9 +6,9 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import TypeVar
 
@@ -17,30 +17,8 @@ __all__ = ["graceful_interrupt", "in_thread"]
 T = TypeVar("T")
 
 
-@dataclass
-class _Cancellation:
-    """What ends the sessions that run in a thread for an async task."""
-
-    cancelled: bool = False
-    stops: list[Callable[[], None]] = field(default_factory=list)
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        for stop in list(self.stops):
-            stop()
-
-    @contextmanager
-    def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
-        self.stops.append(stop)
-        if self.cancelled:  # before the session was ready
-            stop()
-        try:
-            yield
-        finally:
-            self.stops.remove(stop)
-
-
-_CANCELLATION: ContextVar[_Cancellation | None] = ContextVar("trgrpo_cancellation", default=None)
+_CANCELLED: ContextVar[Future[None] | None] = ContextVar("trgrpo_cancelled", default=None)
+"""Done when the async task for which a thread works is cancelled."""
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -49,13 +27,14 @@ async def in_thread(work: Callable[[], T]) -> T:
     Cancelling the task stops the session within, as the first Ctrl-C would, and waits for its end: no call goes out
     for a task that is gone.
     """
-    cancellation, context = _Cancellation(), copy_context()
-    context.run(_CANCELLATION.set, cancellation)
+    cancelled: Future[None] = Future()
+    context = copy_context()
+    context.run(_CANCELLED.set, cancelled)
     future = asyncio.get_running_loop().run_in_executor(None, context.run, work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        cancellation.cancel()
+        cancelled.set_result(None)
         await asyncio.gather(future, return_exceptions=True)
         raise
 
@@ -67,9 +46,9 @@ def graceful_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     Touches no signal handler off the main thread, nor one that somebody else has set; then `KeyboardInterrupt` comes
     as it always does. Within `in_thread` the cancellation of the task calls `stop`.
     """
-    if (cancellation := _CANCELLATION.get()) is not None:
-        with cancellation.stopping(stop):
-            yield
+    if (cancelled := _CANCELLED.get()) is not None:
+        cancelled.add_done_callback(lambda _: stop())  # at once, if the task was cancelled before this was reached
+        yield
         return
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

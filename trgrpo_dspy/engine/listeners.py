@@ -27,7 +27,7 @@ class Emitter:
         self._all = list(self._listeners)
 
     def __call__(self, event: Event) -> None:
-        """Call every listener with the event."""
+        """Call every listener."""
         for listener in list(self._listeners):
             try:
                 listener(event)

@@ -21,19 +21,11 @@ from dspy.utils.callback import BaseCallback
 from trgrpo_dspy.events import Listener
 from trgrpo_dspy.meter.meter import Budget
 
-from .executors.threads import Executor, check_executor
+from .executors.threads import Executor
 
 __all__ = [
-    "DECIDES",
-    "Check",
-    "Options",
-    "RunOptions",
-    "choice",
-    "instance",
-    "names",
-    "number",
-    "whole",
-]
+    "DECIDES", "Check", "Options", "RunOptions", "choice", "instance", "names", "number", "signature_with", "whole",
+]  # fmt: skip
 
 Check = Callable[[str, Any], None]
 """Raises `TypeError` or `ValueError`, naming option and value, for a value that can't be used; never sees None."""
@@ -106,13 +98,9 @@ def _path(name: str, value: Any) -> None:
         raise ValueError(f"{name}='' names no directory; leave it out to keep nothing")
 
 
-def _patience(name: str, value: Any) -> None:
-    if value != 0:
-        number(above=0, why="; 0 leaves it at the LM's own retries")(name, value)
-
-
 def _executor(name: str, value: Any) -> None:
-    check_executor(value)
+    if not isinstance(value, Executor) or isinstance(value, type):
+        raise TypeError(f"{name}={value!r} must have submit(fn, *args) -> Future, e.g. trgrpo_dspy.RayExecutor()")
 
 
 def _listeners(name: str, value: Any) -> None:
@@ -125,7 +113,6 @@ class Options:
     """Base of the option dataclasses."""
 
     def __post_init__(self) -> None:
-        """Check every option."""
         self.check()
 
     def check(self) -> None:
@@ -161,14 +148,12 @@ class Options:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Budget):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (Budget, dict)):
+        return {str(key): _plain(item) for key, item in (value if isinstance(value, dict) else vars(value)).items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, dspy.BaseLM):

@@ -8,7 +8,6 @@ such attempts, or only empty replies, ends before it has cost much. Thread-safe.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.failures.outcome import Outcome
@@ -29,11 +28,10 @@ class Outcomes:
     """The attempts of one run, as they end."""
 
     def __init__(self, run: RunState) -> None:
-        """Know of none yet."""
         self._run = run
         self._lock = threading.Lock()
         self._scored = self._useful = False
-        self._unkept: list[Callable[[], object]] = []
+        self._unkept: list[tuple[str, Rollout]] = []
         self._useless = 0
         self._examples: set[int] = set()
         self._problem = ""
@@ -46,20 +44,16 @@ class Outcomes:
         """
         journal, lost = self._run.journal, rollout.outcome is Outcome.INFRASTRUCTURE
         with self._lock:
-            if lost:
-                self._watch(unit, rollout)
-                return journal.finish(unit.id, rollout) if journal is not None else rollout
-            if unit.account.abandoned.is_set():
+            if unit.account.abandoned.is_set() and not lost:
                 raise RunStopped("this attempt was abandoned")
             self._watch(unit, rollout)
             if journal is None:
                 return rollout
-            if not self._scored:
-                self._unkept.append(lambda: journal.finish(unit.id, rollout))
+            if not lost and not self._scored:
+                self._unkept.append((unit.id, rollout))
                 return rollout
-            for write in self._unkept:
-                write()
-            self._unkept.clear()
+            while self._unkept and not lost:
+                journal.finish(*self._unkept.pop(0))
             return journal.finish(unit.id, rollout)
 
     def known(self, unit: Unit) -> Rollout | None:

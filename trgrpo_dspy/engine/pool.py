@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from trgrpo_dspy.events import Event
-from trgrpo_dspy.meter.meter import Stage
 
 from .calls.slots import Slot, Slots
 from .calls.state import RunState
@@ -32,8 +31,6 @@ _MOST_WAITING = 3
 class Task:
     """One piece of work for the pool."""
 
-    stage: Stage
-    """Stage the task belongs to."""
     run: Callable[[], Any]
     """The work; what it raises ends the run."""
     remaining: int = 0

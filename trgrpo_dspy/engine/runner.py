@@ -7,15 +7,15 @@ raise is a failure of the attempt, `SystemExit` too: an `exit()` in a tool must 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.events import AttemptFinished
@@ -48,9 +48,9 @@ _NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_re
 
 @dataclass
 class _Try:
-    """What came of running the program once."""
+    """What came of the user's code once."""
 
-    prediction: Any = None
+    value: Any = None
     error: BaseException | None = None
 
 
@@ -66,10 +66,10 @@ class Runner:
         compare_fields: Sequence[str] | None = None,
         transcript_tokens: int = 2000,
     ) -> None:
-        """Prepare to run attempts.
+        """Prepare to run attempts whose LM calls go through the gate.
 
         Args:
-            gate: The gate their LM calls go through.
+            gate: The run's gate.
             metric: The user's metric; None is the label-free mode.
             failure_score: Score of an attempt in which the program itself failed.
             compare_fields: Output fields the label-free mode compares; None means all but reasoning and traces.
@@ -96,26 +96,44 @@ class Runner:
         known = self._outcomes.known(unit)
         if known is not None:
             return known
-        return self._outcomes.keep(unit, self._make(program, example, unit, index, attempt))
+        bare = Rollout(index, attempt, Outcome.COMPLETED, None)
+        return self._outcomes.keep(unit, self._make(program, example, unit, bare))
 
-    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
+    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float | None) -> Rollout:
+        """The result of an attempt that took too long: unscored. Its further calls are refused, its result is dropped.
+
+        `seconds` is the time the attempt had; None where a single request never ended.
+        """
+        self.gate.abandon(unit)
+        why = "a request never ended" if seconds is None else f"no answer within rollout_timeout={seconds:g} s"
+        lost = Rollout(index, attempt, Outcome.INFRASTRUCTURE, None, error=why)
+        return self._outcomes.keep(unit, replace(lost, lm_calls=len(unit.account.calls), seconds=seconds or 0.0))
+
+    def end_if_fatal(self, error: BaseException | None) -> None:
+        """Raise `FatalError` if this error is one after which no call can succeed."""
+        if isinstance(error, FatalError):  # the user's own word that nothing can go on
+            raise error from None
+        if error is not None and classify(error) is Failure.FATAL:
+            raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
+
+    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, bare: Rollout) -> Rollout:
         """Make the attempt, as often as an outage of a tool makes it worth another try."""
         started, account = time.monotonic(), unit.account
         copier = self._copier(program)
         for tries in range(1, _TRIES + 1):
             account.outage, account.try_again = None, False
-            inputs = _own_inputs(example)
+            inputs = own_value(dict(example.inputs().items()))  # `dspy.ReActV2` appends to the history it is given
             recorder = Recorder(copier.names, inputs)
             # A copy for each try: what a module keeps in itself (BestOfN a count) is not shared between threads.
             result = self._run(copier.copy(), inputs, unit, recorder)
             if not account.try_again or tries == _TRIES:
                 break
             self.gate.state.waiting.rest(unit, tries)
-        rollout = self._judge(example, unit, result, Rollout(index, attempt, Outcome.COMPLETED, None))
-        text = recorder.text(prediction=result.prediction, error=result.error, max_tokens=self._transcript_tokens)
         rollout = replace(
-            rollout,
-            transcript=blank(text),
+            self._judge(example, unit, result, bare),
+            transcript=blank(
+                recorder.text(prediction=result.value, error=result.error, max_tokens=self._transcript_tokens)
+            ),
             tool_calls=recorder.tool_calls,
             lm_calls=len(account.calls),
             prompt_tokens=sum(c.prompt_tokens for c in account.calls),
@@ -125,28 +143,6 @@ class Runner:
         )
         self._end_if_stopped(unit)
         return rollout
-
-    def abandon(self, unit: Unit, *, index: int, attempt: int, seconds: float | None) -> Rollout:
-        """The result of an attempt that took too long: unscored. Its further calls are refused, its result is dropped.
-
-        Args:
-            unit: Its unit of work.
-            index: Index of the example in its set.
-            attempt: Index of the attempt within its group.
-            seconds: The time the attempt had; None where a single request never ended.
-        """
-        self.gate.abandon(unit)
-        why = "a request never ended" if seconds is None else f"no answer within rollout_timeout={seconds:g} s"
-        rollout = Rollout(
-            index,
-            attempt,
-            Outcome.INFRASTRUCTURE,
-            None,
-            error=why,
-            lm_calls=len(unit.account.calls),
-            seconds=seconds or 0.0,
-        )
-        return self._outcomes.keep(unit, rollout)
 
     def _copier(self, program: dspy.Module) -> Copier:
         """The program's, made at its first attempt; a few programs are under way at a time."""
@@ -158,33 +154,31 @@ class Runner:
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
         # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.
         watches = [] if type(program) is dspy.Predict else [ToolWatch(self.gate.state, unit, recorder, self._tools)]
-        with self.gate.context(unit, *watches, trace=recorder):
-            try:
-                result = _Try(prediction=call_program(program, inputs))
-            except (RunStopped, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # the program's own code: anything may come out of it
-                if dspy.settings.lm is None and "No LM is loaded" in str(error):
-                    raise FatalError(no_lm_message()) from None
-                result = _Try(error=error)
-        self._end_if_stopped(unit)
-        self.end_if_fatal(result.error)
+        result = self._call(unit, lambda: call_program(program, inputs), *watches, trace=recorder)
+        if result.error is not None and dspy.settings.lm is None and "No LM is loaded" in str(result.error):
+            raise FatalError(no_lm_message()) from None
         if result.error is not None and classify(result.error) is Failure.INFRASTRUCTURE:
             unit.account.outage = unit.account.outage or result.error
             unit.account.try_again = unit.account.try_again or is_interpreter_fault(result.error)
+        return result
+
+    def _call(self, unit: Unit, work: Callable[[], Any], *watches: BaseCallback, trace: Recorder | None = None) -> _Try:
+        """Call the user's program or metric: anything may come out of it."""
+        with self.gate.context(unit, *watches, trace=trace):
+            try:
+                result = _Try(work())
+            except (RunStopped, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                result = _Try(error=error)
+        self._end_if_stopped(unit)
+        self.end_if_fatal(result.error)
         return result
 
     def _end_if_stopped(self, unit: Unit) -> None:
         """End the attempt with the run: whatever a program with a bare `except` made of that is no result."""
         if self.gate.stopped or unit.account.abandoned.is_set():
             raise RunStopped(self.gate.state.ending.reason or "this attempt was abandoned")
-
-    def end_if_fatal(self, error: BaseException | None) -> None:
-        """Raise `FatalError` if this error is one after which no call can succeed."""
-        if isinstance(error, FatalError):  # the user's own word that nothing can go on
-            raise error from None
-        if error is not None and classify(error) is Failure.FATAL:
-            raise FatalError(fatal_message(error, str(getattr(error, "model", None) or "of the program"))) from None
 
     def _judge(self, example: dspy.Example, unit: Unit, result: _Try, bare: Rollout) -> Rollout:
         """Score an answer, or say why there is nothing to score."""
@@ -196,7 +190,7 @@ class Runner:
             error = clean(describe(result.error, fault=account.fault))
             return replace(bare, outcome=outcome_of(result.error), score=score, error=error)
         try:
-            fields = _outputs(result.prediction)
+            fields = _outputs(result.value)
         except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
             fields = {}
         # How the program came to its answer stands in the transcript.
@@ -204,36 +198,27 @@ class Runner:
         rollout = replace(bare, answer=redact(render_fields(answer, 300)))
         if self._score is None:
             return replace(rollout, outcome=Outcome.LABEL_FREE, compared=self._compared(fields))
-        verdict = self._measure(example, unit, result.prediction)
+        verdict = self._measure(self._score, example, unit, result.value)
         if verdict.value is None:
             return replace(rollout, outcome=Outcome.METRIC_ERROR, error=clean(verdict.problem))
-        return replace(
-            rollout, score=verdict.value, feedback=cut_middle(clean(redact(verdict.feedback)), _FEEDBACK_TOKENS)
-        )
+        feedback = cut_middle(clean(redact(verdict.feedback)), _FEEDBACK_TOKENS)
+        return replace(rollout, score=verdict.value, feedback=feedback)
 
-    def _measure(self, example: dspy.Example, unit: Unit, prediction: Any) -> Score:
+    def _measure(self, score: Callable[..., Score], example: dspy.Example, unit: Unit, prediction: Any) -> Score:
         """Call the metric, again where an outage was in the way; a metric that raises leaves the attempt unscored."""
-        assert self._score is not None
-        problem = ""
         for tries in range(1, _TRIES + 1):
-            judge, failure = unit.as_judge(), None
-            with self.gate.context(judge, trace=None):
-                try:
-                    score = self._score(example, prediction)
-                except (RunStopped, KeyboardInterrupt):
-                    raise
-                except BaseException as error:  # the metric's own code: anything may come out of it
-                    failure = error
-            self._end_if_stopped(unit)
-            self.end_if_fatal(failure)
-            if failure is None and judge.account.outage is None:
-                return score
-            problem = f"the metric raised {describe(failure)}" if failure else "an outage met the metric's own LM call"
-            outage = judge.account.outage or (failure is not None and classify(failure) is Failure.INFRASTRUCTURE)
+            judge = unit.as_judge()
+            result = self._call(judge, lambda: score(example, prediction))
+            error, outage = result.error, judge.account.outage is not None
+            if error is None and not outage:
+                return result.value
+            outage = outage or (error is not None and classify(error) is Failure.INFRASTRUCTURE)
             if not outage or tries == _TRIES:
                 break
             self.gate.state.waiting.rest(unit, tries)
-        return Score(None, problem=problem)
+        return Score(
+            None, problem=f"the metric raised {describe(error)}" if error else "an outage met the metric's own LM call"
+        )
 
     def _compared(self, fields: Mapping[str, Any]) -> str:
         names = self._compare_fields or [name for name in fields if name not in _NOT_COMPARED]
@@ -246,12 +231,6 @@ class Runner:
             )
         text = "\x1f".join(normalised(text_of(fields[name])) for name in names)
         return text if len(text) <= 1000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
-def _own_inputs(example: dspy.Example) -> dict[str, Any]:
-    """The example's inputs, copied: `dspy.ReActV2` appends to the history it is given."""
-    inputs: dict[str, Any] = own_value(dict(example.inputs().items()))
-    return inputs
 
 
 def _outputs(prediction: Any) -> dict[str, Any]:
@@ -273,30 +252,17 @@ def attempt_task(
     remaining: int = 0,
     shown: tuple[str, ...] = (),
 ) -> Task:
-    """One attempt of the program at an example, as work for the pool; the result is a `Rollout`.
+    """`runner.attempt(...)` as work for the pool; the result is a `Rollout`.
 
-    Args:
-        runner: Runs the attempt.
-        program: A copy that is the run's own.
-        example: The example.
-        unit: The unit of work its LM calls belong to.
-        index: Index of the example in its set.
-        attempt: Index of the attempt within its group.
-        timeout: Seconds of its own time after which the attempt is given up, unscored; None waits.
-        remaining: Stages that follow it.
-        shown: Ids of the library's entries that the program carries.
+    After `timeout` seconds of its own time the attempt is given up, unscored; `remaining` stages follow it; `shown` are
+    the ids of the library's entries that the program carries.
     """
-
-    def make() -> Rollout:
-        return replace(runner.attempt(program, example, unit, index=index, attempt=attempt), shown=shown)
-
     return Task(
-        unit.stage,
-        make,
+        lambda: replace(runner.attempt(program, example, unit, index=index, attempt=attempt), shown=shown),
         remaining,
         unit=unit,
         timeout=timeout,
-        on_timeout=functools.partial(runner.abandon, unit, index=index, attempt=attempt, seconds=timeout),
+        on_timeout=lambda: runner.abandon(unit, index=index, attempt=attempt, seconds=timeout),
         event=lambda rollout: AttemptFinished(
             stage=unit.stage.value, step=unit.step, rollout=rollout, replayed=unit.account.replayed
         ),
@@ -306,4 +272,4 @@ def attempt_task(
 def total_cost(unit: Unit) -> float | None:
     """What its calls cost in US dollars; None as soon as one price is unknown."""
     costs = [0.0 if c.cached or c.failed else c.cost for c in unit.account.calls]
-    return None if any(c is None for c in costs) else sum(c for c in costs if c is not None)
+    return None if None in costs else sum(cost for cost in costs if cost is not None)

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class Session:
-    """Everything one run works with; use it as a context manager."""
+    """Everything one run works with; use it as a context manager. Nothing is claimed before it is entered."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Session:
         known: Known | None = None,
         transcript_tokens: int = 2000,
     ) -> None:
-        """Put a session together; nothing is claimed before it is entered.
+        """Put a session together.
 
         Args:
             options: The run's options.
@@ -68,13 +68,13 @@ class Session:
             kind: 'compile', 'evaluate', 'compare', 'estimate' or 'attempt'.
             compare_fields: Output fields that the label-free mode compares.
             fingerprint: Makes what the journal's is compared with; called if there is a `log_dir`. None: nothing of
-                this session is kept, so it has no journal, and Ctrl-C interrupts it at once.
+                this session is kept or shown, so it has no journal, and Ctrl-C interrupts it at once.
             listeners: The caller's own listeners; they hear of each event before the user's.
             known: What is known of the backends already.
             transcript_tokens: Bound of an attempt's transcript.
         """
         self.kind, self.options = kind, options
-        self._fingerprint, self._listeners = fingerprint, listeners
+        self._fingerprint, self._listeners = fingerprint, (*listeners, *options.listeners)
         self.gate = Gate(
             Meter(options.budget),
             requests_per_minute=options.requests_per_minute,
@@ -84,9 +84,18 @@ class Session:
             known=known,
         )
         """Every LM call goes through it."""
-        self.runner = _runner(
-            self.gate, options, metric,
-            failure_score=options.failure_score, compare_fields=compare_fields, transcript_tokens=transcript_tokens,
+        settings: dict[str, Any] = {
+            "failure_score": options.failure_score,
+            "compare_fields": compare_fields,
+            "transcript_tokens": transcript_tokens,
+        }
+        self.runner = (
+            Runner(self.gate, metric, **settings)
+            if options.executor is None
+            else RemoteRunner(
+                options.executor, run_attempt, self.gate, metric,
+                timeout=options.rollout_timeout, patience=options.outage_patience, **settings,
+            )
         )  # fmt: skip
         """Makes attempts, in this process or on the executor's workers."""
         self.journal: Journal | None = None
@@ -103,12 +112,18 @@ class Session:
     def __enter__(self) -> Session:
         """Claim the journal, start listening, take over Ctrl-C."""
         with ExitStack() as stack:
-            if self._fingerprint is not None and self.options.log_dir is not None:
-                self._resume(stack.enter_context(Journal(self.options.log_dir)), self._fingerprint())
+            own: list[Listener] = [log_notice]
+            if self._fingerprint is not None:
+                own.insert(0, Progress(self.gate.state.meter))
+                if self.options.log_dir is not None:
+                    journal = stack.enter_context(Journal(self.options.log_dir))
+                    journal.check_fingerprint(self._fingerprint())
+                    self.calls_before = self.gate.state.resume(journal)
+                    self.journal, self.files = journal, LogDir(journal.directory)
+                    self.files.config(self.options.as_record())
+                    own.append(EventLog(journal.directory / "events.jsonl"))
             stack.callback(self.gate.close)
-            own = [EventLog(self.journal.directory / "events.jsonl")] if self.journal is not None else []
-            shown = [Progress(self.meter)] if self._fingerprint is not None else []
-            self.emit = emitter = Emitter([*shown, log_notice, *own, *self._listeners, *self.options.listeners])
+            self.emit = emitter = Emitter([*own, *self._listeners])
             stack.callback(emitter.close)
             stack.enter_context(self._driver)
             if self._fingerprint is not None:
@@ -120,18 +135,11 @@ class Session:
         """Give back what was claimed."""
         self._exit.close()
 
-    def _resume(self, journal: Journal, fingerprint: Mapping[str, Any]) -> None:
-        """Refuse another run's journal; replay from this one's, and count what it paid for."""
-        journal.check_fingerprint(fingerprint)
-        self.calls_before = self.gate.state.resume(journal)
-        self.journal, self.files = journal, LogDir(journal.directory)
-        self.files.config(self.options.as_record())
-
     # -- work ------------------------------------------------------------------------------------------------------
 
     def run(self, flows: Sequence[Flow[T]]) -> list[T]:
         """Drive flows to their ends; their results in input order. Raises as `finish`."""
-        return self._driver.run(flows)
+        return self.finish(self.begin(flows))
 
     def begin(self, flows: Sequence[Flow[T]]) -> Batch[T]:
         """Take flows in; they go on whenever `run` or `finish` drives."""
@@ -173,26 +181,15 @@ class Session:
         return self.gate.state.ending.problem
 
 
-def _runner(gate: Gate, options: RunOptions, metric: Metric | None, **settings: Any) -> Runner | RemoteRunner:
-    """What makes the attempts: this process, or the executor's workers."""
-    if options.executor is None:
-        return Runner(gate, metric, **settings)
-    return RemoteRunner(
-        options.executor, run_attempt, gate, metric,
-        timeout=options.rollout_timeout, patience=options.outage_patience, **settings,
-    )  # fmt: skip
-
-
-def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
+def run_attempt(shared: bytes, job: bytes) -> Report:
     """Make one attempt in this process, for a `RemoteRunner` in another: a session of a single attempt.
 
     Args:
-        digest: Tells programs apart: one that was opened here before is used again.
-        shared: Program, metric and settings, packed.
+        shared: Program, metric and settings, packed; a program that was opened here before is used again.
         job: Example and unit, packed.
     """
     try:
-        parts, own = opened(digest, shared), unpack(job)
+        parts, own = opened(shared), unpack(job)
     except FatalError as error:
         return Report(fatal=str(error))
     except Exception as error:  # what the program's and the example's modules raise when they are imported
@@ -200,26 +197,12 @@ def run_attempt(digest: str, shared: bytes, job: bytes) -> Report:
             fatal=f"worker {socket.gethostname()} can't load the program: {describe(error)}. Install what it needs on "
             "every node, this package and DSPy in the driver's versions too"
         )
-    (index, attempt, timeout), runner = own["at"], parts["runner"]
-    options = RunOptions(
-        num_threads=1,
-        seed=own["seed"],
-        failure_score=runner["failure_score"],
-        outage_patience=own["patience"],
-    )
-    session = Session(
-        options,
-        metric=parts["metric"],
-        kind="attempt",
-        compare_fields=runner["compare_fields"],
-        known=own["known"],
-    )
+    settings = dict(parts["runner"])
+    options = RunOptions(num_threads=1, failure_score=settings.pop("failure_score"), **own["options"])
+    session = Session(options, metric=parts["metric"], kind="attempt", known=own["known"], **settings)
     unit, rollout, fatal = Unit(**own["unit"]), None, ""
     with dspy.context(**parts["settings"]), session:
-        program = session.copy(parts["program"])
-        task = attempt_task(
-            session.runner, program, own["example"], unit, index=index, attempt=attempt, timeout=timeout
-        )
+        task = attempt_task(session.runner, session.copy(parts["program"]), own["example"], unit, **own["attempt"])
         try:
             (rollout,) = session.run([single(task)])
         except FatalError as error:

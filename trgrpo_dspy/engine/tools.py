@@ -35,7 +35,6 @@ class ToolFailures:
     """How often each tool of a run failed. Thread-safe."""
 
     def __init__(self, run: RunState) -> None:
-        """Know of no call yet."""
         self._run = run
         self._calls: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
@@ -49,13 +48,14 @@ class ToolFailures:
             self._failed[name] += error is not None
             calls, failed = self._calls[name], self._failed[name]
             warn = calls >= _WARN_FROM and failed >= _WARN_SHARE * calls and name not in self._warned
-            if error is None or not (warn or (failed == calls >= _END_FROM)):
+            end = failed == calls >= _END_FROM
+            if error is None or not (warn or end):
                 return
             self._warned.add(name)
         text = f"tool {name!r} failed in {failed} of {calls} calls; the last error was {describe(error)}"
         if warn:
             self._run.notices.put(f"{text}. Agents go on with the error as an observation")
-        if failed == calls >= _END_FROM:
+        if end:
             self._run.ending.stop("unscored", problem=text)
 
 
@@ -63,29 +63,27 @@ class ToolWatch(OutsideAdapters):
     """Sees the tool calls of one attempt and their errors, also those that an agent turns into an observation."""
 
     def __init__(self, run: RunState, unit: Unit, recorder: Recorder, failures: ToolFailures) -> None:
-        """Watch one attempt."""
         self._run, self._unit, self._recorder, self._failures = run, unit, recorder, failures
         self._open: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A module is called."""
+        """Note the call of a module."""
         self._recorder.enter(call_id)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A module has returned or raised."""
+        """Note its end."""
         self._recorder.leave(call_id)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A tool is called."""
+        """Note the call of a tool."""
         self._recorder.enter(call_id)
         arguments = inputs.get("kwargs", inputs)
         self._open[call_id] = (str(instance.name), dict(arguments) if isinstance(arguments, Mapping) else {})
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A tool has returned or raised."""
+        """Note its end, and what it raised."""
         name, arguments = self._open.pop(call_id, ("tool", {}))
-        outage = exception is not None and is_tool_outage(exception)
-        if outage:
+        if exception is not None and is_tool_outage(exception):
             self._unit.account.outage = self._unit.account.outage or exception
             self._unit.account.try_again = True
         else:

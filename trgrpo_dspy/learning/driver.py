@@ -56,7 +56,6 @@ class Driver:
         if self._lm is not None and not self._session.gate.has_answered(self._lm):
             remaining = REMAINING + 1  # its key may be wrong: that is to be known before more is paid for
         return Task(
-            ask.stage,
             functools.partial(self._make, unit, ask),
             remaining,
             unit=unit,

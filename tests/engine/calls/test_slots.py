@@ -78,7 +78,7 @@ def flow(
         calls.abandon(unit)
         return "late"
 
-    (result,) = yield [Task(Stage.ROLLOUT, run, remaining, unit, timeout, late if timeout else None)]
+    (result,) = yield [Task(run, remaining, unit, timeout, late if timeout else None)]
     return result
 
 

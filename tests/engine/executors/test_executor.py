@@ -29,7 +29,10 @@ from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors import remote
 from trgrpo_dspy.engine.executors.remote import RemoteRunner
-from trgrpo_dspy.engine.session import run_attempt
+from trgrpo_dspy.engine.flows import single
+from trgrpo_dspy.engine.options import RunOptions
+from trgrpo_dspy.engine.runner import attempt_task
+from trgrpo_dspy.engine.session import Session, run_attempt
 from trgrpo_dspy.meter import Stage
 
 
@@ -143,6 +146,19 @@ class TestSameAsThreads:
     def test_without_a_metric(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
         found = told_by(compile_with(model(), threads, metric=None, compare_fields=["queue"]))
         assert found == told_by(compile_with(model(), None, metric=None, compare_fields=["queue"]))
+
+    def test_the_bound_of_a_transcript_holds_there(
+        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+    ) -> None:
+        found = []
+        for executor in (threads, None):
+            options = RunOptions(executor=executor, num_threads=2)
+            lm = model(lambda call: {"reasoning": "so " * 900, "queue": "legal"})
+            with dspy.context(lm=lm), Session(options, metric=exact, kind="x", transcript_tokens=50) as session:
+                program, unit = session.copy(dspy.ChainOfThought(Triage)), Unit(Stage.ROLLOUT)
+                task = attempt_task(session.runner, program, examples(1)[0], unit, index=0, attempt=0)
+                found += [rollout.transcript for rollout in session.run([single(task)])]
+        assert found[0] == found[1] and len(found[0]) <= 200
 
     def test_an_evaluation_and_a_comparison(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
         with dspy.context(lm=model()):
@@ -301,7 +317,7 @@ class TestFailures:
         assert compiled.detailed_results.stop_reason == "interrupted"
 
     def test_what_a_worker_can_t_load_is_named(self) -> None:
-        report = run_attempt("unknown digest", b"no pickle", b"")
+        report = run_attempt(b"no pickle", b"")
         assert "can't load the program: UnpicklingError" in report.fatal
         assert "Install what it needs on every node" in report.fatal
 

@@ -77,7 +77,7 @@ class TestKeys:
         monkeypatch.delenv("PACKING_TEST_KEY")
         with pytest.raises(FatalError, match=r"environment variable PACKING_TEST_KEY is not set on worker .+ every"):
             unpack(data)
-        assert "variable PACKING_TEST_KEY is not set" in run_attempt("a digest", data, b"").fatal
+        assert "variable PACKING_TEST_KEY is not set" in run_attempt(data, b"").fatal
 
     def test_wherever_an_lm_sits(self) -> None:
         judge = make_lm(api_key=KEY)

@@ -7,9 +7,9 @@ environment variable is handed to Ray, whose job records and dashboard would sho
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
@@ -72,29 +72,27 @@ class RayExecutor:
         self._ours = not ray.is_initialized()
         if self._ours:
             self._connect(address)
-        options: dict[str, Any] = {
-            "num_cpus": num_cpus,
-            "num_gpus": num_gpus,
-            "resources": dict(resources or {}) or None,
-        }
         self._warn_if_none_fits(num_cpus, num_gpus, resources or {})
         # A distant driver does not hear that a task began: there, time in the cluster's queue counts as the attempt's.
         self._tells = not ray.util.client.ray.is_connected()
-        # SPREAD: else Ray fills one node first, and gives short attempts to the others late. Tries are ours to count.
-        options.update(max_retries=0, scheduling_strategy="SPREAD", num_returns="streaming" if self._tells else 1)
-        self._start = ray.remote(**options)(_work if self._tells else _work_unseen).remote
+        self._start = ray.remote(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=dict(resources or {}) or None,
+            max_retries=0,  # tries are ours to count
+            scheduling_strategy="SPREAD",  # else Ray fills one node first, and gives short attempts to the others late
+            num_returns="streaming" if self._tells else 1,
+        )(_work if self._tells else _work_unseen).remote
         self._lock = threading.Lock()
-        self._put: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
+        self._put = functools.lru_cache(_KEPT)(ray.put)
         self._watchers = ThreadExecutor()
         self._open: set[Any] = set()
         self._closed = False
 
     def __enter__(self) -> RayExecutor:
-        """It is connected already."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close it."""
         self.close()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
@@ -123,7 +121,7 @@ class RayExecutor:
         for task in left:
             task.cancel()
         wait(left, _ENDING)
-        self._put.clear()
+        self._put.cache_clear()
         self._watchers.close()
         if self._ours:
             self._ray.shutdown()
@@ -151,11 +149,7 @@ class RayExecutor:
         """A large argument as a reference into Ray's object store, where it is put once."""
         if not isinstance(arg, bytes) or len(arg) < _LARGE:
             return arg
-        if id(arg) not in self._put:
-            self._put[id(arg)] = arg, self._ray.put(arg)
-            if len(self._put) > _KEPT:
-                self._put.popitem(last=False)
-        return self._put[id(arg)][1]
+        return self._put(arg)
 
 
 class _Task(Future[Any]):

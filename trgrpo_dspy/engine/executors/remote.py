@@ -12,9 +12,8 @@ ends, as it does where most LM calls are.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
@@ -50,6 +49,8 @@ _KEPT = 4
 """Programs that are kept, packed or unpacked: with validation beside rollouts two are in use."""
 _UNIT = ("stage", "step", "key", "resample", "temperature", "library")
 """The fields of an attempt's unit that a worker gets."""
+_TEXTS = ("transcript", "answer", "feedback", "error")
+"""The fields of a rollout in which this process's secrets may stand."""
 _OF_THIS_PROCESS = frozenset(
     {
         "callbacks", "trace", "usage_tracker", "send_stream", "stream_listeners", "caller_predict", "caller_modules",
@@ -81,7 +82,7 @@ class RemoteRunner(Runner):
     def __init__(
         self,
         executor: Executor,
-        work: Callable[[str, bytes, bytes], Report],
+        work: Callable[[bytes, bytes], Report],
         gate: Gate,
         metric: Metric | None,
         *,
@@ -89,39 +90,33 @@ class RemoteRunner(Runner):
         patience: float = 0.0,
         **settings: Any,
     ) -> None:
-        """Prepare to send attempts.
+        """Prepare to send attempts to an executor; `settings` are the runner's own.
 
-        Args:
-            executor: Where they are sent.
-            work: Makes one attempt on a worker: digest, shared parts and job in, report out.
-            gate: The run's gate.
-            metric: The user's metric.
-            timeout: Seconds an attempt has on a worker.
-            patience: Seconds for which a worker waits an outage out.
-            settings: The runner's own; see `Runner`.
+        There `work` makes one attempt (shared parts and job in, report out) within `timeout` seconds, and waits an
+        outage out for `patience` seconds.
         """
         super().__init__(gate, metric, **settings)
-        self._executor, self._work, self._timeout, self._patience = executor, work, timeout, patience
+        self._executor, self._work, self._timeout = executor, work, timeout
+        self._options = {"seed": gate.state.seed, "outage_patience": patience}
         self._parts = {"metric": metric, "runner": settings}
-        self._packed: OrderedDict[int, tuple[dspy.Module, str, bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._packed = functools.lru_cache(_KEPT)(self._pack)
+        self._packing = threading.Lock()
 
-    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, index: int, attempt: int) -> Rollout:
+    def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, bare: Rollout) -> Rollout:
         """Send the attempt away, wait for it, and take over what it spent and saw."""
-        digest, shared = self._shared(program)
+        with self._packing:  # one of many attempts that begin at once
+            shared = self._packed(program)
         self._reserve(unit)
         try:
             before = self.gate.state.backends.known
-            what = {name: getattr(unit, name) for name in _UNIT}
             job = pack(
                 example=example,
-                unit=what,
-                seed=self.gate.state.seed,
+                unit={name: getattr(unit, name) for name in _UNIT},
+                attempt={"index": bare.example, "attempt": bare.attempt, "timeout": self._timeout},
+                options=self._options,
                 known=before,
-                patience=self._patience,
-                at=(index, attempt, self._timeout),
             )
-            report = self._send(unit, Rollout(index, attempt, Outcome.INFRASTRUCTURE, None), digest, shared, job)
+            report = self._send(unit, replace(bare, outcome=Outcome.INFRASTRUCTURE), shared, job)
             self._account(unit, report, before)
         finally:
             self.gate.state.meter.give_back()
@@ -134,30 +129,17 @@ class RemoteRunner(Runner):
         if report.rollout is None:
             raise RunStopped(self.gate.state.ending.reason)
         rollout = report.rollout
-        return replace(
-            rollout,
-            cost=total_cost(unit),
-            transcript=blank(rollout.transcript),
-            answer=blank(rollout.answer),
-            feedback=blank(rollout.feedback),
-            error=blank(rollout.error),
-        )
+        texts: dict[str, Any] = {name: blank(getattr(rollout, name)) for name in _TEXTS}
+        return replace(rollout, cost=total_cost(unit), **texts)
 
-    def _shared(self, program: dspy.Module) -> tuple[str, bytes]:
-        """What all attempts of a program have in common, packed once."""
-        with self._lock:
-            known = self._packed.get(id(program))
-            if known is None:
-                settings = {
-                    name: value
-                    for name, value in dspy.settings.config.items()
-                    if name not in _OF_THIS_PROCESS and not name.startswith("trgrpo_dspy")
-                }
-                data = pack(program=program, settings=settings, **self._parts)
-                known = self._packed[id(program)] = program, hashlib.sha256(data).hexdigest(), data
-                if len(self._packed) > _KEPT:
-                    self._packed.popitem(last=False)
-            return known[1:]
+    def _pack(self, program: dspy.Module) -> bytes:
+        """What all attempts of a program have in common."""
+        settings = {
+            name: value
+            for name, value in dspy.settings.config.items()
+            if name not in _OF_THIS_PROCESS and not name.startswith("trgrpo_dspy")
+        }
+        return pack(program=program, settings=settings, **self._parts)
 
     def _reserve(self, unit: Unit) -> None:
         """Reserve a call in the budget; attempts in flight may give theirs back."""
@@ -216,27 +198,16 @@ class RemoteRunner(Runner):
 
 
 def _unusable(executor: Any, error: Exception) -> str:
-    kind = type(executor).__name__
-    if isinstance(error, BrokenExecutor):
-        return (
-            f"executor={kind} is broken ({describe(error)}): it takes no more work once one of its workers has died. "
-            "Make a new one; with the same log_dir= the run goes on where it ended. RayExecutor goes on without a "
-            "worker that died"
-        )
-    return f"executor={kind} could not run an attempt: {describe(error)}"
+    if not isinstance(error, BrokenExecutor):
+        return f"executor={type(executor).__name__} could not run an attempt: {describe(error)}"
+    return (
+        f"executor={type(executor).__name__} is broken ({describe(error)}): it takes no more work once one of its "
+        "workers has died. Make a new one; with the same log_dir= the run goes on where it ended. RayExecutor goes on "
+        "without a worker that died"
+    )
 
 
-# -- on the worker -----------------------------------------------------------------------------------------------------
-
-_unpacked: OrderedDict[str, dict[str, Any]] = OrderedDict()
-_unpacking = threading.Lock()
-
-
-def opened(digest: str, shared: bytes) -> dict[str, Any]:
-    """The shared parts, unpacked once for each program."""
-    with _unpacking:
-        if digest not in _unpacked:
-            _unpacked[digest] = unpack(shared)
-            if len(_unpacked) > _KEPT:
-                _unpacked.popitem(last=False)
-        return _unpacked[digest]
+@functools.lru_cache(_KEPT)
+def opened(shared: bytes) -> dict[str, Any]:
+    """On the worker: the shared parts, unpacked once for each program."""
+    return unpack(shared)

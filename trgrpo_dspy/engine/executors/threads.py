@@ -1,4 +1,4 @@
-"""A pool of daemon threads: what runs tasks where nobody named another executor."""
+"""What an executor is, and the one that is used where nobody named another: a pool of daemon threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["Executor", "ThreadExecutor", "check_executor"]
+__all__ = ["Executor", "ThreadExecutor"]
 
 T = TypeVar("T")
 
@@ -21,17 +21,10 @@ class Executor(Protocol):
         """Run `fn(*args)` somewhere."""
 
 
-def check_executor(executor: Any) -> None:
-    """Refuse what can't run work, a class too; None is this process's threads."""
-    if executor is not None and (not isinstance(executor, Executor) or isinstance(executor, type)):
-        raise TypeError(f"executor={executor!r} must have submit(fn, *args) -> Future, e.g. trgrpo_dspy.RayExecutor()")
-
-
 class ThreadExecutor:
     """Daemon threads, which never keep the process from exiting. Who submits says how many tasks run at a time."""
 
     def __init__(self) -> None:
-        """Threads are started as work comes in for which none is idle."""
         self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
             queue.SimpleQueue()
         )
@@ -63,4 +56,4 @@ class ThreadExecutor:
                 failure = error
             self._idle.release()  # before the result is known: whoever submits next counts on this thread
             future.set_exception(failure) if failure is not None else future.set_result(result)
-            del item, future, fn, args, result, failure
+            del item, future, fn, args, result, failure  # an idle thread keeps nothing alive
