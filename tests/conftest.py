@@ -26,11 +26,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def clean_dspy() -> Iterator[None]:
     """No caches, and the settings of a fresh process, before and after each test."""
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    logger = logging.getLogger("trgrpo_dspy")
-    level = logger.level
+    levels = {name: logging.getLogger(name).level for name in ("trgrpo_dspy", "dspy", "LiteLLM")}
     with dspy.context(lm=None, adapter=None, callbacks=[], num_threads=4):
         yield
-    logger.setLevel(level)  # commands that are tested in this process set their own
+    for name, level in levels.items():  # commands that are tested in this process set their own
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from pathlib import Path
@@ -46,8 +47,11 @@ class TestOverhead:
         assert [m.groups() for m in found if m] == [("one call", "1"), ("one call", "8"), ("ReAct", "8")]
 
 
-def test_memory_short_form(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two processes, 20 calls each; what is counted as journaled is in the journal."""
+def test_memory_short_form(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 calls a side, here in this process; what is counted as journaled is in the journal."""
+    assert memory.main(["--measure", "bare", "5", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["calls"] == 5
+    monkeypatch.setattr(memory, "in_process", memory.measure)
     assert memory.main(["--quick"]) == 0
     *_, row = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r" +20 x +1 KB +[\d.]+ +[\d.]+ +[+-][\d.]+ +20", row)
