@@ -22,6 +22,14 @@ from support.scripted import scripted_lm
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure() -> None:
+    """Hypothesis without deadlines: a busy machine is no failure. Tests of rare cases ask for more examples."""
+    import hypothesis  # here, for the processes that tests start import this file too
+
+    hypothesis.settings.register_profile("here", max_examples=50, deadline=None)
+    hypothesis.settings.load_profile("here")
+
+
 @pytest.fixture(autouse=True)
 def clean_dspy() -> Iterator[None]:
     """No caches, and the settings of a fresh process, before and after each test."""

@@ -716,7 +716,7 @@ class TestGym:
 def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the ablations, all arms small."""
     out = tmp_path_factory.mktemp("ablations")
-    small = ["--k", "1", "--train", "6", "--epochs", "2", "--group-size", "3", "--curve"]
+    small = ["--k", "1", "--train", "4", "--epochs", "2", "--group-size", "3", "--curve"]
     with dspy.context(lm=None, adapter=None, callbacks=[]):
         assert main(["ablations", "--offline", *small, "--mode", "direct", "--out", str(out)]) == 0
     return out
@@ -734,8 +734,8 @@ class TestAblations:
         found = record(ablated)
         calls = {(row["arm"], row["stage"]): row["calls"] for row in found["spend"]}
         assert calls["written", "proposals"] == 1 and ("written", "rollout") not in calls
-        assert calls["single", "rollout"] == calls["single", "summary"] == calls["single", "comparison"] == 12
-        assert calls["full", "rollout"] == calls["label-free", "rollout"] == 36
+        assert calls["single", "rollout"] == calls["single", "summary"] == calls["single", "comparison"] == 8
+        assert calls["full", "rollout"] == calls["label-free", "rollout"] == 24
         curve = {point["arm"]: point for point in found["curve"]}
         assert curve["label-free"]["train_mean"] is None and curve["full"]["train_mean"] is not None
         assert curve["single"]["informative"] == 0.0, "one attempt has nothing beside it"
