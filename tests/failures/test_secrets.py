@@ -40,7 +40,6 @@ SECRETS = (
     KEY, HEADER, OTHER_HEADER, PASSWORD, "Uy64Ng29", "hill%3AUy64Ng29%40fern", CLOUD, PRIVATE, SESSION,
     base64.b64encode(f"user:{PASSWORD}".encode()).decode(),
 )  # fmt: skip
-
 GIVEN: dict[str, Any] = {
     "api_key": KEY,
     "headers": {"X-Gateway-Auth": f"Bearer {HEADER}"},
@@ -50,39 +49,18 @@ GIVEN: dict[str, Any] = {
     "vertex_credentials": json.dumps({"type": "service_account", "private_key": f"-----BEGIN\n{PRIVATE}\n-----END"}),
     "api_base": "https://user:hill%3AUy64Ng29%40fern@models.example/v1?code=Wn39/Rt57+Jc16bracken",
 }
+FIELDS = {"queue": "billing", "summary": "s", "comparison": "c", "reasoning": "r", "edits": "[]"}
+REPLY = "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in FIELDS.items())
 
 
 @pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+def everything_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(state, "BACKOFF", 0.005)
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """All that our loggers say, at every level."""
-    lines: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(self.format(record))  # with its traceback, if it has one
-
-    handler, logger = Keep(), logging.getLogger("trgrpo_dspy")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    yield lines
-    logger.removeHandler(handler)
-    logger.setLevel(level)
-
-
-REPLY = "\n\n".join(
-    f"[[ ## {name} ## ]]\n{value}"
-    for name, value in {"queue": "billing", "summary": "s", "comparison": "c", "reasoning": "r", "edits": "[]"}.items()
-)
+    caplog.set_level(logging.DEBUG, "trgrpo_dspy")
 
 
 @contextmanager
-def gateway(status: int = 500, every: int = 10**9) -> Iterator[Loopback]:
+def gateway(status: int = 500, every: int = 1) -> Iterator[Loopback]:
     """Answers, but for each so-manieth request, which it refuses telling all that it was sent."""
     told = json.dumps({"error": {"message": f"refused: {KEY} {HEADER} {OTHER_HEADER}", "type": "x", "code": None}})
     choice = {"index": 0, "message": {"role": "assistant", "content": REPLY}, "finish_reason": "stop"}
@@ -95,19 +73,17 @@ def gateway(status: int = 500, every: int = 10**9) -> Iterator[Loopback]:
         assert all(name in "".join(server.requests) for name in (KEY, HEADER, OTHER_HEADER))
 
 
-def lm_at(web: Loopback, engine: str, **settings: Any) -> dspy.LM:
-    address = f"http://127.0.0.1:{web.port}/v1"
+def lm_at(web: Loopback, engine: str = "auto", **settings: Any) -> dspy.LM:
     headers = {"X-Gateway-Auth": f"Bearer {HEADER}", "X-Tenant": OTHER_HEADER}
-    given = {"api_key": KEY, "api_base": address, "extra_headers": headers, "num_retries": 1, "seed": 0, **settings}
-    return dspy.LM("openai/offline", engine=engine, cache=False, **given)
+    given = {"api_base": f"http://127.0.0.1:{web.port}/v1", "extra_headers": headers, "num_retries": 1, **settings}
+    return dspy.LM("openai/offline", engine=engine, cache=False, api_key=KEY, seed=0, **given)
 
 
 def compile_with(lm: dspy.BaseLM | None, program: dspy.Module | None = None, **options: Any) -> dspy.Module:
     settings = {"metric": told, "num_epochs": 1, "group_size": 3, "num_threads": 4, **options}
+    sets = {"trainset": examples(6), "valset": examples(4, start=6)}
     with dspy.context(lm=lm):
-        return TrainingFreeGRPO(**settings).compile(
-            program or dspy.Predict(Triage), trainset=examples(6), valset=examples(4, start=6)
-        )
+        return TrainingFreeGRPO(**settings).compile(program or dspy.Predict(Triage), **sets)
 
 
 def left_in(directory: Path) -> str:
@@ -152,198 +128,183 @@ def assert_untold(*texts: str) -> None:
         assert [secret for secret in SECRETS if secret in text] == []
 
 
-class TestARun:
-    @pytest.mark.parametrize("engine", ["auto", "litellm"])
-    def test_that_meets_refusals_which_tell_all(
-        self, engine: str, tmp_path: Path, logged: list[str], capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        with gateway(status=500, every=3) as web:
-            lm = lm_at(web, engine, num_retries=0)
-            compiled = compile_with(lm, log_dir=tmp_path, num_threads=1)  # so that the same requests are refused
-        files = left_in(tmp_path)
-        assert "refused: " in files  # what was refused is kept, without the secrets
-        assert "***" in files
-        assert any("lost: LMServerError" in line for line in logged)
-        assert compiled.detailed_results.total.failed > 5
-        assert_untold(files, *logged, told_by_program(compiled, tmp_path), *capfd.readouterr())
+# -- a run -------------------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize(
-        ("status", "engine"), [(401, "auto"), (401, "litellm"), (404, "auto"), (429, "litellm"), (500, "auto")]
-    )
-    def test_that_fails(self, status: int, engine: str, tmp_path: Path, logged: list[str]) -> None:
-        """A wrong key echoed, and a server that always fails."""
-        with gateway(status, every=1) as web:
-            lm = lm_at(web, engine)
-            with pytest.raises(FatalError) as caught:
-                compile_with(lm, log_dir=tmp_path)
-        assert caught.value.__cause__ is caught.value.__context__ is None
-        assert "***" in str(caught.value)
-        assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
 
-    @pytest.mark.parametrize("engine", ["auto", "litellm"])
-    def test_with_a_password_in_the_address(self, engine: str, tmp_path: Path, logged: list[str]) -> None:
-        """Nobody is there, and the client says where it looked."""
-        address = "http://user:hill%3AUy64Ng29%40fern@127.0.0.1:9/v1"
-        lm = dspy.LM("openai/offline", engine=engine, api_base=address, api_key=KEY, cache=False, num_retries=0)
-        with pytest.raises(FatalError, match="none of 8 requests got a reply") as caught:
-            compile_with(lm, log_dir=tmp_path)
-        assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+def test_a_run_that_meets_refusals_which_tell_all(
+    engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with gateway(every=3) as web:
+        lm = lm_at(web, engine, num_retries=0)
+        compiled = compile_with(lm, log_dir=tmp_path, num_threads=1)  # so that the same requests are refused
+    files = left_in(tmp_path)
+    assert "refused: " in files and "***" in files, "what was refused is kept, without the secrets"
+    assert "lost: LMServerError" in caplog.text and compiled.detailed_results.total.failed > 5
+    assert_untold(files, caplog.text, told_by_program(compiled, tmp_path), *capfd.readouterr())
 
-    def test_of_a_predictors_own_lm_with_an_interrupted_worker_that_was_refused(
-        self, tmp_path: Path, logged: list[str]
-    ) -> None:
-        """The program asks again after the refusal: the end of the run is raised in the middle of that error."""
 
-        class Again(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.answer = dspy.Predict(Triage)
+@pytest.mark.parametrize(
+    ("status", "engine"), [(401, "auto"), (401, "litellm"), (404, "auto"), (429, "litellm"), (500, "auto")]
+)
+def test_a_run_that_fails(status: int, engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong key echoed, and a server that always fails."""
+    with gateway(status) as web, pytest.raises(FatalError, match=r"\*\*\*") as caught:
+        compile_with(lm_at(web, engine), log_dir=tmp_path)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert_untold(told_by(caught.value), left_in(tmp_path), caplog.text)
 
-            def forward(self, ticket: str) -> Any:
-                try:
-                    return self.answer(ticket=ticket)
-                except Exception:
-                    return self.answer(ticket=f"{ticket} again")
 
-        program = Again()
-        with gateway(status=401, every=1) as web, pytest.raises(FatalError) as caught:
-            program.answer.lm = lm_at(web, "auto")
-            compile_with(None, program, log_dir=tmp_path)
-        assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+def test_a_password_in_the_address(engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is there, and the client says where it looked."""
+    address = "http://user:hill%3AUy64Ng29%40fern@127.0.0.1:9/v1"
+    lm = dspy.LM("openai/offline", engine=engine, api_base=address, api_key=KEY, cache=False, num_retries=0)
+    with pytest.raises(FatalError, match="none of 8 requests got a reply") as caught:
+        compile_with(lm, log_dir=tmp_path)
+    assert_untold(told_by(caught.value), left_in(tmp_path), caplog.text)
 
-    def test_in_an_evaluation_and_an_estimate(self) -> None:
-        with gateway(status=401, every=1) as web, dspy.context(lm=lm_at(web, "auto")):
-            with pytest.raises(FatalError) as caught:
-                evaluate(dspy.Predict(Triage), examples(3), exact)
-            with pytest.raises(FatalError) as other:
-                TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(3), sample=2)
-        assert_untold(told_by(caught.value), told_by(other.value))
+
+class Again(dspy.Module):
+    """Asks again after a refusal: the end of the run is raised in the middle of that error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict(Triage)
+
+    def forward(self, ticket: str) -> Any:
+        try:
+            return self.answer(ticket=ticket)
+        except Exception:
+            return self.answer(ticket=f"{ticket} again")
+
+
+def test_a_predictors_own_lm_and_a_worker_that_is_interrupted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program = Again()
+    with gateway(401) as web, pytest.raises(FatalError) as caught:
+        program.answer.lm = lm_at(web)
+        compile_with(None, program, log_dir=tmp_path)
+    assert_untold(told_by(caught.value), left_in(tmp_path), caplog.text)
+
+
+def test_an_evaluation_and_an_estimate() -> None:
+    with gateway(401) as web, dspy.context(lm=lm_at(web)):
+        with pytest.raises(FatalError) as caught:
+            evaluate(dspy.Predict(Triage), examples(3), exact)
+        with pytest.raises(FatalError) as other:
+            TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(3), sample=2)
+    assert_untold(told_by(caught.value), told_by(other.value))
+
+
+class Telltale(dspy.BaseLM):
+    """Is given every setting, and tells them all in its errors."""
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        text = json.dumps(self.kwargs) + str(self.kwargs) + "\n" + "\n".join(map(str, self.kwargs.values()))
+        raise {"some/key": LMAuthError, "some/outage": LMServerError}[self.model](text, model=self.model)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # an LM of the old kind takes any setting
-class TestEverySetting:
-    """An LM that is given all of them, and tells them all in its errors."""
+@pytest.mark.parametrize(("fault", "reflects"), [("key", False), ("key", True), ("outage", True)])
+def test_every_setting_in_an_error(
+    fault: str, reflects: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A refused key of the program's LM or the reflection's, and a reflection that answers nobody."""
+    lm, ended = Telltale(f"some/{fault}", num_retries=0, **GIVEN), ""
+    try:
+        compiled = compile_with(scripted_lm() if reflects else lm, reflection_lm=lm, log_dir=tmp_path)
+        ended = told_by_program(compiled, tmp_path)
+    except FatalError as error:  # of an outage: where it was asked often enough
+        ended = told_by(error)
+    assert ("the key was refused" if fault == "key" else "LMServerError") in ended + caplog.text
+    assert_untold(ended, left_in(tmp_path), caplog.text)
 
-    class Telltale(dspy.BaseLM):
-        fails = "some"
 
-        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
-            text = json.dumps(self.kwargs) + str(self.kwargs) + "\n" + "\n".join(map(str, self.kwargs.values()))
-            if self.fails == "all":
-                raise LMAuthError(text, model=self.model)
-            raise LMServerError(text, model=self.model)
+def test_a_fatal_error_of_a_users_reflector(caplog: pytest.LogCaptureFixture) -> None:
+    """It calls an LM of its own, past everything; what it raises comes to us as it is."""
 
-    @pytest.mark.parametrize("reflects", [False, True])
-    def test_in_a_fatal_error(self, reflects: bool, tmp_path: Path, logged: list[str]) -> None:
-        lm = self.Telltale("some/model", num_retries=0, **GIVEN)
-        lm.fails = "all"
-        with pytest.raises(FatalError, match="the key was refused") as caught:
-            compile_with(scripted_lm() if reflects else lm, reflection_lm=lm, log_dir=tmp_path)
-        assert_untold(told_by(caught.value), left_in(tmp_path), *logged)
+    class Reflects(Reflector):
+        def compare(self, *args: Any, **kwargs: Any) -> Any:
+            raise LMAuthError(f"no such key: {KEY}", model="some/model")
 
-    def test_in_a_fatal_error_of_a_users_reflector(self, logged: list[str]) -> None:
-        """It calls an LM of its own, past everything; what it raises comes to us as it is."""
+    remember(GIVEN)
+    with pytest.raises(FatalError, match=r"the key was refused.*no such key: \*\*\*") as caught:
+        compile_with(scripted_lm(), reflector=Reflects())
+    assert_untold(told_by(caught.value), caplog.text)
 
-        class Reflects(Reflector):
-            def compare(self, *args: Any, **kwargs: Any) -> Any:
-                raise LMAuthError(f"no such key: {KEY}", model="some/model")
 
-        remember(GIVEN)
-        with pytest.raises(FatalError, match=r"the key was refused.*no such key: \*\*\*") as caught:
-            compile_with(scripted_lm(), reflector=Reflects())
-        assert_untold(told_by(caught.value), *logged)
+class Careless(dspy.Module):
+    """A program and its tool that tell what they know."""
 
-    def test_in_outages(self, tmp_path: Path, logged: list[str]) -> None:
-        """The reflection's LM answers nobody, after replies of the program's."""
-        lm = self.Telltale("some/model", num_retries=0, **GIVEN)
-        ended = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer, self.tool = dspy.Predict(Triage), dspy.Tool(self.look_up, name="look_up")
+
+    def look_up(self) -> str:
+        raise ValueError(f"GET {GIVEN['api_base']} with {GIVEN['headers']} and {KEY}")
+
+    def forward(self, ticket: str) -> Any:
+        found = self.answer(ticket=ticket)
+        if found.queue == "legal":
+            raise RuntimeError(f"{found.queue}: {GIVEN}")
         try:
-            compiled = compile_with(scripted_lm(), reflection_lm=lm, log_dir=tmp_path)
-            ended = told_by_program(compiled, tmp_path)
-        except FatalError as error:  # where it was asked often enough
-            ended = told_by(error)
-        assert "LMServerError" in "\n".join([ended, *logged])
-        assert_untold(ended, left_in(tmp_path), *logged)
-
-    def test_in_what_a_program_or_a_tool_makes_of_them(self, tmp_path: Path, logged: list[str]) -> None:
-        """Errors of the user's own code, and observations of an agent, in transcripts and prompts of the reflection."""
-        remember(GIVEN)
-        sent: list[str] = []
-
-        class Careless(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.answer = dspy.Predict(Triage)
-                self.tool = dspy.Tool(self.look_up, name="look_up")
-
-            def look_up(self) -> str:
-                raise ValueError(f"GET {GIVEN['api_base']} with {GIVEN['headers']} and {KEY}")
-
-            def forward(self, ticket: str) -> Any:
-                found = self.answer(ticket=ticket)
-                if found.queue == "legal":
-                    raise RuntimeError(f"{found.queue}: {GIVEN}")
-                try:
-                    self.tool()
-                except ValueError:
-                    return found
-
-        def script(call: Any) -> Any:
-            sent.append(call.text)
-            return learner(call)
-
-        compiled = compile_with(scripted_lm(script), Careless(), log_dir=tmp_path)
-        assert compiled.detailed_results.steps[0].outcomes["program_error"] > 0
-        assert "look_up" in left_in(tmp_path)
-        assert any("look_up" in text for text in sent)
-        assert_untold(left_in(tmp_path), *logged, *sent, told_by_program(compiled, tmp_path))
+            self.tool()
+        except ValueError:
+            return found
 
 
-class TestBlanking:
-    @pytest.mark.parametrize("secret", [secret for secret in SECRETS if secret != "Uy64Ng29"])
-    def test_what_was_given(self, secret: str) -> None:
-        remember(GIVEN)
+def test_what_a_program_or_a_tool_makes_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Errors of the user's own code, and observations of an agent, in transcripts and prompts of the reflection."""
+    remember(GIVEN)
+    lm = scripted_lm(learner)
+    compiled = compile_with(lm, Careless(), log_dir=tmp_path)
+    assert compiled.detailed_results.steps[0].outcomes["program_error"] > 0
+    files, sent = left_in(tmp_path), "\n".join(call.text for call in lm.engine.calls)
+    assert "look_up" in files and "look_up" in sent
+    assert_untold(files, caplog.text, sent, told_by_program(compiled, tmp_path))
+
+
+# -- blanking ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_given_is_blanked() -> None:
+    remember(GIVEN)
+    for secret in set(SECRETS) - {"Uy64Ng29"}:
         assert blank(f"before {secret} after") == "before *** after"
         assert secret not in redact(f"x={secret}")
         assert secret not in describe(ValueError(f"not found: {secret}\n{secret}"))
 
-    def test_words_are_no_secrets(self) -> None:
-        """What a local server takes for a key, a model, a number, a plain address."""
-        remember(
-            {"api_key": "EMPTY", "model": "openai/gpt-4o-mini", "temperature": 0.7, "stop": ["[[ ## completed ## ]]"],
-             "api_base": "http://localhost:8000/v1", "max_tokens": 1000, "organization": None}
-        )  # fmt: skip
-        text = "EMPTY openai/gpt-4o-mini 0.7 [[ ## completed ## ]] http://localhost:8000/v1 1000 None"
-        assert blank(text) == text
 
-    def test_a_key_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SOMEBODYS_API_KEY", "Bk42Tv95ling")
-        remember({})
-        assert blank("401: Bk42Tv95ling is no key of ours") == "401: *** is no key of ours"
+def test_words_are_no_secrets_and_nonsense_does_no_harm() -> None:
+    """What a local server takes for a key, a model, a number, a plain address."""
+    remember(
+        {"api_key": "EMPTY", "model": "openai/gpt-4o-mini", "temperature": 0.7, "stop": ["[[ ## completed ## ]]"],
+         "api_base": "http://localhost:8000/v1", "max_tokens": 1000, "organization": None}
+    )  # fmt: skip
+    remember({"api_base": "http://[broken", "vertex_credentials": "{not json", "api_key": b"\xff\xfe", "headers": 3})
+    remember({"credentials": [{"token": None}, ("a", 1)], "api_key": lambda: "later"})
+    text = "EMPTY openai/gpt-4o-mini 0.7 [[ ## completed ## ]] http://localhost:8000/v1 1000 None"
+    assert blank(text) == text
 
-    def test_every_lm_a_run_meets_is_taken_in(self) -> None:
-        class Chooses(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.answer = dspy.Predict(Triage)
 
-            def forward(self, ticket: str) -> Any:
-                other = scripted_lm()
-                other.kwargs["api_key"] = "Gd13Xs86heath"
-                with dspy.context(lm=other):
-                    return self.answer(ticket=ticket)
+def test_keys_of_the_environment_of_every_lm_a_run_meets_and_of_a_predictors_own_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Chooses(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer = dspy.Predict(Triage)
 
-        compile_with(scripted_lm(), Chooses())
-        assert blank("Gd13Xs86heath") == "***"
+        def forward(self, ticket: str) -> Any:
+            other = scripted_lm()
+            other.kwargs["api_key"] = "Gd13Xs86heath"
+            with dspy.context(lm=other):
+                return self.answer(ticket=ticket)
 
-    def test_a_key_of_a_predictors_own_too(self) -> None:
-        lm = scripted_lm()
-        with Gate().context(Unit(Stage.ROLLOUT), lm=lm), pytest.raises(Exception, match="api_key"):
-            dspy.Predict(Triage, api_key="Vf28Lc60marsh")(ticket="refund")  # a custom engine takes none
-        assert blank("Vf28Lc60marsh") == "***"
-
-    def test_nonsense_does_no_harm(self) -> None:
-        remember(
-            {"api_base": "http://[broken", "vertex_credentials": "{not json", "api_key": b"\xff\xfe", "headers": 3}
-        )
-        remember({"credentials": [{"token": None}, ("a", 1)], "api_key": lambda: "later"})
+    monkeypatch.setenv("SOMEBODYS_API_KEY", "Bk42Tv95ling")
+    remember({})
+    compile_with(scripted_lm(), Chooses())
+    with Gate().context(Unit(Stage.ROLLOUT), lm=scripted_lm()), pytest.raises(Exception, match="api_key"):
+        dspy.Predict(Triage, api_key="Vf28Lc60marsh")(ticket="refund")  # a custom engine takes none
+    for key in ("Bk42Tv95ling", "Gd13Xs86heath", "Vf28Lc60marsh"):
+        assert blank(f"401: {key} is no key of ours") == "401: *** is no key of ours"
