@@ -238,21 +238,6 @@ def test_what_it_learned_until_then_is_kept_and_without_a_valset_returned() -> N
     assert (results.stop_reason, results.verdict.step) == ("max_lm_calls", 1) and len(compiled.experiences) > 0
 
 
-def test_a_run_goes_on_with_a_higher_budget(tmp_path: Path) -> None:
-    whole_lm = scripted_lm()
-    whole, made = compile_with(None, whole_lm), 0
-    for cap in (7, 26, 70):
-        lm = scripted_lm(slow(0.002))
-        part = compile_with(Budget(max_lm_calls=cap), lm, log_dir=tmp_path).detailed_results
-        made += len(lm.engine.calls)
-        assert made == cap == part.total.calls and part.stop_reason == "max_lm_calls"
-    lm = scripted_lm()
-    done = compile_with(None, lm, log_dir=tmp_path)
-    assert made + len(lm.engine.calls) == len(whole_lm.engine.calls)
-    assert done.experiences == whole.experiences
-    assert done.detailed_results.spend == whole.detailed_results.spend
-
-
 def test_a_cap_that_is_reached_already_asks_nothing_also_where_the_price_is_new(tmp_path: Path) -> None:
     before = compile_with(Budget(max_lm_calls=20), scripted_lm(), log_dir=tmp_path)
     for budget in (
