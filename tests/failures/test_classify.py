@@ -179,7 +179,7 @@ def test_an_error_while_another_was_handled_is_its_own_unless_a_tool_raised_it()
     except ValueError as error:
         assert classify(error) is PROGRAM
         assert is_tool_outage(error)
-        assert not is_tool_outage(raised_from(ValueError("no"), None)), "raised from None, the tool says that it is none"
+        assert not is_tool_outage(raised_from(ValueError("no"), None)), "from None"
 
 
 @pytest.mark.parametrize(
