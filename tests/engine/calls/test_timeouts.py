@@ -18,12 +18,12 @@ from dspy.lm15 import RateLimitError
 from support import ROOT
 from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
 
-from trgrpo_dspy import FatalError, TrainingFreeGRPO, evaluate
+from trgrpo_dspy import Budget, FatalError, RunStopped, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors.threads import ThreadExecutor
-from trgrpo_dspy.meter import Stage
+from trgrpo_dspy.meter import Meter, Stage
 from trgrpo_dspy.offline.server import OfflineServer
 
 
@@ -97,6 +97,16 @@ class TestRolloutTimeout:
         with calls.context(quick):
             assert dspy.Predict(Triage)(ticket="refund").queue
         assert len(lm.engine.calls) == 1
+
+    def test_a_call_that_waits_for_its_turn_is_refused_and_gives_its_reservation_back(self, lm: dspy.LM) -> None:
+        calls, unit = Gate(Meter(Budget(max_lm_calls=2)), requests_per_minute=1), Unit(Stage.ROLLOUT, key=(1,))
+        calls.state.waiting.pace()
+        began = time.monotonic()
+        threading.Timer(0.1, calls.abandon, [unit]).start()
+        with calls.context(unit), pytest.raises(RunStopped, match="abandoned"):
+            dspy.Predict(Triage)(ticket="refund")
+        assert [calls.state.meter.reserve()[0] for _ in range(3)] == [True, True, False]
+        assert time.monotonic() - began < 20 and not lm.engine.calls
 
     def test_a_hanging_lm_call(self) -> None:
         """The client would wait for 30 s; the run gives the attempt up, and the server's silence up in the end."""

@@ -29,9 +29,8 @@ from .backends import FIRST_DEADLINE
 from .replies import decode_reply, encode_reply
 from .reported import Report, watch
 from .slots import Use
-from .state import RunState
+from .state import POLL, RunState
 from .units import current_unit
-from .waiting import POLL
 
 __all__ = ["Call", "Outgoing"]
 

@@ -30,9 +30,8 @@ from trgrpo_dspy.meter.meter import Meter
 from .call import Call, Outgoing
 from .observed import close_pools, is_observed, observe_adapter, observe_lm
 from .reported import is_watched
-from .state import RunState
+from .state import POLL, RunState
 from .units import UNIT, Unit, current_unit
-from .waiting import POLL
 
 __all__ = ["Gate"]
 
