@@ -225,6 +225,7 @@ POLICY_ZH = "退款规定：超过五百元的退款须先由区域经理书面�
         ("规则：超过五百元的退款须先由区域经理书面批准，然后财务部门付款", "超 过 五"),
         # Words that any advice shares with an observation pass.
         ("退款超过五百元时，选择“经理批准”", ""),
+        ("超过五百元的退款须先由区域主管看过", ""),  # two characters of such scripts are a word
         ("When a refund is above 500 dollars, choose 'approval'; the regional manager decides.", ""),
         ("Refunds above 500 dollars need the written approval", ""),
         ("", ""),

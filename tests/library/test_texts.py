@@ -130,7 +130,7 @@ SEPARATORS = "\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85",
     [
         *((f"{end}one {end}{end}\ttwo{end}", "one two") for end in SEPARATORS),
         *((f" one{space}two ", f"one{space}two") for space in ("\xa0", "  ", "\u2009", "\u202f", "\u3000")),
-        ("a\tb\x1fc", "a b c"),  # instructions have no tabs
+        ("a\tb\x1fc", "a b c"), ("[x]\ta", "[x] a"),  # instructions have no tabs
         *((f"o{sign}n\u00e9{sign} {sign}two", "on\u00e9 two") for sign in INVISIBLE),
         # Joiners serve scripts and hide nothing.
         ("pass\u200bword", "password"), ("\u200dx", "x"), ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),

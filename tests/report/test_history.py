@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from support.scripted import Triage, examples, scripted_lm, told
 
 from trgrpo_dspy import DetailedResults, ExperienceLibrary, JournalError, evaluate
+from trgrpo_dspy.events import EditApplied, EditRefused, EntriesChecked
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.report import RunHistory, read_run, write_report
 
 
@@ -51,6 +54,15 @@ def test_an_entry_has_its_whole_history(history: RunHistory) -> None:
     assert found.effect.after is None or found.effect.attempts_after > 0
     assert found.effect.attempts_before > 0
     assert history.entry_history("E1").moments[0].kind == "handed in"
+    number, start = len(history.steps), history.libraries[0]
+    twin = EditRefused(step=number, edit=Edit("ADD", text="Read all."), reason="says the same as E1")
+    gone = EditApplied(step=number, edit=Edit("DELETE", "E1"), before=start["E1"], after=None)
+    checked = EntriesChecked(step=number, supported={"E1": (1,)}, contradicted={"E1": (2,)})
+    last = replace(history.steps[-1], refused=(twin,), applied=(gone,), check=checked)
+    found = replace(history, steps=(*history.steps[:-1], last)).entry_history("E1")
+    kinds = {moment.kind: moment for moment in found.moments if moment.step == number}
+    assert kinds["refused"].edit == twin.edit and kinds["deleted"].before == start["E1"]
+    assert (kinds["checked"].support, kinds["checked"].against) == ((1,), (2,))
     with pytest.raises(KeyError, match=r"an entry 'E99'.*ids: E1"):
         history.entry_history("E99")
 
