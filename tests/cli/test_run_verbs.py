@@ -11,7 +11,7 @@ import pytest
 from support.commands import Command
 
 from trgrpo_dspy import read_library
-from trgrpo_dspy.cli.runs import language_model
+from trgrpo_dspy.cli.subject import language_model
 
 
 def test_compile_keeps_a_run_and_saves_what_plain_dspy_loads(compiled: Command) -> None:

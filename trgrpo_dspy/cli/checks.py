@@ -22,7 +22,7 @@ from trgrpo_dspy.program.scoring import adapt_metric
 
 from .errors import InputError, problem_of
 from .job import Job
-from .runs import Subject, language_model, models_of
+from .subject import Subject, language_model, models_of
 
 __all__ = ["Check", "checks"]
 
