@@ -11,21 +11,11 @@ from typing import Any
 
 import dspy
 import pytest
-from support.scripted import Triage
+from support.scripted import Triage, TwoSteps
 
 from trgrpo_dspy.library import Experience, ExperienceLibrary
 from trgrpo_dspy.program.carrying import attach, carried, read_library, write_library
 from trgrpo_dspy.program.instructions import read_block
-
-
-class TwoSteps(dspy.Module):
-    """Notes, then an answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes = dspy.Predict(dspy.Signature("question -> notes", "Take notes."))
-        self.answer = dspy.ChainOfThought(dspy.Signature("question, notes -> answer", "Answer."))
-
 
 LEARNED = ExperienceLibrary(
     (

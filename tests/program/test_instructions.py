@@ -14,6 +14,7 @@ import pytest
 from dspy.utils import DummyLM
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support.scripted import TwoSteps
 
 from trgrpo_dspy.library import Edit, ExperienceLibrary, apply_edits
 from trgrpo_dspy.library.entries import clean_entry
@@ -41,18 +42,6 @@ user_texts = st.one_of(
 libraries = st.lists(st.text(max_size=30), max_size=5).map(
     lambda texts: ExperienceLibrary.of(*(text for text in texts if clean_entry(text)))
 )
-
-
-class TwoSteps(dspy.Module):
-    """Notes, then an answer; and a sub-module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes = dspy.Predict(dspy.Signature("question -> notes", "Take notes."))
-        self.answer = dspy.ChainOfThought(dspy.Signature("question, notes -> answer", "Answer\n  from the notes."))
-
-    def forward(self, question: str) -> dspy.Prediction:
-        return self.answer(question=question, notes=self.notes(question=question).notes)
 
 
 def instructions(program: dspy.Module) -> dict[str, str]:

@@ -35,6 +35,18 @@ class Triage(dspy.Signature):
     queue: Literal["access", "billing", "hardware", "legal"] = dspy.OutputField()
 
 
+class TwoSteps(dspy.Module):
+    """Notes, then an answer; and a sub-module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = dspy.Predict(dspy.Signature("question -> notes", "Take notes."))
+        self.answer = dspy.ChainOfThought(dspy.Signature("question, notes -> answer", "Answer\n  from the notes."))
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.answer(question=question, notes=self.notes(question=question).notes)
+
+
 def examples(count: int, *, start: int = 0, words: Iterable[str] = RIGHT) -> list[dspy.Example]:
     """Labelled tickets, all different."""
     names = list(words)

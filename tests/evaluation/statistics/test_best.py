@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scores import ends, flips
 
 from trgrpo_dspy.evaluation.statistics.best import _largest_statistics, select_best
 
@@ -13,15 +14,6 @@ stats = pytest.importorskip("scipy.stats")
 
 QUARTERS = st.integers(0, 4).map(lambda quarters: quarters / 4)
 ROWS = st.lists(st.tuples(QUARTERS, QUARTERS, QUARTERS), min_size=2, max_size=30)
-
-
-def ends(interval):
-    return interval.low, interval.high
-
-
-def flips(wins, losses, ties):
-    """0/1 scores of two programs with so many wins, losses and ties of the second."""
-    return [0.0] * wins + [1.0] * losses + [1.0] * ties, [1.0] * wins + [0.0] * losses + [1.0] * ties
 
 
 def test_a_clear_gain_is_an_improvement():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scores import ends, flips
 
 from trgrpo_dspy.evaluation.statistics.best import select_best
 from trgrpo_dspy.evaluation.statistics.comparison import Flip, paired_comparison
@@ -22,15 +23,6 @@ PAIRS = st.lists(st.tuples(QUARTERS, QUARTERS), min_size=2, max_size=40)
 OPTIONAL_PAIRS = st.lists(st.tuples(QUARTERS | st.none(), QUARTERS | st.none()), min_size=1, max_size=30)
 NUMBERS = st.floats(-5, 5, allow_subnormal=False)
 CONTINUOUS_PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=12, max_size=30)
-
-
-def ends(interval):
-    return interval.low, interval.high
-
-
-def flips(wins, losses, ties):
-    """0/1 scores of two programs with so many wins, losses and ties of the second."""
-    return [0.0] * wins + [1.0] * losses + [1.0] * ties, [1.0] * wins + [0.0] * losses + [1.0] * ties
 
 
 def test_counts_and_flips_largest_first_with_both_scores():

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.scores import ends
 
 from trgrpo_dspy.evaluation.statistics.intervals import mean_at_k, mean_with_interval, pass_at_k
 
 stats = pytest.importorskip("scipy.stats")
-
-
-def ends(interval):
-    return interval.low, interval.high
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 61, 1000])
