@@ -14,7 +14,7 @@ import dspy
 import pytest
 from dspy.lm15 import AuthError, InvalidRequestError, ServerError
 from dspy.utils.callback import BaseCallback
-from support.scripted import Call, Peak, Reply, Triage, exact, examples, learner, scripted_lm, told, write
+from support.scripted import Call, Reply, Triage, exact, examples, learner, scripted_lm, told, write
 
 from benchmarks.fault_campaign import Scenario, run
 from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate
@@ -172,19 +172,6 @@ class TestAtTheStart:
                 TrainingFreeGRPO(metric=exact).estimate(dspy.Predict(Triage), trainset=examples(20), sample=3)
         assert len(lm.engine.calls) == 2
 
-    def test_the_rest_goes_out_together_once_one_has_answered(self) -> None:
-        """One call at a time until then; no longer than that."""
-        peak, seen = Peak(), []
-
-        def script(call: Call) -> Any:
-            with peak:
-                seen.append(peak.most)
-                time.sleep(0.02)
-            return learner(call)
-
-        compile_with(scripted_lm(script))
-        assert seen[0] == 1 and peak.most > 5
-
 
 class TestLater:
     def dies_at(self, number: int) -> Callable[[Call], Any]:
@@ -216,48 +203,21 @@ class TestLater:
             evaluate(dspy.Predict(Triage), examples(80), exact, num_threads=8)
         assert len(lm.engine.calls) < 60
 
-    def test_a_metric_that_swallows_its_judges_outage_scores_nothing(self) -> None:
-        """It would have been a zero."""
 
-        def script(call: Call) -> Any:
-            return ServerError("down") if "verdict" in call.outputs and call.chance("lost") % 8 == 0 else learner(call)
+@pytest.mark.parametrize("cut", ["within a word", "though it reads well"])
+def test_a_reply_that_was_cut_is_no_lesson_and_counted_by_stage_with_the_cure(cut: str) -> None:
+    def script(call: Call) -> Any:
+        answer = learner(call)
+        if call.kind != "comparison":
+            return answer
+        return Reply("[[ ## comparison ## ]]\nIt read the ti" if "word" in cut else write(call, answer), "length")
 
-        def lenient(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-            try:
-                dspy.Predict("question -> verdict")(question=f"{example.ticket}: {prediction.queue}?")
-            except Exception:
-                return 0.0
-            return 1.0
-
-        (step,) = compile_with(scripted_lm(script), metric=lenient).detailed_results.steps
-        assert step.outcomes["metric_error"] > 0
-        assert step.outcomes["completed"] + step.outcomes["metric_error"] == 32
-        assert step.train_mean == 1.0
-
-
-class TestTruncation:
-    @pytest.mark.parametrize("cut", ["within a word", "though it reads well"])
-    def test_a_reply_that_was_cut_is_no_lesson_and_counted_by_stage_with_the_cure(self, cut: str) -> None:
-        def script(call: Call) -> Any:
-            answer = learner(call)
-            if call.kind != "comparison":
-                return answer
-            return Reply("[[ ## comparison ## ]]\nIt read the ti" if "word" in cut else write(call, answer), "length")
-
-        compiled = compile_with(scripted_lm(script))
-        results, (step,) = compiled.detailed_results, compiled.detailed_results.steps
-        assert len(compiled.experiences) == 0 and step.informative > 0
-        assert {row.stage for row in results.spend if row.truncated} == {"comparison"}
-        (truncated,) = (row.truncated for row in results.spend if row.stage == "comparison")
-        sentence = f"{truncated} of {truncated} replies in stage 'comparison' were cut by length: raise the LM's max"
-        assert sentence in results.verdict.text
-        asked = 2 if "word" in cut else 1  # DSPy asks again in another format
-        assert step.lost == {"comparison: cut by length": truncated / asked}
-
-    def test_a_few_are_not_worth_a_word(self) -> None:
-        def script(call: Call) -> Any:
-            return Reply(write(call, learner(call)), "length") if call.number == 3 else learner(call)
-
-        results = compile_with(scripted_lm(script), num_epochs=2).detailed_results
-        assert results.total.truncated == 1
-        assert ("were cut" in results.verdict.text) == (0.05 * results.spend[-1].calls < 1)
+    compiled = compile_with(scripted_lm(script))
+    results, (step,) = compiled.detailed_results, compiled.detailed_results.steps
+    assert len(compiled.experiences) == 0 and step.informative > 0
+    assert {row.stage for row in results.spend if row.truncated} == {"comparison"}
+    (truncated,) = (row.truncated for row in results.spend if row.stage == "comparison")
+    sentence = f"{truncated} of {truncated} replies in stage 'comparison' were cut by length: raise the LM's max"
+    assert sentence in results.verdict.text
+    asked = 2 if "word" in cut else 1  # DSPy asks again in another format
+    assert step.lost == {"comparison: cut by length": truncated / asked}

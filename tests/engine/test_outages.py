@@ -111,21 +111,16 @@ class TestHowManyAtATime:
         assert found.mean.n == count and found.stop_reason == "completed"
         assert time.monotonic() - began < 4 * count * 0.05 / width + 2
 
-    def test_the_limit_starts_where_one_at_a_time_is_answered_in_time(self) -> None:
+    def test_the_limit_starts_and_grows_where_the_reply_would_still_be_in_time(self) -> None:
         limit = Limit("m", 32, lambda text: None)
         limit.reply(Caller(), 0.5, 4.0, first=True)
-        assert limit.limit == 4.0
-
-    def test_it_grows_only_where_the_reply_would_still_be_in_time(self) -> None:
-        limit = Limit("m", 32, lambda text: None)
-        limit.reply(Caller(), 0.5, 4.0, first=True)
+        assert limit.limit == 4.0, "as many as would be answered in time one after the other"
         callers = [Caller() for _ in range(4)]
         assert all(limit.enter(caller, 0.1) for caller in callers)
         assert not limit.enter(Caller(), 0.01)
-        limit.reply(callers[3], 2.0, 4.0, first=False)  # four took four times as long: they queue
-        assert limit.limit == 4.0
-        limit.reply(callers[3], 0.5, 4.0, first=False)
-        assert limit.limit == 5.0
+        for seconds, now in ((2.0, 4.0), (0.5, 5.0)):  # four took four times as long: they queue; they don't
+            limit.reply(callers[3], seconds, 4.0, first=False)
+            assert limit.limit == now
 
     def test_it_halves_once_for_requests_sent_before(self) -> None:
         told: list[str] = []

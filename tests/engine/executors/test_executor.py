@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
@@ -35,6 +34,8 @@ from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.session import Session, run_attempt
 from trgrpo_dspy.meter import Stage
 
+Models = Callable[..., dspy.LM]
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ class Noted:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[..., dspy.LM]:
+def model(tmp_path: Path) -> Models:
     """Makes LMs; `lm.engine.requests` counts over all processes."""
     made = []
 
@@ -111,9 +112,7 @@ def told_by(compiled: dspy.Module) -> Any:
 
 
 class TestSameAsThreads:
-    def test_a_process_pool_gives_the_same(
-        self, model: Callable[..., dspy.LM], processes: ProcessPoolExecutor, tmp_path: Path
-    ) -> None:
+    def test_a_process_pool_gives_the_same(self, model: Models, processes: ProcessPoolExecutor, tmp_path: Path) -> None:
         here, there = model(), model()
         expected = compile_with(here, None, log_dir=tmp_path / "here")
         found = compile_with(there, processes, log_dir=tmp_path / "there")
@@ -124,7 +123,7 @@ class TestSameAsThreads:
         assert found.detailed_results.settings["executor"] == "ProcessPoolExecutor"
 
     def test_lms_of_program_and_metric_are_metered_too_and_left_unchanged(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+        self, model: Models, threads: ThreadPoolExecutor
     ) -> None:
         own, judge, program = model(name="own/model"), model(name="judge/model"), dspy.ChainOfThought(Triage)
         program.predict.lm = own
@@ -143,13 +142,11 @@ class TestSameAsThreads:
         assert found == told_by(compiled(None))
         assert {row["model"] for row in found[1]["spend"]} == {"own/model", "judge/model", "scripted/model"}
 
-    def test_without_a_metric(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_without_a_metric(self, model: Models, threads: ThreadPoolExecutor) -> None:
         found = told_by(compile_with(model(), threads, metric=None, compare_fields=["queue"]))
         assert found == told_by(compile_with(model(), None, metric=None, compare_fields=["queue"]))
 
-    def test_the_bound_of_a_transcript_holds_there(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
-    ) -> None:
+    def test_the_bound_of_a_transcript_holds_there(self, model: Models, threads: ThreadPoolExecutor) -> None:
         found = []
         for executor in (threads, None):
             options = RunOptions(executor=executor, num_threads=2)
@@ -160,7 +157,7 @@ class TestSameAsThreads:
                 found += [rollout.transcript for rollout in session.run([single(task)])]
         assert found[0] == found[1] and len(found[0]) <= 200
 
-    def test_an_evaluation_and_a_comparison(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_an_evaluation_and_a_comparison(self, model: Models, threads: ThreadPoolExecutor) -> None:
         with dspy.context(lm=model()):
             here = evaluate(dspy.Predict(Triage), examples(6), exact, 2)
             away = evaluate(dspy.Predict(Triage), examples(6), exact, 2, executor=threads)
@@ -168,7 +165,7 @@ class TestSameAsThreads:
         assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
         assert paired.ties == 6
 
-    def test_the_caller_s_settings_hold_there(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_the_caller_s_settings_hold_there(self, model: Models, threads: ThreadPoolExecutor) -> None:
         class Reads(dspy.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -189,7 +186,7 @@ class TestSameAsThreads:
 
 class TestJournalAndBudget:
     def test_finished_attempts_are_not_made_again_whoever_made_them(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+        self, model: Models, threads: ThreadPoolExecutor, tmp_path: Path
     ) -> None:
         whole, parts = model(), [model(), model(), model()]
         expected = compile_with(whole, None, num_epochs=3)
@@ -199,7 +196,7 @@ class TestJournalAndBudget:
         assert told_by(found) == told_by(expected)  # spend too: what was paid before counts
         assert sum(lm.engine.requests for lm in parts) == whole.engine.requests
 
-    def test_caps_count_whole_attempts(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_caps_count_whole_attempts(self, model: Models, threads: ThreadPoolExecutor) -> None:
         class Twice(dspy.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -215,34 +212,31 @@ class TestJournalAndBudget:
         assert 15 <= lm.engine.requests <= 15 + 4 - 1  # one of each attempt in flight was reserved
         assert sum(row.calls for row in compiled.detailed_results.spend) == lm.engine.requests
 
-    def test_prices_are_the_drivers(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_prices_are_the_drivers(self, model: Models, threads: ThreadPoolExecutor) -> None:
         budget = Budget(max_cost=100.0, prices={"scripted/model": (1.0, 1.0)})
         spend = compile_with(model(), threads, budget=budget).detailed_results.spend
         assert all(row.cost == pytest.approx(row.calls * 18e-6) for row in spend)
 
-    def test_an_unknown_price_ends_a_run_with_max_cost(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
-    ) -> None:
+    def test_an_unknown_price_ends_a_run_with_max_cost(self, model: Models, threads: ThreadPoolExecutor) -> None:
         lm = model()
         with pytest.raises(FatalError, match=r"max_cost is set, but the price of LM 'scripted/model' is unknown"):
             compile_with(lm, threads, budget=Budget(max_cost=1.0))
         assert lm.engine.requests == 1
 
-    def test_what_is_queued_when_the_run_ends_is_taken_back(self, model: Callable[..., dspy.LM]) -> None:
+    def test_what_is_queued_when_the_run_ends_is_taken_back(self, model: Models) -> None:
         made: list[Future[Any]] = []
 
-        class Never:
-            def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
-                made.append(Future())
-                return made[-1]
+        def never(number: int, job: bytes) -> Future[Any]:
+            made.append(Future())
+            return made[-1]
 
-        compiled = compile_with(model(), Never(), budget=Budget(max_seconds=0.2))
+        compiled = compile_with(model(), Sends(None, never), budget=Budget(max_seconds=0.2))
         assert compiled.detailed_results.stop_reason == "max_seconds"
         assert [future.cancelled() for future in made] == [True]
 
 
 class TestFailures:
-    def test_a_wrong_key_costs_one_attempt(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_a_wrong_key_costs_one_attempt(self, model: Models, threads: ThreadPoolExecutor) -> None:
         lm = model(refuse)
         with pytest.raises(FatalError, match=r"LM 'scripted/model': the key was refused"):
             compile_with(lm, threads)
@@ -250,7 +244,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("retries", [0, 3])
     def test_a_backend_that_never_answers_costs_a_handful(
-        self, retries: int, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
+        self, retries: int, model: Models, threads: ThreadPoolExecutor
     ) -> None:
         lm = model(fail, num_retries=retries)
         with pytest.raises(FatalError, match=r"none of 8 requests got a reply"):
@@ -258,27 +252,25 @@ class TestFailures:
         assert lm.engine.requests == 8
 
     def test_a_backend_that_stops_answering_ends_the_run(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+        self, model: Models, threads: ThreadPoolExecutor, tmp_path: Path
     ) -> None:
         lm = model(GoesDown(tmp_path / "down", after=20))
         compiled = compile_with(lm, threads, group_size=12)
         assert compiled.detailed_results.stop_reason == "error_rate"
 
-    def test_a_lost_worker_changes_nothing(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
-        executor = Losing(threads)
-        found = compile_with(model(), executor)
-        assert executor.lost > 5
+    def test_a_lost_worker_changes_nothing(self, model: Models, threads: ThreadPoolExecutor) -> None:
+        lost: list[bytes] = []
+        found = compile_with(model(), Sends(threads, losing(lost)))
+        assert len(lost) > 5
         assert told_by(found) == told_by(compile_with(model(), None))
 
-    def test_an_attempt_that_loses_every_worker_is_unscored(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor
-    ) -> None:
-        compiled = compile_with(model(), Losing(threads, times=3, after=6))
+    def test_an_attempt_that_loses_every_worker_is_unscored(self, model: Models, threads: ThreadPoolExecutor) -> None:
+        compiled = compile_with(model(), Sends(threads, losing([], times=3, after=6)))
         results = compiled.detailed_results
         assert results.steps[0].outcomes["infrastructure"] > 0
         assert "lost with 3 workers: InfrastructureError: node gone" in " ".join(results.warnings)
 
-    def test_an_executor_that_is_broken_ends_the_run(self, model: Callable[..., dspy.LM], tmp_path: Path) -> None:
+    def test_an_executor_that_is_broken_ends_the_run(self, model: Models, tmp_path: Path) -> None:
         lm = model()
         with (
             ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as executor,
@@ -288,28 +280,26 @@ class TestFailures:
         assert isinstance(caught.value.program, dspy.Predict)  # a step was completed
 
     def test_a_cluster_that_is_gone_ends_the_run(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, tmp_path: Path
+        self, model: Models, threads: ThreadPoolExecutor, tmp_path: Path
     ) -> None:
         """What was lost is made again: the resumed result is the uninterrupted one."""
         expected = compile_with(model(), None, group_size=12)
-        gone = compile_with(model(), Gone(threads, after=50), group_size=12, log_dir=tmp_path)
+        nobody = ConnectionError("nobody there")
+        executor = Sends(threads, lambda number, job: nobody if number >= 50 else None)
+        gone = compile_with(model(), executor, group_size=12, log_dir=tmp_path)
         assert gone.detailed_results.stop_reason == "error_rate"
         assert not [rollout for rollout in rollouts(tmp_path) if rollout["outcome"] == "infrastructure"]
         resumed = compile_with(model(), threads, group_size=12, log_dir=tmp_path)
         assert resumed.detailed_results.stop_reason == expected.detailed_results.stop_reason == "completed"
         assert resumed.experiences == expected.experiences
 
-    def test_an_executor_that_gives_something_else_is_named(self, model: Callable[..., dspy.LM]) -> None:
-        class Other:
-            def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
-                future: Future[Any] = Future()
-                future.set_result("done")
-                return future
+    def test_an_executor_that_gives_something_else_is_named(self, model: Models) -> None:
+        other: Future[Any] = Future()
+        other.set_result("done")
+        with pytest.raises(FatalError, match=r"executor=Sends could not run an attempt: TypeError: submit.*, gave a "):
+            compile_with(model(), Sends(None, lambda number, job: other))
 
-        with pytest.raises(FatalError, match=r"executor=Other could not run an attempt: TypeError: submit.*, gave a "):
-            compile_with(model(), Other())
-
-    def test_ctrl_c_on_a_worker_ends_the_run(self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor) -> None:
+    def test_ctrl_c_on_a_worker_ends_the_run(self, model: Models, threads: ThreadPoolExecutor) -> None:
         def interrupted(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
             raise KeyboardInterrupt
 
@@ -324,7 +314,7 @@ class TestFailures:
 
 class TestTimeouts:
     def test_the_worker_gives_up_as_a_thread_does(
-        self, model: Callable[..., dspy.LM], processes: ProcessPoolExecutor, tmp_path: Path
+        self, model: Models, processes: ProcessPoolExecutor, tmp_path: Path
     ) -> None:
         found = [
             compile_with(model(), executor, Hangs(), rollout_timeout=1.5, num_threads=3, log_dir=tmp_path / name)
@@ -336,13 +326,14 @@ class TestTimeouts:
         assert found[0].experiences == found[1].experiences
 
     def test_a_worker_that_says_nothing_is_given_up_and_cancelled(
-        self, model: Callable[..., dspy.LM], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+        self, model: Models, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(remote, "_SLACK", 0.1)
-        executor = Stuck(threads, at=15)
+        stuck = Stuck()
+        executor = Sends(threads, lambda number, job: stuck if number == 14 else None)
         compiled = compile_with(model(), executor, rollout_timeout=1.5)
         assert compiled.detailed_results.steps[0].outcomes == {"completed": 23, "infrastructure": 1}
-        assert executor.stuck.cancel_asked.wait(5)
+        assert stuck.cancel_asked.wait(5)
 
     @pytest.mark.parametrize(("running", "counted"), [(False, True), (True, False)])
     def test_time_in_the_executor_s_queue_is_not_the_attempt_s(self, running: bool, counted: bool) -> None:
@@ -444,44 +435,41 @@ class Hangs(dspy.Module):
         return found
 
 
-class Losing:
-    """Loses the first workers of every second attempt."""
+class Sends:
+    """Sends tasks on, but for those that `instead` has an error or a future for, by number and job."""
 
-    def __init__(self, executor: ThreadPoolExecutor, times: int = 2, after: int = 0) -> None:
-        self.executor, self.times, self.after = executor, times, after
-        self.seen: list[bytes] = []
-        self.tries: Counter[bytes] = Counter()
-        self.lost = 0
-        self.lock = threading.Lock()
+    def __init__(self, executor: ThreadPoolExecutor | None, instead: Callable[[int, bytes], Any]) -> None:
+        self.executor, self.instead, self.sent, self.lock = executor, instead, 0, threading.Lock()
 
     def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
         with self.lock:
-            job = args[-1]
-            self.seen += [] if job in self.seen else [job]
-            self.tries[job] += 1
-            number = self.seen.index(job)
-            if number >= self.after and number % 2 and self.tries[job] <= self.times:
-                self.lost += 1
-                future: Future[Any] = Future()
-                future.set_exception(InfrastructureError("node gone"))
-                return future
-        return self.executor.submit(fn, *args)
+            instead = self.instead(self.sent, args[-1])
+            self.sent += 1
+        if isinstance(instead, Exception):
+            raise instead
+        return instead or self.executor.submit(fn, *args)
 
 
-class Gone:
-    """Takes so many attempts and then no more."""
+def losing(lost: list[bytes], times: int = 2, after: int = 0) -> Callable[[int, bytes], Any]:
+    """Loses the first workers of every second attempt."""
+    seen: dict[bytes, int] = {}
 
-    def __init__(self, executor: ThreadPoolExecutor, after: int) -> None:
-        self.executor, self.left = executor, after
+    def instead(number: int, job: bytes) -> Future[Any] | None:
+        if job not in seen:
+            seen[job] = len(seen)
+        if seen[job] < after or seen[job] % 2 == 0 or lost.count(job) == times:
+            return None
+        lost.append(job)
+        future: Future[Any] = Future()
+        future.set_exception(InfrastructureError("node gone"))
+        return future
 
-    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
-        self.left -= 1
-        if self.left < 0:
-            raise ConnectionError("nobody there")
-        return self.executor.submit(fn, *args)
+    return instead
 
 
-class _Stuck(Future[Any]):
+class Stuck(Future[Any]):
+    """The future of a worker that says nothing any more."""
+
     def __init__(self) -> None:
         super().__init__()
         self.cancel_asked = threading.Event()
@@ -490,15 +478,3 @@ class _Stuck(Future[Any]):
     def cancel(self) -> bool:
         self.cancel_asked.set()
         return False
-
-
-class Stuck:
-    """One of its workers says nothing any more."""
-
-    def __init__(self, executor: ThreadPoolExecutor, at: int) -> None:
-        self.executor, self.at, self.sent = executor, at, 0
-        self.stuck = _Stuck()
-
-    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
-        self.sent += 1
-        return self.stuck if self.sent == self.at else self.executor.submit(fn, *args)
