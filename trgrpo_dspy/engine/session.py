@@ -35,9 +35,8 @@ from .interrupts import graceful_interrupt
 from .journal.eventlog import EventLog
 from .journal.journal import Journal
 from .journal.logdir import LogDir
-from .listeners import Emitter, log_notice
+from .listeners import Emitter, Progress, log_notice
 from .options import RunOptions
-from .progress import Progress
 from .runner import Runner, attempt_task
 
 __all__ = ["Session", "run_attempt"]

@@ -49,7 +49,9 @@ def pack(**parts: Any) -> bytes:
             where it sits, never the secret.
     """
     for part in parts.values():
-        _remember_predictors(part)
+        if isinstance(part, dspy.Module):  # a predictor may bring a key of its own
+            for _, predictor in part.named_sub_modules(dspy.Predict):
+                remember(predictor.config)
     try:
         data = _dumps(parts)
     except _SecretError as error:
@@ -87,20 +89,24 @@ class _SecretError(Exception):
 
 @dataclass(frozen=True)
 class _Lookup:
-    """A text in which the values of environment variables are to be filled in."""
+    """A setting of an LM that is unpickled as a text with values of the worker's environment variables in it."""
 
+    model: str
     parts: tuple[str, ...]
     """Texts and names of variables in turn; the first and the last are texts."""
 
-    def text(self, model: str) -> str:
-        """The text, with what this process's environment holds."""
-        for name in self.parts[1::2]:
-            if name not in os.environ:
-                raise FatalError(
-                    f"LM {model!r}: the environment variable {name} is not set on worker {socket.gethostname()}. "
-                    "Set it on every node before its workers start (for Ray: before `ray start`)"
-                )
-        return "".join(os.environ[part] if i % 2 else part for i, part in enumerate(self.parts))
+    def __reduce__(self) -> Any:
+        return _looked_up, (self.model, self.parts)
+
+
+def _looked_up(model: str, parts: tuple[str, ...]) -> str:
+    for name in parts[1::2]:
+        if name not in os.environ:
+            raise FatalError(
+                f"LM {model!r}: the environment variable {name} is not set on worker {socket.gethostname()}. "
+                "Set it on every node before its workers start (for Ray: before `ray start`)"
+            )
+    return "".join(os.environ[part] if i % 2 else part for i, part in enumerate(parts))
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -118,9 +124,8 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(reduced, str) or len(reduced) < 3 or not isinstance(reduced[2], dict):
             return reduced  # a pickling of its own: what it tells is looked for in the bytes
         state = {name: _hidden(name, own.get(name, value), obj.model) for name, value in reduced[2].items()}
-        items = (*reduced[3:5], None, None)
         make = _new if reduced[0] is copyreg.__newobj__ else reduced[0]  # type: ignore[attr-defined]
-        return make, reduced[1], state, items[0], items[1], _restore
+        return make, reduced[1], state, *reduced[3:]
 
 
 def _new(cls: type, *arguments: Any) -> Any:
@@ -159,29 +164,7 @@ def _by_name(name: str, value: str, model: str) -> _Lookup:
             f"os.environ['ITS_NAME'] to dspy.LM(...) for {setting!r}; or leave it out if the provider's own variable "
             "(such as OPENAI_API_KEY) holds it"
         )
-    return _Lookup(tuple(held[text] if i % 2 else text for i, text in enumerate(found)))
-
-
-def _restore(lm: Any, state: dict[str, Any]) -> None:
-    """Make an LM of its state."""
-    model = str(state.get("model"))
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, _Lookup):
-            return value.text(model)
-        if type(value) is dict:
-            return {key: shown(item) for key, item in value.items()}
-        return type(value)(map(shown, value)) if type(value) in (list, tuple) else value
-
-    state = {name: shown(value) for name, value in state.items()}
-    lm.__setstate__(state) if hasattr(lm, "__setstate__") else vars(lm).update(state)
-
-
-def _remember_predictors(part: Any) -> None:
-    """Know the secrets that predictors bring themselves."""
-    if isinstance(part, dspy.Module):
-        for _, predictor in part.named_sub_modules(dspy.Predict):
-            remember(predictor.config)
+    return _Lookup(model, tuple(held[text] if i % 2 else text for i, text in enumerate(found)))
 
 
 def _culprit(value: Any, error: Exception, where: str = "", depth: int = 0) -> tuple[str, str]:

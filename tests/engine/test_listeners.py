@@ -9,8 +9,8 @@ import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
-from trgrpo_dspy.engine import progress
-from trgrpo_dspy.engine.progress import Progress
+from trgrpo_dspy.engine import listeners
+from trgrpo_dspy.engine.listeners import Progress
 from trgrpo_dspy.events import AttemptFinished, Notice, RunEnded, RunStarted
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import LMCall, Meter, Stage
@@ -29,7 +29,7 @@ class Stream(io.StringIO):
 @pytest.fixture(autouse=True)
 def shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(progress, "_DRAW_EVERY", 0.0)
+    monkeypatch.setattr(listeners, "_DRAW_EVERY", 0.0)
 
 
 def attempt(number: int, replayed: bool = False) -> AttemptFinished:
