@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from trgrpo_dspy.events import (
-    AttemptFinished, Event, LibraryMeasured, Listener, Notice, RunEnded, RunStarted, StepEnded, StepStarted,
+    AttemptFinished,
+    Event,
+    LibraryMeasured,
+    Listener,
+    Notice,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+    StepStarted,
 )  # fmt: skip
 from trgrpo_dspy.meter.meter import Meter, total_spend
 
