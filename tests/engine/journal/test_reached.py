@@ -33,6 +33,22 @@ class Case:
     message: str = ""
 
 
+TASK = """
+import dspy
+class Task(dspy.Signature):
+    'Do it.'
+    a: str = dspy.InputField()
+    b: str = dspy.OutputField()
+class Program(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.run = dspy.Predict(Task)
+    def forward(self, a):
+        return self.run(a=a)
+"""
+"""What `from task import *` brings into a case."""
+
+
 def read_cases() -> dict[str, Case]:
     found = {}
     for block in (Path(__file__).parent / "reached.txt").read_text().split("\n== ")[1:]:
@@ -56,14 +72,14 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def forget() -> None:
-    for name in ("mine", "beside", "deep", "pack", "pack.inner"):
+    for name in ("mine", "beside", "deep", "pack", "pack.inner", "task"):
         sys.modules.pop(name, None)
     importlib.invalidate_caches()
     linecache.clearcache()
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
+    for name, text in {"task.py": TASK, **files}.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -100,13 +100,7 @@ class Backend:
     ) -> bool:
         """A request failed; returns whether the failure is the call's own, so that it uses up one of its tries.
 
-        Args:
-            error: Why.
-            caller: The call.
-            timed_out: Whether no reply came in time.
-            crowded: Whether the backend said that there were too many requests.
-            sent: When the request was sent.
-            among: How many requests were out then.
+        `crowded` says that the backend spoke of too many requests, `among` how many were out when this one was `sent`.
         """
         with self._changed:
             if not self.answered:

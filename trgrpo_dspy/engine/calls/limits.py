@@ -110,11 +110,7 @@ class Limit:
     def failure(self, sent: float, among: int, *, timed_out: bool, down: bool) -> bool:
         """A request, which has left, timed out or was refused as one too many; returns whether too many were in flight.
 
-        Args:
-            sent: When the request was sent.
-            among: How many were out then, this one included.
-            timed_out: Whether it timed out.
-            down: Whether the backend answers nothing at all at present.
+        `among` is how many were out when it was `sent`; `down` says that the backend answers nothing at all at present.
         """
         with self._condition:
             now = time.monotonic()

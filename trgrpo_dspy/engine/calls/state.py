@@ -154,15 +154,10 @@ class RunState:
     ) -> None:
         """Begin.
 
-        Args:
-            meter: Where calls are added up, and what they may spend.
-            journal: Where replies are kept and replayed from; None keeps none.
-            requests_per_minute: Requests at most across all threads, retries included; None is no limit.
-            seed: Seed of the run; rollout ids and request seeds derive from it.
-            backoff: Unit of the waits before retries, in seconds; None is `BACKOFF`.
-            width: Requests in flight at most.
-            outage_patience: Seconds for which an outage of a backend that has answered is waited out.
-            known: What is known of the backends; None is nothing yet.
+        Rollout ids and request seeds derive from the `seed`; `requests_per_minute` counts those of all threads, retries
+        included; at most `width` are in flight. `backoff` is the unit of the waits before retries, `outage_patience`
+        the time for which an outage of a backend that has answered is waited out, both in seconds. `known` is what
+        another process knows of the backends.
         """
         self.meter, self.journal, self.seed, self.width = meter or Meter(), journal, seed, width
         self.ending = Ending()

@@ -71,11 +71,7 @@ class Database:
         Args:
             path: The file.
             tables: Definition of each table's columns, by name; a column `checksum` is added.
-            schema: Version of these tables.
-
-        Raises:
-            SchemaVersionError: The file was written by a newer version.
-            JournalError: It is damaged, of an older version or another program's, or can't be written.
+            schema: Version of these tables; a newer one is a `SchemaVersionError`.
         """
         self._path = path
         self._lock = threading.Lock()
