@@ -93,17 +93,7 @@ def run(busy: Any, work: dict[str, Callable[[], Any]], places: int, calls: Gate 
     return found[1:]
 
 
-WAYS = pytest.mark.parametrize("way", [ask, ask_async], ids=["sync", "async"])
-
-
 class TestWaiting:
-    @WAYS
-    def test_another_task_runs_meanwhile(self, way: Callable[[str], Any]) -> None:
-        busy = Busy(fails={"a": 0.1})
-        run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c")}, places=1)
-        assert busy.order == ["first", "a", "b", "c", "a"]
-        assert busy.most == 1
-
     def test_one_thread_begins_nothing_beside_a_task_that_waits(self) -> None:
         """Who asks for one thread may have a program that bears no second attempt beside it."""
         busy, calls = Busy(fails={"a": 0.1}), Gate(backoff=0.001)
@@ -112,11 +102,12 @@ class TestWaiting:
             execution.run([flow(calls, lm, name, functools.partial(ask, name)) for name in ("first", "a", "b")])
         assert busy.order == ["first", "a", "a", "b"]
 
-    @WAYS
+    @pytest.mark.parametrize("way", [ask, ask_async], ids=["sync", "async"])
     def test_what_comes_back_goes_before_what_has_not_begun(self, way: Callable[[str], Any]) -> None:
         busy = Busy(fails={"a": 0.05}, takes={"b": 0.3, "c": 0.1, "d": 0.1})
         run(busy, {name: functools.partial(way, name) for name in ("a", "b", "c", "d")}, places=1)
         assert busy.order == ["first", "a", "b", "a", "c", "d"]
+        assert busy.most == 1
 
     @pytest.mark.parametrize("places", [1, 8])
     def test_never_more_at_work_than_places(self, places: int) -> None:
@@ -182,7 +173,7 @@ class TestTheEnd:
             began = time.monotonic()
             assert execution.run(flows) == ["late", "late", ["done"]]
             assert time.monotonic() - began < 5
-            assert len(execution._pool._slots.held) == 0
+            assert not execution._pool._slots.held
             released.set()
             assert execution.run([flow(calls, lm, "c", lambda: ask("c"))]) == [["done"]]
             assert not execution._pool._slots.held and not execution._pool._slots.wanted
