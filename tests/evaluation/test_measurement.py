@@ -48,7 +48,7 @@ def test_pass_at_k_is_the_mean_of_the_estimator_with_its_interval() -> None:
     assert found.pass_at(1, threshold=0.0) == 1.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=6), min_size=2, max_size=8))
 def test_pass_at_k_grows_with_k_and_falls_with_the_threshold(scores: list[list[float | None]]) -> None:
     found = evaluation(scores)
@@ -88,7 +88,7 @@ def test_rows_are_plain_data_and_make_a_dataset() -> None:
     assert pytest.importorskip("datasets").Dataset.from_list(rows).to_list() == rows
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=3), min_size=1, max_size=4),
     st.sampled_from(["completed", "max_cost"]),

@@ -91,7 +91,6 @@ def ignored(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Exceptions that Python ignores, as those of an object that is gone before it was ready."""
     found: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", found.append)
-    gc.collect()
     gc.freeze()  # what other tests left is not looked through again and again
     yield found
     gc.collect()

@@ -80,7 +80,7 @@ def test_both_resampling_maxima_run_over_all_candidates():
         assert together[i] == pytest.approx(np.max([single[i] for single in alone], axis=0), rel=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(ROWS, st.integers(0, 4), st.randoms(use_true_random=False))
 def test_none_twin_order_and_agreement(rows, missing, random):
     columns = [list(column) for column in zip(*rows, strict=True)]

@@ -125,7 +125,7 @@ def test_the_text_says_so_where_few_differ(wins, words):
     assert "rough" not in str(paired_comparison([0.0, 1.0], [1.0, 1.0]))
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(OPTIONAL_PAIRS)
 def test_none_twin(pairs):
     a, b = ([pair[i] for pair in pairs] for i in (0, 1))
@@ -138,7 +138,7 @@ def test_none_twin(pairs):
         assert replace(twin, flips=(), unscored=0) == replace(full, flips=(), unscored=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(PAIRS | CONTINUOUS_PAIRS, st.randoms(use_true_random=False))
 def test_swap_and_order(pairs, random):
     a, b = ([pair[i] for pair in pairs] for i in (0, 1))
@@ -153,7 +153,7 @@ def test_swap_and_order(pairs, random):
     assert (shuffled.interval, shuffled.detectable) == (plain.interval, plain.detectable)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(PAIRS.filter(lambda pairs: any(x != y for x, y in pairs)), st.sampled_from([*range(-8, 0), *range(2, 9)]))
 def test_shift(pairs, shift):
     """Outside [0, 1], which is a span of its own."""

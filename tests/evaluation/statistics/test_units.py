@@ -24,7 +24,7 @@ def units_of(times):
     return np.repeat(np.arange(len(times)), times).tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(ROWS, st.integers(2, 5), st.randoms(use_true_random=False))
 def test_copies_in_any_order_change_no_figure(rows, times, random):
     order = list(units_of([times] * len(rows)))
