@@ -82,4 +82,5 @@ def test_all_attempts_of_a_run_are_written_with_what_they_did(tmp_path: Path) ->
     assert (sample.metadata["stage"], sample.metadata["step"]) == ("rollout", 1)
     last = results.measured[-1].mean.value
     assert log.results.scores[0].metrics["mean"].value == pytest.approx(last)
-    assert log.stats.model_usage["scripted/model"].input_tokens > 0
+    usage = log.stats.model_usage["scripted/model"]
+    assert (usage.input_tokens, usage.output_tokens) == (results.total.prompt_tokens, results.total.completion_tokens)

@@ -5,7 +5,7 @@ Records grow by fields that have a default, so that older JSON loads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -198,7 +198,7 @@ class DetailedResults(Saved, GEPANames):
     def spend_table(self) -> str:
         """What was spent beside what was expected, a line a stage: readable text. '?' is unknown."""
         rows = [
-            _spend_row(row.stage, row.calls, row.at_most, _of_stage(self.spend, row.stage))
+            _spend_row(row.stage, row.calls, row.at_most, total_spend(r for r in self.spend if r.stage == row.stage))
             for row in self.estimate.stages
         ]
         rows.append(_spend_row("all", self.estimate.calls, self.estimate.at_most, self.total))
@@ -280,10 +280,6 @@ def _edits_text(step: StepResult) -> str:
 
 def _listed(warnings: Sequence[str]) -> list[str]:
     return [details(f"{len(warnings)} warnings" if len(warnings) > 1 else "1 warning", warnings)] if warnings else []
-
-
-def _of_stage(spend: Iterable[Spend], stage: str) -> Spend:
-    return total_spend(row for row in spend if row.stage == stage)
 
 
 def _spend_row(stage: str, expected: float, at_most: float, spent: Spend) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from trgrpo_dspy.engine.journal.eventlog import read_events
 from trgrpo_dspy.failures.outcome import Outcome
-from trgrpo_dspy.meter.meter import Spend
+from trgrpo_dspy.meter.meter import Spend, added_up
 from trgrpo_dspy.program.rollout import Rollout
 
 from .statistics.intervals import Mean, mean_with_interval
@@ -122,14 +122,14 @@ def write_inspect_log(
     ended = datetime.now(timezone.utc)
     began, until = ((ended - timedelta(seconds=s)).isoformat(timespec="seconds") for s in (seconds, 0))
     usage = {
-        row.model: ModelUsage(
+        model: ModelUsage(
             input_tokens=row.prompt_tokens,
             output_tokens=row.completion_tokens,
             total_tokens=row.prompt_tokens + row.completion_tokens,
             total_cost=row.cost,
         )
-        for row in spend
-        if row.model
+        for model, row in added_up(spend, lambda row: row.model).items()
+        if model
     }
     models = list(usage) or ["unknown"]
     samples = [_sample(attempt, models[0]) for attempt in attempts]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from .meter import Spend, Stage
+from .meter import Spend, Stage, added_up
 
 __all__ = ["INFORMATIVE", "Estimate", "StageEstimate", "estimate_calls"]
 
@@ -74,9 +74,7 @@ class Estimate:
             steps: Steps of the run.
             growth: Tokens by which the library is expected to lengthen a prompt, from the second step on.
         """
-        spent: dict[str, Spend] = {}
-        for row in trials:
-            spent[row.stage] = spent[row.stage].plus(row) if row.stage in spent else row
+        spent = added_up(trials, lambda row: row.stage)
         if Stage.ROLLOUT.value in spent:
             spent[Stage.VALIDATION.value] = spent[Stage.ROLLOUT.value]
         if Stage.COMPARISON.value in spent:

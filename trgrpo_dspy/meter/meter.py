@@ -10,11 +10,13 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
-__all__ = ["Budget", "LMCall", "Meter", "Spend", "Stage", "total_spend"]
+__all__ = ["Budget", "LMCall", "Meter", "Spend", "Stage", "added_up", "total_spend"]
 
+K = TypeVar("K")
 _CAPS = ("max_lm_calls", "max_tokens", "max_cost", "max_seconds")
 
 
@@ -218,12 +220,18 @@ class Meter:
         """Spend by stage and model, of one step or of the whole run, in order of stages."""
         with self._lock:
             rows = [row for (at, _, _), row in self._spend.items() if step is None or at == step]
-        merged: dict[tuple[str, str], Spend] = {}
-        for row in rows:
-            key = (row.stage, row.model)
-            merged[key] = merged[key].plus(row) if key in merged else row
+        merged = added_up(rows, lambda row: (row.stage, row.model))
         order = [stage.value for stage in Stage]
         return tuple(sorted(merged.values(), key=lambda row: (order.index(row.stage), row.model)))
+
+
+def added_up(rows: Iterable[Spend], key: Callable[[Spend], K]) -> dict[K, Spend]:
+    """Rows of an equal key added up, by key."""
+    found: dict[K, Spend] = {}
+    for row in rows:
+        name = key(row)
+        found[name] = found[name].plus(row) if name in found else row
+    return found
 
 
 def total_spend(rows: Iterable[Spend]) -> Spend:
