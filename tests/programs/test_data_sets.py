@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 import pytest
 
-from programs import hub, math_reasoning, web_search
+from programs import banking77, hub, math_reasoning, web_search
 from programs.math_reasoning import aime, dapo, gsm8k
 from programs.web_data import afm, webwalkerqa
 
@@ -204,6 +204,18 @@ def test_a_folder_of_local_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         train, val, test = (pairs(load()) for load in (program.trainset, program.valset, program.testset))
         assert (len(train), len(val), len({*train, *val}), len(test)) == (100, 50, 150, tested)
         assert train == pairs(program.trainset())
+
+
+def test_banking77(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["text,category", *(f'"Card {n}, please?",card_{n % 3}' for n in range(260))]
+    for split in ("train", "test"):
+        (tmp_path / f"banking77_{split}.csv").write_text("\n".join([*lines, lines[1]]), encoding="utf-8")
+    monkeypatch.setenv("TRGRPO_DATA", str(tmp_path))
+    banking77.rows.cache_clear()
+    train, val, test = (load(seed=1) for load in (banking77.trainset, banking77.valset, banking77.testset))
+    assert (len(train), len(val), len({e.query for e in (*train, *val)}), len(test)) == (100, 150, 250, 260)
+    assert train[0].query.endswith(", please?") and train != banking77.trainset(seed=2)
+    banking77.rows.cache_clear()
 
 
 def test_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
