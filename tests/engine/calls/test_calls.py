@@ -210,6 +210,21 @@ class TestWhatIsRecorded:
         assert len(lm.engine.calls) == 2 and all(unit.truncated for unit in units)
         assert units[1].account.calls[0].cost == 0.0 and units[1].account.calls[0].completion_tokens == 0
 
+    def test_a_second_run_is_served_by_the_cache(self, dspy_cache: None) -> None:
+        cached = scripted_lm(cache=True)
+        with dspy.context(lm=cached):
+            results = [
+                TrainingFreeGRPO(metric=exact, group_size=3, num_epochs=1).compile(
+                    dspy.Predict(Triage), trainset=examples(6)
+                )
+                for _ in range(2)
+            ]
+        first, second = (r.detailed_results.total for r in results)
+        assert first.cached == 0 and first.prompt_tokens > 0
+        assert second.cached == second.calls == first.calls
+        assert second.cost == 0.0 and second.prompt_tokens == 0
+        assert results[0].experiences == results[1].experiences
+
     def test_spend_by_stage_also_outside_any_unit(self, lm: dspy.LM) -> None:
         calls = Gate()
         run(dspy.Predict(Triage), calls, Unit(Stage.VALIDATION, 2))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import dspy
@@ -108,11 +109,24 @@ class TestRolloutTimeout:
         assert [calls.state.meter.reserve()[0] for _ in range(3)] == [True, True, False]
         assert time.monotonic() - began < 20 and not lm.engine.calls
 
-    def test_a_hanging_lm_call(self) -> None:
+    def test_validation_too(self, released: threading.Event) -> None:
+        lm, program = scripted_lm(), Hangs(released, ("legal", "billing"))
+        optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, num_threads=4, group_size=2, rollout_timeout=0.2)
+        with dspy.context(lm=lm):
+            compiled = optimizer.compile(program, trainset=examples(2), valset=examples(8, start=8))
+        baseline = compiled.detailed_results.baseline
+        assert baseline.mean.unscored == baseline.outcomes["infrastructure"] > 0
+        assert baseline.mean.n == 8 - baseline.mean.unscored
+
+    @pytest.mark.parametrize("engine", ["auto", "litellm"])
+    def test_a_hanging_lm_call(self, engine: str) -> None:
         """The client would wait for 30 s; the run gives the attempt up, and the server's silence up in the end."""
         with OfflineServer(error_rate=0.15, errors=("hang",), hang_seconds=30) as server:
+            lm = server.lm(engine, timeout=30)
+            with suppress(Exception):  # LiteLLM takes seconds to import
+                server.lm(engine, timeout=1, num_retries=0)("hello")
             began = time.monotonic()
-            compiled = compile_with(server.lm(timeout=30), dspy.Predict(Triage), rollout_timeout=1.0, num_threads=8,
+            compiled = compile_with(lm, dspy.Predict(Triage), rollout_timeout=1.0, num_threads=8,
                                     reflection_lm=scripted_lm())  # fmt: skip
             seconds = time.monotonic() - began
             hung = [r for r in server.requests if r.fault == "hang"]
