@@ -110,7 +110,7 @@ class TestRolloutTimeout:
         assert time.monotonic() - began < 20 and not lm.engine.calls
 
     def test_validation_too(self, released: threading.Event) -> None:
-        lm, program = scripted_lm(), Hangs(released, ("legal", "billing"))
+        lm, program = scripted_lm(), Hangs(released)
         optimizer = TrainingFreeGRPO(metric=exact, num_epochs=1, num_threads=4, group_size=2, rollout_timeout=0.2)
         with dspy.context(lm=lm):
             compiled = optimizer.compile(program, trainset=examples(2), valset=examples(8, start=8))
