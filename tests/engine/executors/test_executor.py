@@ -165,6 +165,34 @@ class TestSameAsThreads:
         assert away.scores == here.scores and away.outcomes == here.outcomes and away.spend == here.spend
         assert paired.ties == 6
 
+    def test_programs_are_told_apart_that_are_equal_to_each_other(
+        self, model: Models, threads: ThreadPoolExecutor
+    ) -> None:
+        @dataclass
+        class Equal(dspy.Module):  # as every data class with equality it has no hash
+            name: str
+
+            def __post_init__(self) -> None:
+                super().__init__()
+                self.answer = dspy.Predict(Triage)
+
+            def forward(self, ticket: str) -> Any:
+                return self.answer(ticket=ticket)
+
+        class Hashed(Equal):
+            def __hash__(self) -> int:
+                return 1
+
+        for kind in (Equal, Hashed):
+            one, other = kind("it"), kind("it")
+            other.answer.signature = Triage.with_instructions("Say what is told.")
+            seen = model(lambda call: {"queue": "legal" if "Say what is told." in call.text else "billing"})
+            with dspy.context(lm=seen):
+                here = compare(one, other, examples(4), exact)
+                away = compare(one, other, examples(4), exact, executor=threads)
+            assert one == other and (away.difference, away.ties) == (here.difference, here.ties)
+            assert here.ties < 4
+
     def test_the_caller_s_settings_hold_there(self, model: Models, threads: ThreadPoolExecutor) -> None:
         class Reads(dspy.Module):
             def __init__(self) -> None:

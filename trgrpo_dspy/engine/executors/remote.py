@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
@@ -99,13 +100,12 @@ class RemoteRunner(Runner):
         self._executor, self._work, self._timeout = executor, work, timeout
         self._options = {"seed": gate.state.seed, "outage_patience": patience}
         self._parts = {"metric": metric, "runner": settings}
-        self._packed = functools.lru_cache(_KEPT)(self._pack)
+        self._packed: deque[tuple[dspy.Module, bytes]] = deque(maxlen=_KEPT)
         self._packing = threading.Lock()
 
     def _make(self, program: dspy.Module, example: dspy.Example, unit: Unit, bare: Rollout) -> Rollout:
         """Send the attempt away, wait for it, and take over what it spent and saw."""
-        with self._packing:  # one of many attempts that begin at once
-            shared = self._packed(program)
+        shared = self._shared(program)
         self._reserve(unit)
         try:
             before = self.gate.state.backends.known
@@ -132,8 +132,15 @@ class RemoteRunner(Runner):
         texts: dict[str, Any] = {name: blank(getattr(rollout, name)) for name in _TEXTS}
         return replace(rollout, cost=total_cost(unit), **texts)
 
+    def _shared(self, program: dspy.Module) -> bytes:
+        """What all attempts of a program have in common. Programs need not be hashable, and equal ones may differ."""
+        with self._packing:  # one of many attempts that begin at once
+            found = next((data for known, data in self._packed if known is program), None)
+            if found is None:
+                self._packed.append((program, found := self._pack(program)))
+            return found
+
     def _pack(self, program: dspy.Module) -> bytes:
-        """What all attempts of a program have in common."""
         settings = {
             name: value
             for name, value in dspy.settings.config.items()
@@ -207,7 +214,11 @@ def _unusable(executor: Any, error: Exception) -> str:
     )
 
 
-@functools.lru_cache(_KEPT)
+_opened = functools.lru_cache(_KEPT)(unpack)
+_opening = threading.Lock()
+
+
 def opened(shared: bytes) -> dict[str, Any]:
-    """On the worker: the shared parts, unpacked once for each program."""
-    return unpack(shared)
+    """On the worker: the shared parts, unpacked once for each program, also where the workers are threads."""
+    with _opening:
+        return _opened(shared)
