@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
 import math
 import queue
 import time
@@ -77,9 +76,8 @@ class Pool:
         self._most = (1 + _MOST_WAITING) * num_threads if num_threads > 1 else 1
         self._threads = ThreadExecutor()
         self._slots = Slots(lambda: self.width, self.wake)
-        self._finished: queue.SimpleQueue[tuple[int, Future[Any]] | None] = queue.SimpleQueue()
-        self._tickets = itertools.count()
-        self._started: dict[int, Started] = {}
+        self._finished: queue.SimpleQueue[tuple[Started, Future[Any]] | None] = queue.SimpleQueue()
+        self._started: set[Started] = set()
         self._begun = False
         self._look = math.inf
         """When deadlines have to be looked at next, by the monotonic clock: deadlines only ever move further off."""
@@ -95,12 +93,11 @@ class Pool:
 
     def start(self, task: Task, owner: Any, slot: Slot) -> None:
         """Start a task in a copy of this thread's context, so that DSPy's settings travel."""
-        ticket = next(self._tickets)
         if task.unit is not None:
             task.unit.account.slot = slot
-        self._started[ticket] = started = Started(task, owner, slot, time.monotonic())
+        self._started.add(started := Started(task, owner, slot, time.monotonic()))
         future = self._threads.submit(contextvars.copy_context().run, task.run)
-        future.add_done_callback(lambda done: self._finished.put((ticket, done)))
+        future.add_done_callback(lambda done: self._finished.put((started, done)))
         self._look = min(self._look, started.deadline, started.at + _LOOK)
 
     def next(self, seconds: float | None) -> tuple[Started, Future[Any]] | None:
@@ -111,11 +108,11 @@ class Pool:
         """
         left = max(0.0, self._look - time.monotonic())
         item = self._wait(min(left, _LOOK if seconds is None else max(0.0, seconds)))
-        started = self._started.pop(item[0], None) if item is not None else None
-        if item is None or started is None:  # it was abandoned
+        if item is None or item[0] not in self._started:  # it was abandoned
             return None
-        started.slot.end()
-        return started, item[1]
+        self._started.remove(item[0])
+        item[0].slot.end()
+        return item
 
     def wake(self) -> None:
         """Have `next` return."""
@@ -126,13 +123,13 @@ class Pool:
         now = time.monotonic()
         if now < self._look:
             return []
-        late = {ticket: started for ticket, started in self._started.items() if started.deadline <= now}
-        for ticket, started in late.items():
-            del self._started[ticket]
+        late = sorted((started for started in self._started if started.deadline <= now), key=lambda one: one.at)
+        for started in late:
             started.slot.end()
-        self._look = min((started.deadline for started in self._started.values()), default=math.inf)
+        self._started.difference_update(late)
+        self._look = min((started.deadline for started in self._started), default=math.inf)
         self._look = min(self._look, now + _LOOK)
-        return list(late.values())
+        return late
 
     def drain(self, grace: float) -> None:
         """Wait so long for the tasks at work; their results are dropped."""
@@ -140,13 +137,13 @@ class Pool:
         while self._started and (left := end - time.monotonic()) > 0:
             item = self._wait(left)
             if item is not None:
-                self._started.pop(item[0], None)
+                self._started.discard(item[0])
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.close()
 
-    def _wait(self, seconds: float) -> tuple[int, Future[Any]] | None:
+    def _wait(self, seconds: float) -> tuple[Started, Future[Any]] | None:
         try:
             item = self._finished.get(timeout=seconds)
         except queue.Empty:
