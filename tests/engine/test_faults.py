@@ -18,7 +18,8 @@ from support.scripted import Call, Reply, Triage, exact, examples, learner, scri
 
 from benchmarks.fault_campaign import Scenario, run
 from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate
-from trgrpo_dspy.engine.calls import state
+from trgrpo_dspy.engine import tools
+from trgrpo_dspy.engine.calls import state, units
 from trgrpo_dspy.meter import Budget
 from trgrpo_dspy.offline.server import OfflineServer
 
@@ -65,6 +66,20 @@ class TestTheCampaign:
         assert "were cut by length: raise the LM's max_tokens." in found.results.verdict.text
         if program == "agent":
             assert found.seen.tool_outages > 0
+
+    def test_it_would_notice_a_tools_outage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same run, with eyes shut to what tools meet."""
+        monkeypatch.setattr(tools.ToolWatch, "on_tool_end", lambda *args, **kwargs: None)
+        found = run(Scenario("auto", "agent", examples=3, valset=3, tool_outages=60), tmp_path)
+        assert "though its transcript tells of an outage" in "\n".join(found.problems)
+
+    def test_it_would_notice_lessons_from_replies_that_were_cut(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same run, with eyes shut to finish reasons; so many are cut that some of the reflection's are."""
+        monkeypatch.setattr(units.Unit, "truncated", False)
+        found = run(Scenario("auto", "predict", examples=4, valset=3, truncate_rate=0.4), tmp_path)
+        assert "replies cut" in "\n".join(found.problems)
 
 
 WRONG = [
