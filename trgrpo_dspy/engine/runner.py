@@ -171,6 +171,8 @@ class Runner:
                 raise
             except BaseException as error:
                 result = _Try(error=error)
+            finally:
+                self.gate.state.waiting.for_requests(unit)
         self._end_if_stopped(unit)
         self.end_if_fatal(result.error)
         return result

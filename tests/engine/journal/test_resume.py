@@ -10,10 +10,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,11 +26,12 @@ from dspy.utils.exceptions import LMAuthError, LMServerError
 from support import ROOT
 from support.scripted import TOKENS, Call, Triage, answer, exact, examples, learner, scripted_lm, told
 
-from trgrpo_dspy import Budget, FatalError, JournalError, TrainingFreeGRPO
+from trgrpo_dspy import Budget, FatalError, JournalError, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.runner import Runner
+from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.meter import Stage
 
 TRAIN, VAL = examples(6), examples(5, start=6)
@@ -176,6 +179,52 @@ def test_a_run_cut_by_budgets_is_the_whole_one_and_asks_nothing_twice(tmp_path: 
         assert (stopped.stop_reason, stopped.total.calls) == ("max_lm_calls", cap) and sent(*lms).total() == cap
     assert facts(compile_with(lms[-1], tmp_path, **settings)) == expected
     assert sent(*lms) == sent(whole)
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_requests_that_an_attempt_leaves_behind_are_kept(tmp_path: Path, caught: bool) -> None:
+    """`dspy.Parallel` raises what one of its threads meets and goes on without the others."""
+    both, ended = threading.Barrier(2), threading.Event()
+
+    class Pair(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.triage = dspy.Predict(Triage)
+
+        def forward(self, ticket: str) -> Any:
+            self.triage(ticket="first of all")
+            threads = [ThreadPoolExecutor(1) for _ in range(2)]
+            context = [copy_context() for _ in threads]
+            found = [
+                pool.submit(own.run, lambda word=word: self.triage(ticket=f"{word} {ticket}"))
+                for pool, own, word in zip(threads, context, ("quick", "slow"), strict=True)
+            ]
+            try:
+                found[0].result()
+                return self.triage(ticket="last of all")
+            except RunStopped:
+                ended.set()
+                if not caught:
+                    raise
+            return dspy.Prediction(queue="legal")
+
+    def script(call: Call) -> Any:
+        if ("quick" in call.text or "slow" in call.text) and not ended.is_set():
+            both.wait(10)
+        if "slow" in call.text:
+            ended.wait(10)
+            time.sleep(0.2)
+        return {"queue": "legal"}
+
+    def measured(lm: Any, budget: Budget | None = None) -> Any:
+        with dspy.context(lm=lm):
+            return evaluate(Pair(), examples(1), exact, num_threads=4, log_dir=tmp_path, budget=budget)
+
+    lm = scripted_lm(script)
+    first = measured(lm, Budget(max_tokens=2 * sum(TOKENS)))
+    assert (first.stop_reason, len(lm.engine.calls)) == ("max_tokens", 3)
+    assert measured(lm).stop_reason == "completed"
+    assert len(lm.engine.calls) == len(sent(lm)) == 4
 
 
 @pytest.mark.parametrize(

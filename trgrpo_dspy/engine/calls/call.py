@@ -191,12 +191,14 @@ class Call:
             finally:
                 with self._run.lock:
                     self._run.out.discard(self)
-                    out.remove(deadline)
             report.check()
         except BaseException as error:
             self._failed(error)
         else:
             self._answered(report)
+        finally:
+            with self._run.lock:  # not before the reply is kept: the end of the attempt may wait for that
+                out.remove(deadline)
 
     def _failed(self, error: BaseException) -> None:
         """Prepare the next try; raises the error if there is none."""

@@ -62,9 +62,18 @@ class Waiting:
         The error that is about to be raised ends an `asyncio.gather`, and with it the loop: requests that are out would
         be cancelled, their replies paid for and lost.
         """
-        account = unit.account
-        while self._stopped.is_set() and account.clock.out and not account.abandoned.is_set():
+        while self._are_out(unit):
             await asyncio.sleep(POLL)
+
+    def for_requests(self, unit: Unit) -> None:
+        """The same where the unit's work has ended: `dspy.Parallel` leaves its threads when one of them raises."""
+        while self._are_out(unit):
+            time.sleep(POLL)
+
+    def _are_out(self, unit: Unit) -> bool:
+        account = unit.account
+        last = max(list(account.clock.out), default=0.0)
+        return self._stopped.is_set() and last > time.monotonic() and not account.abandoned.is_set()
 
     def rest(self, unit: Unit, tries: int) -> None:
         """Wait before a unit's work is tried again; meanwhile its slot is others'."""
