@@ -102,13 +102,19 @@ def redact(text: str) -> str:
     """Blank the secrets of the LMs in use, and what looks like a key, a token, a password or an address with one.
 
     Both are looked for in the text as it is: what one has blanked could hide from the other what is left of a secret.
+    What a blank uncovers, such as a key that had no space before it, is looked for once more.
     """
+    shown = blank(text, _spans(text))
+    return shown if shown == text else blank(shown, _spans(shown))
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where something looks like a secret."""
     # Letters outside ASCII may match one inside it without regard to case: then every pattern is tried.
     lower = text.lower() if text.isascii() else None
-    spans = [
+    return [
         (found.end(1), found.end())
         for first, needed, pattern in PATTERNS
         if lower is None or (first in lower and any(part in lower for part in needed))
         for found in pattern.finditer(text)
     ]
-    return blank(text, spans)

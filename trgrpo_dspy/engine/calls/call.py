@@ -75,8 +75,7 @@ class Call:
         if own := {name: value for name, value in given.kwargs.items() if isinstance(value, (str, Mapping))}:
             remember(own)  # a predictor may bring a key of its own
         self.backend = run.backends.of(lm.model)
-        # Beside asynchronous calls of the same attempt a synchronous one waits for none: it may block their very loop.
-        self._waits = asynchronous or not self.unit.account.clock.awaited
+        self._asynchronous = asynchronous
         self._tries, self._reserved = _Tries(), False
         self._use: Use | None = None
         self.reply, self.done = None, False
@@ -126,6 +125,11 @@ class Call:
     def over(self) -> bool:
         """Whether nobody waits for this call any more."""
         return self.unit.account.abandoned.is_set()
+
+    @property
+    def _waits(self) -> bool:
+        """Beside asynchronous calls of the same attempt a synchronous one waits for none: it may block their loop."""
+        return self._asynchronous or not self.unit.account.clock.awaited
 
     @property
     def hangs(self) -> bool:

@@ -167,4 +167,4 @@ def _lm(lm: Any) -> str:
     settings = _settings(getattr(lm, "kwargs", {}))
     hidden = {name: settings[name] for name in _HASHED if name in settings}
     shown = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True) if settings else ""
-    return " ".join(filter(None, [lm.model, shown, mark(hidden) if hidden else ""]))
+    return " ".join(filter(None, [str(lm.model), shown, mark(hidden) if hidden else ""]))
