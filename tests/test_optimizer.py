@@ -181,7 +181,7 @@ class TestAsync:
         def script(call: Call) -> Any:
             if call.number >= at:
                 asked.set()
-                time.sleep(0.02)
+                time.sleep(0.4)  # the task is cancelled meanwhile, also on a busy machine
             return learner(call)
 
         lm, rest = scripted_lm(script), scripted_lm()

@@ -70,7 +70,11 @@ class TestOutages:
         found = measured(backend, 50, num_threads=threads)
         assert found.mean.n == 50 and found.stop_reason == "completed"
         messages = "\n".join(caplog.messages)
-        assert "waiting for it up to 60 s (outage_patience)" in messages and "answers again" in messages
+        outage = "waiting for it up to 60 s (outage_patience)" in messages and "answers again" in messages
+        crowd = (
+            isinstance(error, RateLimitError) and "requests at a time" in messages
+        )  # where some replies came between
+        assert outage or crowd
 
     def test_the_patience_is_the_users(self) -> None:
         backend = Backend()

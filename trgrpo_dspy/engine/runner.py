@@ -1,8 +1,8 @@
 """One attempt: run the program on an example, capture what it did, score it, and say how it ended.
 
 `Runner.attempt` always returns a `Rollout`; it raises nothing but the end of the run (`RunStopped`, `FatalError`,
-`KeyboardInterrupt`). This is the one place with a broad `except`: around the user's program and metric. Whatever those
-raise is a failure of the attempt, `SystemExit` too: an `exit()` in a tool must not end the user's process.
+`KeyboardInterrupt`). This is the one place with a broad `except`: around the user's program and metric. Everything else
+that those raise, even `SystemExit`, is a failure of the attempt: an `exit()` in a tool must not end the user's process.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ __all__ = ["Runner", "attempt_task", "total_cost"]
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
 _FEEDBACK_TOKENS = 500
+"""Of a metric's feedback that is kept."""
 _PROGRAMS = 4
+"""Programs whose copiers are kept."""
 _NOT_COMPARED = frozenset({"reasoning", "trajectory", "history", "termination_reason", "rationale", "next_thought"})
+"""Output fields that say how an answer was found, not what it is."""
 
 
 @dataclass
@@ -145,14 +148,14 @@ class Runner:
         return rollout
 
     def _copier(self, program: dspy.Module) -> Copier:
-        """The program's, made at its first attempt; a few programs are under way at a time."""
+        """The copier of a program, made at its first attempt; those of the last few programs are kept."""
         known = next((copier for copier in list(self._copiers) if copier.program is program), None)
         if known is None:
             self._copiers.append(known := Copier(program))
         return known
 
     def _run(self, program: dspy.Module, inputs: dict[str, Any], unit: Unit, recorder: Recorder) -> _Try:
-        # DSPy takes its time for every module with a callback about; a predictor by itself calls no tool.
+        # Callbacks slow every call of a module, so a bare predictor, which calls no tool, gets none.
         watches = [] if type(program) is dspy.Predict else [ToolWatch(self.gate.state, unit, recorder, self._tools)]
         result = self._call(unit, lambda: call_program(program, inputs), *watches, trace=recorder)
         if result.error is not None and dspy.settings.lm is None and "No LM is loaded" in str(result.error):
@@ -178,7 +181,7 @@ class Runner:
         return result
 
     def _end_if_stopped(self, unit: Unit) -> None:
-        """End the attempt with the run: whatever a program with a bare `except` made of that is no result."""
+        """End the attempt with the run; what a program with a bare `except` returned in spite of that is dropped."""
         if self.gate.stopped or unit.account.abandoned.is_set():
             raise RunStopped(self.gate.state.ending.reason or "this attempt was abandoned")
 
@@ -193,9 +196,9 @@ class Runner:
             return replace(bare, outcome=outcome_of(result.error), score=score, error=error)
         try:
             fields = _outputs(result.value)
-        except Exception:  # a prediction of the program's own making that can't be read is still the metric's to judge
+        except Exception:  # an odd prediction whose fields can't be read still goes to the metric
             fields = {}
-        # How the program came to its answer stands in the transcript.
+        # Reasoning fields are left out: the transcript has them.
         answer = {name: value for name, value in fields.items() if name not in _NOT_COMPARED} or fields
         rollout = replace(bare, answer=redact(render_fields(answer, 300)))
         if self._score is None:
@@ -256,8 +259,9 @@ def attempt_task(
 ) -> Task:
     """`runner.attempt(...)` as work for the pool; the result is a `Rollout`.
 
-    After `timeout` seconds of its own time the attempt is given up, unscored; `remaining` stages follow it; `shown` are
-    the ids of the library's entries that the program carries.
+    After `timeout` seconds of its own time the attempt is given up, unscored; `remaining` is how many stages of
+    its flow are still to come, and the pool takes the longest first; `shown` are the ids of the library's entries that
+    the program carries.
     """
     return Task(
         lambda: replace(runner.attempt(program, example, unit, index=index, attempt=attempt), shown=shown),

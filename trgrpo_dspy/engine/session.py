@@ -66,10 +66,11 @@ class Session:
             metric: The user's metric; None is the label-free mode.
             kind: 'compile', 'evaluate', 'compare', 'estimate' or 'attempt'.
             compare_fields: Output fields that the label-free mode compares.
-            fingerprint: Makes what the journal's is compared with; called if there is a `log_dir`. None: nothing of
-                this session is kept or shown, so it has no journal, and Ctrl-C interrupts it at once.
+            fingerprint: Returns the fingerprint of this run, which must equal the one in the journal; called if there
+                is a `log_dir`. None is for inner sessions (an estimate, a worker's attempt): no journal, no progress
+                bar, and Ctrl-C interrupts at once.
             listeners: The caller's own listeners; they hear of each event before the user's.
-            known: What is known of the backends already.
+            known: Which backends have answered, as another process found.
             transcript_tokens: Bound of an attempt's transcript.
         """
         self.kind, self.options = kind, options
@@ -141,7 +142,7 @@ class Session:
         return self.finish(self.begin(flows))
 
     def begin(self, flows: Sequence[Flow[T]]) -> Batch[T]:
-        """Take flows in; they go on whenever `run` or `finish` drives."""
+        """Take flows in; they advance only while some `run` or `finish` is being called."""
         return self._driver.begin(flows)
 
     def finish(self, batch: Batch[T]) -> list[T]:

@@ -58,7 +58,7 @@ class _Tries:
     count: int = 0
     """Tries that failed."""
     own: int = 0
-    """Of these, the ones that no outage and no crowd of requests explains."""
+    """Failed tries that count against the LM's own `num_retries`; those due to an outage or to overload do not."""
     since: float = 0.0
     """When the first try was sent."""
     sent: float = 0.0
@@ -90,7 +90,7 @@ class Call:
         request = Outgoing(given.prompt, given.messages, self._run.sampled(self.lm, self.unit, given.kwargs))
         if isinstance(asked := given.kwargs.get("request", given.prompt), Request):
             request.prompt, request.kwargs = _typed(asked, given.kwargs, request.kwargs)
-        if journal is None or not self.unit.key:  # of no known unit: there is no telling whose reply it was
+        if journal is None or not self.unit.key:  # without a unit the journal has no key for the call
             return request
         request.hash = request_hash(self.lm, request.prompt, request.messages, request.kwargs)
         self._check()
@@ -127,11 +127,6 @@ class Call:
         return self.unit.account.abandoned.is_set()
 
     @property
-    def _waits(self) -> bool:
-        """Beside asynchronous calls of the same attempt a synchronous one waits for none: it may block their loop."""
-        return self._asynchronous or not self.unit.account.clock.awaited
-
-    @property
     def hangs(self) -> bool:
         """Whether the backend had all the time it gets for a first answer."""
         return time.monotonic() - self._tries.sent >= FIRST_DEADLINE
@@ -139,7 +134,7 @@ class Call:
     # -- before the request goes out -------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[Callable[[float], bool]]:
-        """What comes before the request goes out: each waits so many seconds, and says whether the next may come."""
+        """The waits before the request goes out, in order: call each with a time limit until it returns True."""
         waiting = self._run.waiting
         yield lambda seconds: self.over or waiting.until(self._tries.again, seconds)
         yield self._admitted
@@ -148,17 +143,17 @@ class Call:
         turn = waiting.pace()
         self.unit.account.clock.hold(time.monotonic(), turn)
         yield lambda seconds: self.over or waiting.until(turn, seconds)
-        if self._waits:
+        if self.unit.account.clock.may_wait(self._asynchronous):
             yield self._entered
         self._check()
 
     def _admitted(self, seconds: float) -> bool:
         """Whether backend and budget let the call go on; else other calls have to end first."""
-        may_go = self.backend.may_go(self) or not self._waits
-        self._check()  # after the above: whoever made way by stopping the run stopped it first
+        may_go = self.backend.may_go(self) or not self.unit.account.clock.may_wait(self._asynchronous)
+        self._check()  # after `may_go`, which is also true once a first call has ended by stopping the run
         if may_go and not self._reserved:
             self._reserved, reached = self._run.meter.reserve()
-            if reached or not (self._reserved or self._waits):
+            if reached or not (self._reserved or self.unit.account.clock.may_wait(self._asynchronous)):
                 self._run.ending.stop(reached or "max_lm_calls")
                 self._check()
         if may_go and self._reserved:
@@ -226,7 +221,7 @@ class Call:
             down = backend.outage.down
             before = (tries.count if down or own else tries.own + 1) - 1
             tries.again = time.monotonic() + self._run.waiting.before_retry(error, before, down=down)
-            if not own:  # no time of the attempt's
+            if not own:  # the wait does not count against `rollout_timeout`
                 self.unit.account.clock.hold(tries.sent, tries.again)
             self._run.waiting.leave(self._use)
             return
@@ -238,7 +233,7 @@ class Call:
         raise error
 
     def _keeps_own(self, error: BaseException) -> bool:
-        """Have the model keep its own value of a parameter that it refuses; returns whether that was the reason."""
+        """If the model refused a parameter that the run set, leave it out and prepare the request again; True if so."""
         name = refused_parameter(error)
         ours = self._run.sampled(self.lm, self.unit, self._given.kwargs)
         if not name or ours.get(name) == self._given.kwargs.get(name):
@@ -286,7 +281,7 @@ class Call:
 
 
 def _typed(request: Request, given: dict[str, Any], changed: dict[str, Any]) -> tuple[Request, dict[str, Any]]:
-    """A typed request carries its sampling itself: put in what the unit changes; what it says itself wins."""
+    """Put the unit's temperature and seed into a typed request where it has none of its own."""
     ours = {name: changed[name] for name in ("temperature", "seed") if name in changed and name not in given}
     config = {name: value for name, value in ours.items() if getattr(request.config, name) is None}
     rest = {name: value for name, value in changed.items() if name not in ours and name != "request"}

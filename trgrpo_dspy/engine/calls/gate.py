@@ -7,7 +7,8 @@ seed. The gate then
 - replays the reply if the journal holds it: what was paid for is not paid again;
 - reserves a call in the budget, keeps to the rate limit and to what the backend serves, and refuses every call once the
   run is stopped;
-- retries outages with jittered back-off, honouring `retry_after`; a call that waits for that holds no slot;
+- retries outages with jittered back-off, honouring `retry_after`; while a call waits for its next try, another
+  attempt uses its slot;
 - commits the reply to the journal before the program sees it, and counts it.
 
 Covered are the settings' LM, LMs bound to predictors (`bind`), an adapter's own LM, and LMs a program chooses in
@@ -53,7 +54,7 @@ class Gate:
 
     @property
     def stopped(self) -> bool:
-        """Whether the gate is shut."""
+        """Whether the run is stopped."""
         return self.state.ending.event.is_set()
 
     def stop(self, reason: str = "stopped", fatal: TrainingFreeGRPOError | None = None) -> None:
@@ -112,7 +113,7 @@ class Gate:
 
     def call(self, lm: Any, send: Callable[..., Any], prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """Make or replay one call."""
-        if is_watched():  # made by an LM in the middle of its own call: part of that one
+        if is_watched():  # an LM calls another one inside its own call, which is counted already
             return send(prompt, messages=messages, **kwargs)
         with closing(Call(self.state, lm, Outgoing(prompt, messages, kwargs))) as call:
             while not call.done:

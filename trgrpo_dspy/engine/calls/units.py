@@ -34,6 +34,10 @@ class Clock:
     _held_until: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def may_wait(self, asynchronous: bool) -> bool:
+        """Whether a call may wait: not a synchronous one beside others, since it may block the loop that frees them."""
+        return asynchronous or not self.awaited
+
     def hold(self, begin: float, end: float) -> None:
         """Count a time in which the run held a call back; a time that several calls share counts once."""
         with self._lock:

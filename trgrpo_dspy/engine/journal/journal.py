@@ -5,8 +5,9 @@ Guarantees:
 - A reply is committed before the program that asked for it sees it, so killing the process at any moment loses at most
   the calls in flight. Resuming *replays* a run: a request that was answered in the same unit of work is answered from
   here, any other goes out.
-- What an attempt came to is committed before anything rests on it, and the first result stays. What an outage or a
-  timeout took is not committed: a resumed run makes it again, and ends as if there had been no outage.
+- What an attempt came to is committed before anything rests on it, and of two results of one attempt the first is
+  kept. What an outage or a timeout took is not committed: a resumed run makes it again, and ends as if there had been
+  no outage.
 - One process at a time: a second one is refused with the first one's pid. The lock dies with its process.
 - A journal of another program, data, metric or learning setting is refused with the differences named; one of a newer
   schema, or one that is damaged, is refused with what to do. Nothing is overwritten.
@@ -82,8 +83,7 @@ class Journal:
         self._lock = DirectoryLock(self.directory)
         try:
             self._db = Database(self.directory / "journal.sqlite", _TABLES, SCHEMA_VERSION)
-            # The keys in memory: most lookups miss and need no query. Hashes take a fraction of the texts' memory; two
-            # that are equal by chance cost a query.
+            # Hashes of all keys, so that a miss, which most lookups are, needs no query; a chance hit costs one.
             self._answered = {hash(key) for key in self._db.all("SELECT unit, request FROM calls")}
             finished = self._db.all("SELECT unit, NULL FROM attempts")
             self._finished: dict[str, Rollout | None] = dict(finished)
