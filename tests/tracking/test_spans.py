@@ -74,6 +74,7 @@ def test_spans_of_the_users_own_are_labelled_within_a_run_only(spans: Any) -> No
 
 def test_spans_of_openinference_are_labelled(spans: Any) -> None:
     openinference = pytest.importorskip("openinference.instrumentation.dspy", reason="openinference is not installed")
+    wrapt = pytest.importorskip("wrapt")
     provider, exporter = spans
     instrumentor = openinference.DSPyInstrumentor()
     instrumentor.instrument(tracer_provider=provider, skip_dep_check=True)
@@ -81,6 +82,10 @@ def test_spans_of_openinference_are_labelled(spans: Any) -> None:
         with dspy.context(lm=scripted_lm()):
             learn(dspy.Predict(Triage))
     finally:
+        for module, name in reversed(instrumentor._originals):  # its own way takes DSPy's callbacks away as well
+            owner, attribute, wrapper = wrapt.resolve_path(module, name)
+            setattr(owner, attribute, wrapper.__wrapped__)
+        instrumentor._originals.clear()
         instrumentor.uninstrument()
     found = labels(exporter, "LM.__call__")
     assert {where for where in found if where[2] is not None} == ATTEMPTS
