@@ -42,6 +42,12 @@ def clean_dspy() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are remembered for the life of a process: those of one test are blanked in no other."""
+    monkeypatch.setattr("trgrpo_dspy.failures.secrets._known", frozenset())
+
+
+@pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An LM that fails is tried as often as its own retries say; tests of outages ask for patience."""
     monkeypatch.setattr("trgrpo_dspy.engine.calls.limits.MOST_PATIENCE", 0.0)

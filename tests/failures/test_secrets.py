@@ -283,8 +283,11 @@ def test_words_are_no_secrets_and_nonsense_does_no_harm() -> None:
     )  # fmt: skip
     remember({"api_base": "http://[broken", "vertex_credentials": "{not json", "api_key": b"\xff\xfe", "headers": 3})
     remember({"credentials": [{"token": None}, ("a", 1)], "api_key": lambda: "later"})
-    text = "EMPTY openai/gpt-4o-mini 0.7 [[ ## completed ## ]] http://localhost:8000/v1 1000 None"
+    remember({"api_base": "https://user:Wj72Kd31@models.example/v1"})
+    text = "EMPTY openai/gpt-4o-mini 0.7 [[ ## completed ## ]] http://localhost:8000/v1 1000 None user@host: ready"
     assert blank(text) == text
+    remember({"api_base": "https://Wt55Gp90:x@models.example/v1"})
+    assert blank("a token may stand where a user does: Wt55Gp90") == "a token may stand where a user does: ***"
 
 
 def test_keys_of_the_environment_of_every_lm_a_run_meets_and_of_a_predictors_own_are_known(

@@ -95,5 +95,8 @@ def _in_address(value: str) -> Iterator[str]:
     if password:
         yield base64.b64encode(f"{user}:{password}".encode()).decode()
         yield f"{user}:{password}"
-    yield from (part for part in (user, password) if len(part) >= _SHORTEST_PASSWORD)
+    if len(user) >= _SHORTEST:  # a token may stand there; a shorter name is a word, such as 'user'
+        yield user
+    if len(password) >= _SHORTEST_PASSWORD:
+        yield password
     yield from (part for _, part in parse_qsl(address.query) if len(part) >= _SHORTEST)
