@@ -25,7 +25,6 @@ HOUSE = """
 __init__
 __main__
 cli
-api
 optimizer
 learning
 report tracking
@@ -34,12 +33,11 @@ engine
 events
 program
 library meter failures
-saved
 errors
 """
 """Files and folders at the top, each importing only from rows below its own."""
 
-RECORDS = ["errors", "events", "saved", "program.rollout",
+RECORDS = ["errors", "events", "program.rollout",
     "engine.seeds", "learning.group", "learning.schedule", "evaluation.measurement",
     "evaluation.result", "evaluation.statistics"]  # fmt: skip
 """What loads without DSPy and without an LM client: plain records and pure functions."""
@@ -97,7 +95,7 @@ def own_imports(path: Path) -> set[tuple[str, ...]]:
     return {tuple(name.split(".")[1:]) for name in imports(path) if name.startswith("trgrpo_dspy.")}
 
 
-ENTRANCES = ("__init__.py", "__main__.py", "api.py")
+ENTRANCES = ("__init__.py", "__main__.py")
 """Files that hold imports alone."""
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "offline")
 
@@ -186,6 +184,11 @@ def test_importing_the_package_does_nothing(tmp_path: Path) -> None:
 def test_the_exported_names() -> None:
     assert sorted(trgrpo_dspy.__all__) == EXPORTED
     assert all(hasattr(trgrpo_dspy, name) for name in EXPORTED)
+    typed = [
+        node for node in ast.walk(tree_of(PACKAGE / "__init__.py")) if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    homes = {alias.name: node.module for node in typed for alias in node.names}
+    assert homes == trgrpo_dspy._MODULE_OF  # what type checkers are told
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name not in ENTRANCES], ids=name_of)

@@ -3,7 +3,7 @@
 `TrainingFreeGRPO` is the optimizer; `evaluate` and `compare` measure programs with intervals; `attach` carries a
 library from one program to another.
 
-The names are loaded when the first is asked for (`api.py`): `trgrpo --help` and what reads files alone need no DSPy.
+A name is loaded when it is first asked for: `trgrpo --help` and what reads files alone need no DSPy.
 """
 
 from __future__ import annotations
@@ -12,39 +12,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import *  # noqa: F403
+    from .engine.executors.ray_executor import RayExecutor as RayExecutor
+    from .errors import FatalError as FatalError
+    from .errors import InfrastructureError as InfrastructureError
+    from .errors import JournalError as JournalError
+    from .errors import RunStopped as RunStopped
+    from .errors import SchemaVersionError as SchemaVersionError
+    from .errors import TrainingFreeGRPOError as TrainingFreeGRPOError
+    from .evaluation.evaluate import compare as compare
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.measurement import Evaluation as Evaluation
+    from .evaluation.result import DetailedResults as DetailedResults
+    from .learning.reflector import Reflector as Reflector
+    from .library.experience import Experience as Experience
+    from .library.library import ExperienceLibrary as ExperienceLibrary
+    from .library.library import diff as diff
+    from .meter.estimate import Estimate as Estimate
+    from .meter.meter import Budget as Budget
+    from .optimizer import TrainingFreeGRPO as TrainingFreeGRPO
+    from .program.carrying import attach as attach
+    from .program.carrying import read_library as read_library
 
-__all__ = [  # noqa: F405
-    "Budget",
-    "DetailedResults",
-    "Estimate",
-    "Evaluation",
-    "Experience",
-    "ExperienceLibrary",
-    "FatalError",
-    "InfrastructureError",
-    "JournalError",
-    "RayExecutor",
-    "Reflector",
-    "RunStopped",
-    "SchemaVersionError",
-    "TrainingFreeGRPO",
-    "TrainingFreeGRPOError",
-    "attach",
-    "compare",
-    "diff",
-    "evaluate",
-    "read_library",
-]
+_NAMES = {
+    "engine.executors.ray_executor": ("RayExecutor",),
+    "errors": (
+        *("FatalError", "InfrastructureError", "JournalError", "RunStopped", "SchemaVersionError"),
+        "TrainingFreeGRPOError",
+    ),
+    "evaluation.evaluate": ("compare", "evaluate"),
+    "evaluation.measurement": ("Evaluation",),
+    "evaluation.result": ("DetailedResults",),
+    "learning.reflector": ("Reflector",),
+    "library.experience": ("Experience",),
+    "library.library": ("ExperienceLibrary", "diff"),
+    "meter.estimate": ("Estimate",),
+    "meter.meter": ("Budget",),
+    "optimizer": ("TrainingFreeGRPO",),
+    "program.carrying": ("attach", "read_library"),
+}
+"""The public names, by the module that defines them; the imports above say the same to type checkers."""
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public names."""
-    if name not in __all__:
+    """Load a public name."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    api = importlib.import_module(".api", __name__)
-    globals().update({public: getattr(api, public) for public in __all__})
+    globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
     return globals()[name]
 
 

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from trgrpo_dspy.errors import SchemaVersionError
 from trgrpo_dspy.library import Experience, ExperienceLibrary, LibraryLimits
-from trgrpo_dspy.library.edits import Edit, EditReport, RejectedEdit, apply_edits, overlong
+from trgrpo_dspy.library.applying import EditReport, apply_edits
+from trgrpo_dspy.library.edits import Edit, RejectedEdit, overlong
 from trgrpo_dspy.library.entries import MARK, clean_entry, count_words, near_duplicate
 
 anything = st.text(st.characters(codec=None, categories=None), max_size=60)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trgrpo_dspy.saved import Saved
+from trgrpo_dspy.library.saved import Saved
 
 from .errors import InputError
 

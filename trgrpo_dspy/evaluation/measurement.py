@@ -16,9 +16,9 @@ from typing import Any
 from trgrpo_dspy.evaluation.statistics.comparison import PairedComparison, ending, paired_comparison
 from trgrpo_dspy.evaluation.statistics.intervals import Mean, mean_at_k, mean_with_interval, pass_at_k
 from trgrpo_dspy.failures.outcome import Outcome
+from trgrpo_dspy.library.saved import Saved
 from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.saved import Saved
 
 from .html import details, page, table
 from .warnings import attempt_warnings

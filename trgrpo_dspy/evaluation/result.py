@@ -14,10 +14,10 @@ from pydantic import BeforeValidator
 from trgrpo_dspy.evaluation.statistics.intervals import Interval, Mean
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.library.saved import Saved
 from trgrpo_dspy.meter.estimate import Estimate
 from trgrpo_dspy.meter.meter import Spend, total_spend
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.saved import Saved
 
 from .gepa_names import GEPANames
 from .html import details, page, table

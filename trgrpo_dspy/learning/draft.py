@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.failures.messages import describe
-from trgrpo_dspy.library.edits import Edit, apply_edits
+from trgrpo_dspy.library.applying import apply_edits
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens, count_words, near_duplicate
 from trgrpo_dspy.library.experience import Experience
 from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits

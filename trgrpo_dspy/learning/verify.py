@@ -10,7 +10,8 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from trgrpo_dspy.library.edits import Edit, apply_edits
+from trgrpo_dspy.library.applying import apply_edits
+from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits
 from trgrpo_dspy.meter.meter import Stage

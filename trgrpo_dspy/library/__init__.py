@@ -1,6 +1,7 @@
 """What was learned: entries, the library of them, and edits applied to it. Plain records and pure functions."""
 
-from .edits import Edit, RejectedEdit, apply_edits, overlong
+from .applying import apply_edits
+from .edits import Edit, RejectedEdit, overlong
 from .experience import Experience
 from .library import ExperienceLibrary, LibraryDiff, LibraryLimits, diff
 from .screening import screen

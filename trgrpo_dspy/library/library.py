@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trgrpo_dspy.saved import Saved
-
 from .entries import as_written, clean_entry
-from .experience import ID_END, Collection, Experience, number_of, numbering
+from .experience import Collection, Experience
+from .ids import ID_END, number_of, numbering
 from .markdown import parse_markdown, render_markdown
+from .saved import Saved
 
 __all__ = ["Change", "ExperienceLibrary", "LibraryDiff", "LibraryLimits", "diff", "numbered"]
 
@@ -132,7 +132,8 @@ class ExperienceLibrary(Collection, Saved):
         Raises:
             ValueError: A line can't be read; the message names its number.
         """
-        return cls(*parse_markdown(text))
+        found, next_id, banned = parse_markdown(text)
+        return cls(tuple(Experience(id, text, **notes) for id, text, notes in found), next_id, banned)
 
     def _with(self, *changed: Experience) -> ExperienceLibrary:
         new = {e.id: e for e in changed}

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from .entries import as_written, clean_entry
-from .experience import ID_PATTERN, Experience, number_of
+from .ids import ID_PATTERN, number_of
 
-__all__ = ["Item", "list_items", "parse_markdown", "render_markdown", "stray_line"]
+if TYPE_CHECKING:
+    from .experience import Experience
+
+__all__ = ["Item", "Read", "list_items", "parse_markdown", "render_markdown", "stray_line"]
 
 _ITEM = re.compile(r"(?P<indent> *)(?:[-*+•]|\d{1,9}[.)])(?:[ \t]+(?P<text>.*)|)")
 _ID = re.compile(rf"(?:\*\*)?\[?({ID_PATTERN})(?:\][:.]?(?:\*\*)?|[:.](?:\*\*)?|\*\*:?)(?:\s+|$)")
@@ -64,6 +67,10 @@ class Item:
     """Items below it, with their line numbers."""
 
 
+Read = tuple[str, str, dict[str, Any]]
+"""An entry as a list has it: id, text and other fields."""
+
+
 def render_markdown(entries: Iterable[Experience], next_id: int, banned: Iterable[str]) -> str:
     """The entries as a list, each with what is known of it in a list below it."""
     lines = ["# Experiences", ""]
@@ -78,8 +85,8 @@ def render_markdown(entries: Iterable[Experience], next_id: int, banned: Iterabl
     return "\n".join([*lines, "", f"Next id: E{next_id}", ""])
 
 
-def parse_markdown(text: str) -> tuple[tuple[Experience, ...], int, tuple[str, ...]]:
-    """The fields of a library from a list: entries, next id, banned texts.
+def parse_markdown(text: str) -> tuple[tuple[Read, ...], int, tuple[str, ...]]:
+    """What a list has of a library: entries, next id, banned texts.
 
     Headings and paragraphs are no entries, a code fence belongs to the item before it.
     """
@@ -90,14 +97,14 @@ def parse_markdown(text: str) -> tuple[tuple[Experience, ...], int, tuple[str, .
         (banned if item.section.casefold() == "banned" else advice).append(item)
     ids = [m[1] if (m := _ID.match(item.text)) else "" for item in advice]
     next_id = max([stated, *(number_of(id) + 1 for id in ids if id)])
-    entries: dict[str, Experience] = {}
+    entries: dict[str, Read] = {}
     for item, id in zip(advice, ids, strict=True):
         if not id:
             id, next_id = f"E{next_id}", next_id + 1
         entry = _entry(item, id)
-        if entry.id in entries:
-            raise ValueError(f"line {item.line}: the id {entry.id} stands twice; give one of them another, or none")
-        entries[entry.id] = entry
+        if id in entries:
+            raise ValueError(f"line {item.line}: the id {id} stands twice; give one of them another, or none")
+        entries[id] = entry
     return tuple(entries.values()), next_id, tuple(filter(None, (clean_entry(item.text) for item in banned)))
 
 
@@ -140,7 +147,7 @@ def list_items(text: str, stray: list[int] | None = None) -> list[Item]:
     return items
 
 
-def _entry(item: Item, id: str) -> Experience:
+def _entry(item: Item, id: str) -> Read:
     label = _ID.match(item.text)
     if not label and re.match(r"\[E\d+(?!\d*\])", item.text):
         raise ValueError(f"line {item.line}: {item.text[:20]!r} begins an id that is not closed; write '[E7] text'")
@@ -156,4 +163,4 @@ def _entry(item: Item, id: str) -> Experience:
         except ValueError:
             raise ValueError(f"line {number}: {note[:60]!r} can't be read; write numbers with commas") from None
     changes.setdefault("updated_step", changes.get("created_step", 0))
-    return replace(Experience(id, text), **changes)
+    return id, text, changes

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 import dspy
 
 from trgrpo_dspy.library.entries import MARK, clean_entry, guard_fields
-from trgrpo_dspy.library.experience import ID_PATTERN, Experience
+from trgrpo_dspy.library.experience import Experience
+from trgrpo_dspy.library.ids import ID_PATTERN
 
 __all__ = [
     "has_unreadable_block", "original_instructions", "read_block", "remove_block", "teachable_predictors",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from trgrpo_dspy import SchemaVersionError
-from trgrpo_dspy.saved import Saved
+from trgrpo_dspy.library.saved import Saved
 
 
 @dataclass(frozen=True)

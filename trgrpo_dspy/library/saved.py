@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import SchemaVersionError
+from trgrpo_dspy.errors import SchemaVersionError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
