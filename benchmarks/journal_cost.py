@@ -33,8 +33,8 @@ from dspy.lm15 import Message, Request, Response, Usage
 from benchmarks.shared import command_line, judge, quiet
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.engine.journal.fingerprint import request_hash
 from trgrpo_dspy.engine.journal.journal import Journal
+from trgrpo_dspy.engine.journal.requests import request_hash
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout

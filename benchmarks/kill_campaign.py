@@ -42,7 +42,7 @@ from benchmarks.shared import command_line, judge, quiet
 from programs import tickets
 from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.journal.fingerprint import request_hash
+from trgrpo_dspy.engine.journal.requests import request_hash
 from trgrpo_dspy.offline.server import OfflineServer
 
 THREADS = 16

@@ -43,10 +43,10 @@ import dspy
 from benchmarks.shared import command_line, quiet
 from programs import tickets
 from trgrpo_dspy import RayExecutor, TrainingFreeGRPO
+from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import single
 from trgrpo_dspy.engine.options import RunOptions
-from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.meter import Stage
 from trgrpo_dspy.offline import offline_lm

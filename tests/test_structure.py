@@ -74,12 +74,21 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+class OnLoading(ast.NodeTransformer):
+    """Drops what is not done when a module is loaded: bodies of functions, and imports for type checkers."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None: ...
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None: ...
+    def visit_If(self, node: ast.If) -> ast.If | None:
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+
 @functools.cache
-def imports(path: Path) -> set[str]:
-    """Absolute names of all modules a file imports, inside functions too."""
+def imports(path: Path, on_loading: bool = False) -> set[str]:
+    """Absolute names of the modules a file imports: all of them, or those that it imports when it is loaded."""
     inside = ("trgrpo_dspy", *path.relative_to(PACKAGE).parent.parts)
     found: set[str] = set()
-    for node in ast.walk(tree_of(path)):
+    for node in ast.walk(OnLoading().visit(ast.parse(path.read_text())) if on_loading else tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -90,9 +99,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def own_imports(path: Path) -> set[tuple[str, ...]]:
+def own_imports(path: Path, on_loading: bool = False) -> set[tuple[str, ...]]:
     """Modules of the package that a file imports, as path parts below it."""
-    return {tuple(name.split(".")[1:]) for name in imports(path) if name.startswith("trgrpo_dspy.")}
+    return {tuple(name.split(".")[1:]) for name in imports(path, on_loading) if name.startswith("trgrpo_dspy.")}
 
 
 ENTRANCES = ("__init__.py", "__main__.py")
@@ -114,11 +123,12 @@ def test_imports_only_run_downward(path: Path) -> None:
     assert not upward, f"{name_of(path)} imports {upward}, which stand no lower"
 
 
-def graph() -> dict[str, set[str]]:
+def graph(on_loading: bool = False) -> dict[str, set[str]]:
     """Which module imports which; a package stands for its `__init__`."""
-    names = {name_of(path).removesuffix(".__init__") for path in FILES}
+    paths = {name_of(path).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")}
     return {
-        name_of(path).removesuffix(".__init__"): {".".join(to) for to in own_imports(path)} & names for path in FILES
+        name: {".".join(to) for to in own_imports(path, on_loading)} & set(paths) - {name}
+        for name, path in paths.items()
     }
 
 
@@ -127,6 +137,33 @@ def test_no_circle_of_imports() -> None:
     while free := {name for name, needs in waiting.items() if not needs & set(waiting)}:
         waiting = {name: needs for name, needs in waiting.items() if name not in free}
     assert not waiting
+
+
+def test_no_chain_of_imports_is_longer_than_nine_modules() -> None:
+    """Of those that are made when a module is loaded; an import for types alone stands under `TYPE_CHECKING`."""
+    needs = graph(on_loading=True)
+
+    @functools.cache
+    def longest(name: str) -> tuple[str, ...]:
+        return (name, *max(map(longest, sorted(needs[name])), key=len, default=()))
+
+    assert [chain for chain in map(longest, needs) if len(chain) > 9] == []
+
+
+def test_only_the_command_and_extras_are_imported_inside_functions() -> None:
+    """So no import hides from the chain above: the command starts fast, and an extra need not be installed."""
+    late = {
+        name_of(path)
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and any(
+            "trgrpo_dspy" in ast.unparse(inner) or inner.level
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.ImportFrom)
+        )
+    }
+    assert {name for name in late if not name.startswith("cli.")} == {"evaluation.measurement", "tracking.trackers"}
 
 
 def test_the_offline_model_imports_nothing_above_it() -> None:

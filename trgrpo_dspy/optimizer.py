@@ -42,7 +42,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
@@ -52,18 +52,20 @@ from .engine.journal.fingerprint import fingerprint
 from .engine.session import Session
 from .evaluation.examples import check_examples
 from .evaluation.result import DetailedResults
-from .events import Listener
 from .learning.loop import Run
 from .learning.options import LearningOptions
 from .learning.setup import Setup
 from .learning.trial import trial
 from .library.library import ExperienceLibrary
-from .meter.estimate import Estimate
 from .meter.meter import Budget
 from .program.calling import check_program
 from .program.instructions import teachable_predictors
 from .report.html import report_at_end
 from .tracking.trackers import carried, tracked
+
+if TYPE_CHECKING:
+    from .events import Listener
+    from .meter.estimate import Estimate
 
 __all__ = ["TrainingFreeGRPO"]
 
@@ -176,7 +178,10 @@ class TrainingFreeGRPO(LearningOptions, Teleprompter):
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
             raise ValueError(f"sample={sample!r} must be a whole number, 0 for an estimate without calls")
         setup = Setup.of(self, program, trainset, valset or ())
-        return trial(setup, sample) if sample else setup.estimate()
+        if not sample:
+            return setup.estimate()
+        with Session(self, metric=self.metric, kind="estimate", compare_fields=self.compare_fields) as session:
+            return trial(setup, session, sample)
 
     def _session(self, setup: Setup, trackers: Sequence[Listener]) -> Session:
         """The run's session; with `auto` and no budget, LM calls are capped at what the run can take at most."""

@@ -12,7 +12,8 @@ from typing import Any
 from trgrpo_dspy import Evaluation, ExperienceLibrary
 from trgrpo_dspy.evaluation.result import StepResult
 from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
-from trgrpo_dspy.evaluation.statistics.intervals import Interval, mean_at_k, mean_with_interval
+from trgrpo_dspy.evaluation.statistics.intervals import mean_at_k, mean_with_interval
+from trgrpo_dspy.evaluation.statistics.resampling import Interval
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.meter import Spend, Stage
 

@@ -12,10 +12,10 @@ import pytest
 from support.scripted import Triage, exact, examples
 
 from trgrpo_dspy import JournalError, RunStopped
+from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.flows import Flow, single
 from trgrpo_dspy.engine.options import RunOptions
-from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.events import AttemptFinished, Event
 from trgrpo_dspy.meter import Stage

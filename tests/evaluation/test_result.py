@@ -9,7 +9,8 @@ import pytest
 
 from trgrpo_dspy.evaluation.gepa_names import GEPANames
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult, Verdict, step_line
-from trgrpo_dspy.evaluation.statistics.intervals import Interval, Mean
+from trgrpo_dspy.evaluation.statistics.intervals import Mean
+from trgrpo_dspy.evaluation.statistics.resampling import Interval
 from trgrpo_dspy.library import Edit, ExperienceLibrary, apply_edits
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.meter import Spend

@@ -17,9 +17,10 @@ from typer.core import TyperGroup
 from trgrpo_dspy import __version__
 
 from .console import line, note
-from .errors import EXIT_CODES, problem_of
+from .errors import EXIT_CODES
 from .history_verbs import report, watch, why
 from .library_verbs import apply, diff_, edit, export, import_, show_
+from .problems import problem_of
 from .run_verbs import compare, compile_, evaluate, resume
 from .setup_verbs import doctor, estimate, init, options
 

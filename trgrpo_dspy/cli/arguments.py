@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from typer import Argument, Option
 
-from .sources import RUNS, is_run
+from .directories import RUNS, is_run
 
 __all__ = ["Format", "Out", "Run", "Target", "takes"]
 

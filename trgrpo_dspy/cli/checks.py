@@ -20,8 +20,9 @@ from trgrpo_dspy.program.carrying import read_library
 from trgrpo_dspy.program.instructions import teachable_predictors
 from trgrpo_dspy.program.scoring import adapt_metric
 
-from .errors import InputError, problem_of
+from .errors import InputError
 from .job import Job
+from .problems import problem_of
 from .subject import Subject, language_model, models_of
 
 __all__ = ["Check", "checks"]

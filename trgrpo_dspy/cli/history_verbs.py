@@ -11,8 +11,8 @@ import typer
 
 from .arguments import Run, takes
 from .console import note, show, show_json
+from .directories import is_run, run_directory
 from .errors import InputError
-from .sources import is_run, run_directory
 
 __all__ = ["report", "watch", "why"]
 

@@ -18,9 +18,10 @@ from trgrpo_dspy.library.markdown import stray_line
 
 from .arguments import Format, Out, takes
 from .console import experiences, library_table, line, note, show, show_json
+from .directories import is_run, run_directory
 from .errors import InputError
 from .job import names
-from .sources import Source, is_run, other_fields, read_source, run_directory, saved_fields, write_text
+from .sources import Source, other_fields, read_source, saved_fields, write_text
 
 __all__ = ["apply", "diff_", "edit", "export", "import_", "show_"]
 

@@ -11,9 +11,10 @@ import typer
 
 from .arguments import Run, Target, takes
 from .console import logged, note, show, show_json
+from .directories import run_directory, shortest
 from .errors import ExitCode, InputError
 from .job import Job, asked, option_texts, read_job
-from .sources import run_directory, shortest, write_text
+from .sources import write_text
 
 __all__ = ["compare", "compile_", "evaluate", "resume"]
 

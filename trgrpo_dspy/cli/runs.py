@@ -22,10 +22,11 @@ from trgrpo_dspy.meter.estimate import Estimate
 from trgrpo_dspy.optimizer import TrainingFreeGRPO
 
 from .console import note
+from .directories import RUNS, shortest
 from .errors import ExitCode, InputError
 from .job import FILE, Job
 from .settings import built
-from .sources import RUNS, other_fields, read_source, saved_fields, shortest, write_text
+from .sources import other_fields, read_source, saved_fields, write_text
 from .subject import Subject, models_of
 
 __all__ = ["ended_with", "inside", "run_compile", "run_estimate", "run_measure"]

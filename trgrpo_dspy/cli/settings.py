@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from trgrpo_dspy.engine.options import Options
 from trgrpo_dspy.learning.reflector import Reflector
 from trgrpo_dspy.meter.meter import Budget
 
 from .errors import InputError
 from .target import resolve
+
+if typing.TYPE_CHECKING:
+    from trgrpo_dspy.engine.options import Options
 
 __all__ = ["OptionText", "built", "texts_of"]
 

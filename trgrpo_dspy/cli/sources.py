@@ -17,14 +17,9 @@ from typing import Any
 from trgrpo_dspy.library.exchange import FORMATS, guess_format
 from trgrpo_dspy.library.library import ExperienceLibrary
 
-from .console import note
 from .errors import InputError
-from .job import has_failed
 
-__all__ = ["RUNS", "Source", "is_run", "other_fields", "read_source", "run_directory", "saved_fields", "write_text"]
-
-RUNS = Path("runs")
-"""Where runs are kept that are given no directory."""
+__all__ = ["Source", "other_fields", "read_source", "saved_fields", "write_text"]
 
 
 @dataclass(frozen=True)
@@ -71,55 +66,6 @@ def read_source(name: str, format: str = "") -> Source:
     except (ValueError, KeyError, TypeError) as error:
         hint = "" if name.endswith((".json", ".md", ".yaml", ".yml")) else "; --format names another format"
         raise InputError(f"{path}: {error}{hint}") from error
-
-
-def run_directory(name: str | None, *, failed: bool = False) -> Path:
-    """The directory of a run; None is the newest in `runs/`, but for one that failed with nothing to show.
-
-    Args:
-        name: The directory, or its `events.jsonl`.
-        failed: Whether the newest may be one that failed: to go on with it.
-    """
-    if name is None:
-        return _newest(failed=failed)
-    path = Path(name).expanduser()
-    if not path.exists():
-        example = next(iter(_by_age()), "runs/my_task-1")
-        raise InputError(f"{name} is not there; name a run's directory, such as {example}")
-    if path.is_file() and path.name == "events.jsonl":
-        path = path.parent
-    if not is_run(path):
-        raise InputError(f"{name} is no run's directory: it has no events.jsonl")
-    return path
-
-
-def _newest(*, failed: bool) -> Path:
-    runs = _by_age()
-    if not runs:
-        raise InputError("there is no run in runs/; name a run's directory (its log_dir)")
-    found = next((run for run in runs if failed or not has_failed(run)), runs[0])
-    if found != runs[0]:
-        note(f"{found} is taken; {runs[0]} is newer and failed: name it to look at it")
-    return found
-
-
-def _by_age() -> list[Path]:
-    """The runs in `runs/`, the one that wrote last first."""
-    found = [path for path in RUNS.glob("*") if is_run(path)]
-    return sorted(found, key=lambda path: (path / "events.jsonl").stat().st_mtime, reverse=True)
-
-
-def shortest(path: Path) -> Path:
-    """The path as it is shortest to type."""
-    try:
-        return path.absolute().relative_to(Path.cwd())
-    except ValueError:
-        return path
-
-
-def is_run(path: Path) -> bool:
-    """Whether this is the directory of a run."""
-    return (path / "events.jsonl").is_file()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group as Stack
 from rich.console import RenderableType
@@ -16,10 +16,12 @@ from rich.text import Text
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.offline import NOTICE
-from trgrpo_dspy.report import EntryHistory, RunHistory
-from trgrpo_dspy.report.records import Group, Measured, Moment, Step
 
 from .console import column_table, experiences, library_table, printable
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.report import EntryHistory, RunHistory
+    from trgrpo_dspy.report.records import Group, Measured, Moment, Step
 
 __all__ = ["entry_data", "entry_view", "label_offline", "run_data", "run_view", "watch_view"]
 

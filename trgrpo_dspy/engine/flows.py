@@ -19,13 +19,15 @@ import itertools
 import queue
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from trgrpo_dspy.errors import FatalError, RunStopped, TrainingFreeGRPOError
 from trgrpo_dspy.events import Event, Notice
 
-from .calls.gate import Gate
 from .pool import Pool, Started, Task
+
+if TYPE_CHECKING:
+    from .calls.gate import Gate
 
 __all__ = ["Batch", "Execution", "Flow", "single"]
 

@@ -8,13 +8,15 @@ such attempts, or only empty replies, ends before it has cost much. Thread-safe.
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.errors import RunStopped
 from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.program.rollout import Rollout
 
-from .calls.state import RunState
-from .calls.units import Unit
+if TYPE_CHECKING:
+    from .calls.state import RunState
+    from .calls.units import Unit
 
 __all__ = ["Outcomes"]
 

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
-
-from trgrpo_dspy.events import Event
+from typing import TYPE_CHECKING, Any
 
 from .calls.slots import Slot, Slots
-from .calls.state import RunState
-from .calls.units import Unit
 from .executors.threads import ThreadExecutor
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.events import Event
+
+    from .calls.state import RunState
+    from .calls.units import Unit
 
 __all__ = ["Pool", "Started", "Task"]
 

@@ -12,13 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.errors import FatalError, RunStopped
-from trgrpo_dspy.events import AttemptFinished
 from trgrpo_dspy.failures.classify import Failure, classify, is_interpreter_fault, outcome_of
 from trgrpo_dspy.failures.messages import describe, fatal_message, no_lm_message
 from trgrpo_dspy.failures.outcome import Outcome
@@ -31,13 +30,14 @@ from trgrpo_dspy.program.scoring import Metric, Score, adapt_metric, normalised
 from trgrpo_dspy.program.transcript.recorder import Recorder
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle, render_fields, text_of
 
-from .calls.gate import Gate
-from .calls.units import Unit
 from .outcomes import Outcomes
-from .pool import Task
 from .tools import ToolFailures, ToolWatch
 
-__all__ = ["Runner", "attempt_task", "total_cost"]
+if TYPE_CHECKING:
+    from .calls.gate import Gate
+    from .calls.units import Unit
+
+__all__ = ["Runner", "total_cost"]
 
 _TRIES = 3
 """Tries of an attempt whose tool met an outage, and of a metric that met one (LM calls have retries of their own)."""
@@ -243,36 +243,6 @@ def _outputs(prediction: Any) -> dict[str, Any]:
     if isinstance(prediction, (dspy.Example, Mapping)):
         return {str(name): value for name, value in prediction.items()}
     return {} if prediction is None else {"output": prediction}
-
-
-def attempt_task(
-    runner: Runner,
-    program: dspy.Module,
-    example: dspy.Example,
-    unit: Unit,
-    *,
-    index: int,
-    attempt: int,
-    timeout: float | None = None,
-    remaining: int = 0,
-    shown: tuple[str, ...] = (),
-) -> Task:
-    """`runner.attempt(...)` as work for the pool; the result is a `Rollout`.
-
-    After `timeout` seconds of its own time the attempt is given up, unscored; `remaining` is how many stages of
-    its flow are still to come, and the pool takes the longest first; `shown` are the ids of the library's entries that
-    the program carries.
-    """
-    return Task(
-        lambda: replace(runner.attempt(program, example, unit, index=index, attempt=attempt), shown=shown),
-        remaining,
-        unit=unit,
-        timeout=timeout,
-        on_timeout=lambda: runner.abandon(unit, index=index, attempt=attempt, seconds=timeout),
-        event=lambda rollout: AttemptFinished(
-            stage=unit.stage.value, step=unit.step, rollout=rollout, replayed=unit.account.replayed
-        ),
-    )
 
 
 def total_cost(unit: Unit) -> float | None:

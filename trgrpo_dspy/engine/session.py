@@ -14,7 +14,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 
@@ -23,9 +23,8 @@ from trgrpo_dspy.events import Event, Listener
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.meter.meter import Meter
 from trgrpo_dspy.program.copies import own_copy
-from trgrpo_dspy.program.scoring import Metric
 
-from .calls.backends import Known
+from .attempts import attempt_task
 from .calls.gate import Gate
 from .calls.units import Unit
 from .executors.packing import unpack
@@ -37,7 +36,12 @@ from .journal.journal import Journal
 from .journal.logdir import LogDir
 from .listeners import Emitter, Progress, log_notice
 from .options import RunOptions
-from .runner import Runner, attempt_task
+from .runner import Runner
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.program.scoring import Metric
+
+    from .calls.backends import Known
 
 __all__ = ["Session", "run_attempt"]
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.failures.classify import is_tool_outage
 from trgrpo_dspy.failures.messages import describe
-from trgrpo_dspy.program.transcript.recorder import Recorder
 
-from .calls.observed import OutsideAdapters
-from .calls.state import RunState
-from .calls.units import Unit
+from .calls.reported import OutsideAdapters
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.program.transcript.recorder import Recorder
+
+    from .calls.state import RunState
+    from .calls.units import Unit
 
 __all__ = ["ToolFailures", "ToolWatch"]
 

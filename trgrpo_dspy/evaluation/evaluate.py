@@ -14,17 +14,15 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from trgrpo_dspy.engine.attempts import evaluation_flows
 from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
-from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Flow
 from trgrpo_dspy.engine.journal.fingerprint import examples_digest, fingerprint
 from trgrpo_dspy.engine.journal.logdir import LogDir
 from trgrpo_dspy.engine.options import signature_with
-from trgrpo_dspy.engine.runner import Runner, attempt_task
 from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.events import RunEnded, RunStarted
@@ -32,14 +30,18 @@ from trgrpo_dspy.meter.meter import Stage
 from trgrpo_dspy.program.calling import check_program
 from trgrpo_dspy.program.examples import expected_text, task_text
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.program.scoring import Metric
 
 from .examples import check_examples, contradiction, distinct_inputs
 from .measurement import Evaluation, summarize_evaluation
 from .options import EvaluationOptions
-from .statistics.comparison import PairedComparison
 
-__all__ = ["compare", "evaluate", "evaluation_flows"]
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.flows import Flow
+    from trgrpo_dspy.program.scoring import Metric
+
+    from .statistics.comparison import PairedComparison
+
+__all__ = ["compare", "evaluate"]
 
 logger = logging.getLogger(__name__)
 
@@ -187,39 +189,3 @@ def _warn(found: Mapping[str, Evaluation], problem: str, *, journaled: bool) -> 
 def _keep(flow: Flow[tuple[Rollout, ...]], done: list[tuple[Rollout, ...]], index: int) -> Flow[None]:
     """Keep the flow's result in its slot: an early end then leaves what the other flows found."""
     done[index] = yield from flow
-
-
-def evaluation_flows(
-    runner: Runner,
-    program: dspy.Module,
-    examples: Sequence[dspy.Example],
-    k: int,
-    stage: Stage,
-    step: int,
-    *,
-    timeout: float | None = None,
-    temperature: float | None = None,
-    library: str = "",
-    shown: tuple[str, ...] = (),
-) -> list[Flow[tuple[Rollout, ...]]]:
-    """One flow for each example: its k attempts, at the program's own temperature unless another is asked for.
-
-    Seeds depend on example and repeat alone, not on the step: libraries are compared on the same draws.
-    """
-
-    def flow(index: int) -> Flow[tuple[Rollout, ...]]:
-        tasks = []
-        for repeat in range(k):
-            unit = Unit(
-                stage, step, (stage.value, index, repeat),
-                resample=repeat > 0 or temperature is not None, temperature=temperature, library=library,
-            )  # fmt: skip
-            tasks.append(
-                attempt_task(
-                    runner, program, examples[index], unit, index=index, attempt=repeat, timeout=timeout, shown=shown
-                )
-            )
-        rollouts = yield tasks
-        return tuple(replace(r, transcript="") for r in rollouts)
-
-    return [flow(index) for index in range(len(examples))]

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from trgrpo_dspy.evaluation.statistics.intervals import Interval, Mean
+from trgrpo_dspy.evaluation.statistics.intervals import Mean
+from trgrpo_dspy.evaluation.statistics.resampling import Interval
 from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.library.saved import Saved

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 
+from trgrpo_dspy.engine.attempts import attempt_task, evaluation_flows
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Flow
-from trgrpo_dspy.engine.pool import Task
-from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.seeds import derive_seed
-from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError
-from trgrpo_dspy.evaluation.evaluate import evaluation_flows
 from trgrpo_dspy.events import GroupCompared
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.library.library import ExperienceLibrary
@@ -28,8 +24,14 @@ from .driver import REMAINING, Driver
 from .evidence import falls_short
 from .group import RolloutGroup
 from .reflection import Context, Lessons, Reflection
-from .schedule import Step
-from .setup import Setup
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.flows import Flow
+    from trgrpo_dspy.engine.pool import Task
+    from trgrpo_dspy.engine.session import Session
+
+    from .schedule import Step
+    from .setup import Setup
 
 __all__ = ["Attempts"]
 

@@ -12,14 +12,17 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.library.library import ExperienceLibrary
 
-from .cases import Case
-from .reflection import Decision
 from .rendering import block, example_block
+
+if TYPE_CHECKING:
+    from .cases import Case
+    from .reflection import Decision
 
 __all__ = ["Findings", "Verified", "batches", "closed_labels", "count", "problems_text"]
 

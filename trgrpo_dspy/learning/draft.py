@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.errors import FatalError
 from trgrpo_dspy.failures.messages import describe
@@ -18,8 +19,9 @@ from trgrpo_dspy.library.experience import Experience
 from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits
 from trgrpo_dspy.library.screening import screen
 
-from .check import Findings, Verified
-from .options import Allow
+if TYPE_CHECKING:
+    from .check import Findings, Verified
+    from .options import Allow
 
 __all__ = ["Draft", "Refusal", "Update", "answer_key", "draft_of", "finish"]
 

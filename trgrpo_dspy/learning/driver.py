@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from trgrpo_dspy.engine.calls.units import Unit
-from trgrpo_dspy.engine.flows import Flow
 from trgrpo_dspy.engine.pool import Task
-from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.failures.classify import Failure, classify
 from trgrpo_dspy.failures.messages import describe
 from trgrpo_dspy.meter.meter import Stage
 
 from .steps import Ask, Reply, Steps
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.flows import Flow
+    from trgrpo_dspy.engine.session import Session
 
 __all__ = ["REMAINING", "Driver"]
 

@@ -13,14 +13,17 @@ import random
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from trgrpo_dspy.evaluation.result import Measurement
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.program.transcript.rendering import cut_middle
 
 from .group import RolloutGroup, mean
 from .rendering import block, tally
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.evaluation.result import Measurement
 
 __all__ = ["Evidence", "Memory", "Row", "evidence_of", "falls_short"]
 

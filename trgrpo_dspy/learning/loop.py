@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import dspy
 
-from trgrpo_dspy.engine.flows import Batch
 from trgrpo_dspy.engine.seeds import derive_seed
-from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, step_line
 from trgrpo_dspy.evaluation.verdict import with_ending
@@ -38,10 +37,15 @@ from .driver import Driver
 from .evidence import Evidence, Memory, evidence_of
 from .record import Record, step_result
 from .reflection import Context, Lessons, Plan
-from .schedule import Step
 from .selection import Ceiling
-from .setup import Setup
 from .verify import verify
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.flows import Batch
+    from trgrpo_dspy.engine.session import Session
+
+    from .schedule import Step
+    from .setup import Setup
 
 __all__ = ["Checked", "Run"]
 

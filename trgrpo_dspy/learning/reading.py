@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trgrpo_dspy.library.edits import Edit
 
-from .group import RolloutGroup
 from .reflection import Decision
+
+if TYPE_CHECKING:
+    from .group import RolloutGroup
 
 __all__ = [
     "checked_edits",

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.evaluation.result import Measurement, StepResult, Verdict
 from trgrpo_dspy.evaluation.statistics.comparison import paired_comparison
@@ -15,11 +16,13 @@ from trgrpo_dspy.library.edits import RejectedEdit
 from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout
 
-from .draft import Update
 from .group import mean
-from .reflection import Lessons
-from .schedule import Step
-from .setup import Setup
+
+if TYPE_CHECKING:
+    from .draft import Update
+    from .reflection import Lessons
+    from .schedule import Step
+    from .setup import Setup
 
 __all__ = ["Record", "step_result"]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.library import ExperienceLibrary
 
-from .group import RolloutGroup
+if TYPE_CHECKING:
+    from .group import RolloutGroup
 
 __all__ = ["Comparison", "Context", "Decision", "Lesson", "Lessons", "Plan", "Reflection"]
 

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 
@@ -24,8 +24,6 @@ from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import clean, cut_middle
 
 from .asking import ask, predictors_of
-from .evidence import Evidence
-from .group import RolloutGroup
 from .reading import (
     checked_edits,
     decisions_of,
@@ -39,6 +37,10 @@ from .reading import (
 from .reflection import Comparison, Context, Decision, Lesson, Plan, Reflection
 from .rendering import attempt_text, contrast_texts, group_text, library_text, number_text, proposals_text
 from .steps import Ask, Reply, Steps, in_place, losses
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
+    from .group import RolloutGroup
 
 __all__ = ["Reflector"]
 

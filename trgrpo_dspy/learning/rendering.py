@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
@@ -15,7 +16,8 @@ from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.program.rollout import Rollout
 from trgrpo_dspy.program.transcript.rendering import cut_middle, field_lines
 
-from .group import RolloutGroup
+if TYPE_CHECKING:
+    from .group import RolloutGroup
 
 __all__ = [
     "attempt_text",

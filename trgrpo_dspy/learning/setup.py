@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
@@ -20,9 +20,11 @@ from trgrpo_dspy.program.description import describe
 from trgrpo_dspy.program.instructions import original_instructions, teachable_predictors
 
 from .cases import answer_fields, unanswerable
-from .options import LearningOptions
 from .reflector import Reflector
 from .schedule import Step, make_schedule
+
+if TYPE_CHECKING:
+    from .options import LearningOptions
 
 __all__ = ["Setup"]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy import events
-from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult
-from trgrpo_dspy.evaluation.statistics.intervals import Interval
+from trgrpo_dspy.evaluation.statistics.resampling import Interval
 from trgrpo_dspy.library.library import ExperienceLibrary
 from trgrpo_dspy.meter.meter import Spend
 from trgrpo_dspy.program.examples import expected_text, task_text
 
-from .check import Verified
-from .draft import Update
-from .reflection import Lessons, Plan
-from .schedule import Step
-from .setup import Setup
+if TYPE_CHECKING:
+    from trgrpo_dspy.evaluation.result import DetailedResults, Measurement, StepResult
+
+    from .check import Verified
+    from .draft import Update
+    from .reflection import Lessons, Plan
+    from .schedule import Step
+    from .setup import Setup
 
 __all__ = ["checked", "consolidated", "ended", "measured", "started", "step_started", "updated"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trgrpo_dspy.engine.calls.backends import TOO_MANY_LOST
 from trgrpo_dspy.engine.flows import single
-from trgrpo_dspy.engine.session import Session
 from trgrpo_dspy.errors import InfrastructureError, RunStopped
 from trgrpo_dspy.meter.estimate import Estimate
 from trgrpo_dspy.meter.meter import Stage
@@ -14,30 +15,32 @@ from .driver import Driver
 from .evidence import Evidence
 from .reflection import Context
 from .schedule import Step
-from .setup import Setup
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.session import Session
+
+    from .setup import Setup
 
 __all__ = ["trial"]
 
 
-def trial(setup: Setup, sample: int) -> Estimate:
+def trial(setup: Setup, session: Session, sample: int) -> Estimate:
     """Make trial attempts, each at another example, one more at the first, and one call of each reflection step.
 
     Raises:
         ValueError: The trial calls were ended by a budget, or nothing could be scored.
         InfrastructureError: The trial calls were lost to outages.
     """
-    options = setup.options
-    with Session(options, metric=options.metric, kind="estimate", compare_fields=options.compare_fields) as session:
-        try:
-            return _try(setup, session, sample)
-        except RunStopped as stopped:
-            if (reason := session.stop_reason) == "unscored":
-                raise ValueError(f"sample={sample}: {session.problem}") from stopped
-            if reason != "error_rate":
-                raise ValueError(
-                    f"sample={sample}: its calls were ended by {reason}; take a smaller sample or a larger budget"
-                ) from stopped
-            raise InfrastructureError(f"the estimate was given up: {TOO_MANY_LOST}") from stopped
+    try:
+        return _try(setup, session, sample)
+    except RunStopped as stopped:
+        if (reason := session.stop_reason) == "unscored":
+            raise ValueError(f"sample={sample}: {session.problem}") from stopped
+        if reason != "error_rate":
+            raise ValueError(
+                f"sample={sample}: its calls were ended by {reason}; take a smaller sample or a larger budget"
+            ) from stopped
+        raise InfrastructureError(f"the estimate was given up: {TOO_MANY_LOST}") from stopped
 
 
 def _try(setup: Setup, session: Session, sample: int) -> Estimate:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.library.applying import apply_edits
 from trgrpo_dspy.library.edits import Edit
@@ -16,11 +17,13 @@ from trgrpo_dspy.library.entries import count_words
 from trgrpo_dspy.library.library import ExperienceLibrary, LibraryLimits
 from trgrpo_dspy.meter.meter import Stage
 
-from .cases import Case
 from .check import Findings, Verified, batches, count, problems_text
 from .reading import checked_edits
-from .reflector import Reflector
 from .steps import Ask, Steps, losses
+
+if TYPE_CHECKING:
+    from .cases import Case
+    from .reflector import Reflector
 
 __all__ = ["verify"]
 

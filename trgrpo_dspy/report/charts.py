@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trgrpo_dspy.evaluation.statistics.intervals import mean_with_interval
 from trgrpo_dspy.program.rollout import Rollout
 
-from .history import RunHistory
 from .records import by_example
 from .text import number, score
+
+if TYPE_CHECKING:
+    from .history import RunHistory
 
 __all__ = ["Curve", "GainBar", "Plot", "Point", "curves", "gain_bar", "nice_ticks", "plot"]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trgrpo_dspy.program.rollout import Rollout
 
-from .history import RunHistory
 from .records import by_example, mean_score
+
+if TYPE_CHECKING:
+    from .history import RunHistory
 
 __all__ = ["LEVELS", "Cell", "Grid", "Row", "grids"]
 

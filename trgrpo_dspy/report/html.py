@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -35,8 +36,10 @@ from .charts import curves, gain_bar, plot
 from .grid import grids
 from .history import RunHistory, read_run
 from .payload import payload
-from .records import EntryHistory
 from .spending import next_runs, spend_rows
+
+if TYPE_CHECKING:
+    from .records import EntryHistory
 
 __all__ = ["render_report", "report_at_end", "write_report"]
 

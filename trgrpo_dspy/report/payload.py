@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2.utils import htmlsafe_json_dumps
 
@@ -17,9 +17,11 @@ from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import as_written
 from trgrpo_dspy.program.rollout import Rollout
 
-from .history import RunHistory
 from .records import Group, Measured, Step, by_example
 from .text import visible
+
+if TYPE_CHECKING:
+    from .history import RunHistory
 
 __all__ = ["payload"]
 

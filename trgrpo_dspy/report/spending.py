@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from trgrpo_dspy.meter.meter import Spend, Stage, total_spend
 
-from .history import RunHistory
+if TYPE_CHECKING:
+    from .history import RunHistory
 
 __all__ = ["NextRun", "SpendRow", "next_runs", "spend_rows"]
 

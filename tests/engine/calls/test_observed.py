@@ -10,7 +10,8 @@ import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
 
 from trgrpo_dspy.engine.calls.gate import Gate
-from trgrpo_dspy.engine.calls.observed import OutsideAdapters, observe_adapter
+from trgrpo_dspy.engine.calls.observed import observe_adapter
+from trgrpo_dspy.engine.calls.reported import OutsideAdapters
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner
 from trgrpo_dspy.meter import Stage

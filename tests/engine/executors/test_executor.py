@@ -22,6 +22,7 @@ from dspy.lm15 import AuthError, Request, Response, ServerError
 from support.scripted import Call, ScriptedEngine, Triage, exact, examples, learner, lm_state, program_state, told
 
 from trgrpo_dspy import Budget, FatalError, InfrastructureError, TrainingFreeGRPO, compare, evaluate
+from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.backends import Backends, Known
 from trgrpo_dspy.engine.calls.gate import Gate
@@ -30,7 +31,6 @@ from trgrpo_dspy.engine.executors import remote
 from trgrpo_dspy.engine.executors.remote import RemoteRunner
 from trgrpo_dspy.engine.flows import single
 from trgrpo_dspy.engine.options import RunOptions
-from trgrpo_dspy.engine.runner import attempt_task
 from trgrpo_dspy.engine.session import Session, run_attempt
 from trgrpo_dspy.meter import Stage
 

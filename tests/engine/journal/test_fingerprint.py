@@ -19,9 +19,10 @@ from pydantic import BaseModel
 from support.scripted import Triage, exact, examples, scripted_lm, told
 
 from trgrpo_dspy import Budget, ExperienceLibrary, JournalError, Reflector, TrainingFreeGRPO
-from trgrpo_dspy.engine.journal.fingerprint import fingerprint, request_hash
+from trgrpo_dspy.engine.journal.fingerprint import fingerprint
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.journal.plain import plain
+from trgrpo_dspy.engine.journal.requests import request_hash
 
 TRAIN, VAL = examples(3), examples(2, start=3)
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.lm15 import Request
 
-from trgrpo_dspy.engine.journal.fingerprint import request_hash
+from trgrpo_dspy.engine.journal.requests import request_hash
 from trgrpo_dspy.errors import RunStopped, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import (
     Failure,
@@ -28,9 +28,11 @@ from trgrpo_dspy.meter.meter import LMCall
 from .backends import FIRST_DEADLINE
 from .replies import decode_reply, encode_reply
 from .reported import Report, watch
-from .slots import Use
 from .state import POLL, RunState
 from .units import current_unit
+
+if TYPE_CHECKING:
+    from .slots import Use
 
 __all__ = ["Call", "Outgoing"]
 

@@ -15,25 +15,17 @@ from dataclasses import replace
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.failures.secrets import remember
 
-from .reported import NO_HISTORY, Report
+from .reported import NO_HISTORY, OutsideAdapters, Report
 
-__all__ = ["OutsideAdapters", "close_pools", "is_observed", "observe_adapter", "observe_lm", "unobserved"]
+__all__ = ["close_pools", "is_observed", "observe_adapter", "observe_lm", "unobserved"]
 
 _MESSAGES = 30
 """System messages an adapter remembers: a program has a few signatures, unless it makes one for each call."""
 _CONNECTIONS = 100
 """Connections that DSPy's native client opens at most: the calls of one LM that can be in flight."""
-
-
-class OutsideAdapters(BaseCallback):
-    """A callback that is not called for what happens inside an adapter: formatting, the LM call, parsing.
-
-    Calling a callback, whether it listens or not, takes DSPy longer than any of these.
-    """
 
 
 def is_observed(lm: Any) -> bool:

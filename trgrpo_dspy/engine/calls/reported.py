@@ -7,19 +7,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
 from trgrpo_dspy.errors import InfrastructureError
 from trgrpo_dspy.failures.classify import says_context_window
 from trgrpo_dspy.failures.replies import ReplyFault, reply_fault, words_in
 from trgrpo_dspy.meter.meter import LMCall
 
-__all__ = ["NO_HISTORY", "Report", "is_watched", "was_cut", "watch"]
+__all__ = ["NO_HISTORY", "OutsideAdapters", "Report", "is_watched", "was_cut", "watch"]
 
 NO_HISTORY = "trgrpo_dspy_no_history"
 """The DSPy setting that says whether the user has switched the history off."""
 _HISTORY = 100
 _CUT = ("length", "max_tokens", "max_output_tokens", "MAX_TOKENS")
 """Every backend's finish reason of a reply that was cut by length."""
+
+
+class OutsideAdapters(BaseCallback):
+    """A callback that is not called for what happens inside an adapter: formatting, the LM call, parsing.
+
+    Calling a callback, whether it listens or not, takes DSPy longer than any of these.
+    """
 
 
 class Report:

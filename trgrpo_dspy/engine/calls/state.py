@@ -8,9 +8,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.seeds import derive_seed
 from trgrpo_dspy.errors import FatalError, TrainingFreeGRPOError
 from trgrpo_dspy.failures.classify import Failure, classify
@@ -18,8 +17,12 @@ from trgrpo_dspy.failures.messages import describe, fatal_message
 from trgrpo_dspy.meter.meter import LMCall, Meter, Stage
 
 from .backends import TOO_MANY_LOST, Backends, Known
-from .slots import Use
-from .units import Unit
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.journal.journal import Journal
+
+    from .slots import Use
+    from .units import Unit
 
 __all__ = ["POLL", "Ending", "RunState", "Waiting"]
 

@@ -6,14 +6,15 @@ import functools
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import dspy
 
 from trgrpo_dspy.failures.replies import ReplyFault
 from trgrpo_dspy.meter.meter import LMCall, Stage
 
-from .slots import Slot
+if TYPE_CHECKING:
+    from .slots import Slot
 
 __all__ = ["UNIT", "Account", "Clock", "Unit", "current_unit"]
 

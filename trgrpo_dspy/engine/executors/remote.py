@@ -18,13 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
 from trgrpo_dspy.engine.calls.backends import Known
-from trgrpo_dspy.engine.calls.gate import Gate
-from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.runner import Runner, total_cost
 from trgrpo_dspy.errors import FatalError, RunStopped
 from trgrpo_dspy.failures.classify import Failure, classify
@@ -33,10 +31,15 @@ from trgrpo_dspy.failures.outcome import Outcome
 from trgrpo_dspy.failures.secrets import blank
 from trgrpo_dspy.meter.meter import LMCall
 from trgrpo_dspy.program.rollout import Rollout
-from trgrpo_dspy.program.scoring import Metric
 
 from .packing import pack, unpack
-from .threads import Executor
+
+if TYPE_CHECKING:
+    from trgrpo_dspy.engine.calls.gate import Gate
+    from trgrpo_dspy.engine.calls.units import Unit
+    from trgrpo_dspy.program.scoring import Metric
+
+    from .threads import Executor
 
 __all__ = ["RemoteRunner", "Report", "opened"]
 

@@ -24,34 +24,15 @@ from trgrpo_dspy.library.library import ExperienceLibrary
 from .differences import HASH_MARK
 from .plain import digest, mark, plain, without_addresses
 from .reached import reach
+from .requests import HASHED, sampling
 from .sources import Origin, is_code, origin
 
-__all__ = ["examples_digest", "fingerprint", "request_hash"]
-
-_SAMPLING = (
-    "temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "top_k", "min_p", "n", "stop",
-    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "reasoning_effort", "reasoning",
-    "thinking", "verbosity", "logprobs", "top_logprobs", "response_format", "modalities", "tool_choice",
-    "parallel_tool_calls", "rollout_id",
-)  # fmt: skip
-"""The keyword arguments of an LM that change what it says; all others may hold secrets and stay out."""
-_HASHED = ("extra_body", "tools")
-"""The same, where a value may hold anything, such as the headers of a tool's server: their hash enters."""
-
-
-def request_hash(lm: dspy.BaseLM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> str:
-    """Hash of all that decides a reply: model, sampling settings, and what is asked."""
-    return digest([lm.model, lm.model_type, prompt, messages, _sampling({**lm.kwargs, **kwargs})])
-
-
-def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
-    return found | {name: digest(settings[name]) for name in _HASHED if settings.get(name)}
+__all__ = ["examples_digest", "fingerprint"]
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling settings as they stand in a fingerprint."""
-    return {n: HASH_MARK + v if n in _HASHED else plain(v) for n, v in _sampling(settings).items()}
+    return {n: HASH_MARK + v if n in HASHED else plain(v) for n, v in sampling(settings).items()}
 
 
 def fingerprint(
@@ -165,6 +146,6 @@ def _lm(lm: Any) -> str:
     if lm is None:
         return "the configured LM"
     settings = _settings(getattr(lm, "kwargs", {}))
-    hidden = {name: settings[name] for name in _HASHED if name in settings}
+    hidden = {name: settings[name] for name in HASHED if name in settings}
     shown = json.dumps({**settings, **dict.fromkeys(hidden, "...")}, sort_keys=True) if settings else ""
     return " ".join(filter(None, [str(lm.model), shown, mark(hidden) if hidden else ""]))

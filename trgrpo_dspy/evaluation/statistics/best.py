@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import LEVEL, Interval, resamples_of, typical_size
+from .resampling import LEVEL, Interval, resamples_of, typical_size
 from .units import Array, paired_differences, read_scores, unit_totals
 
 __all__ = ["Best", "select_best"]

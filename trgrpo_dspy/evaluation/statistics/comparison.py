@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .intervals import LEVEL, Interval, resamples_of, t_quantile, typical_size, unseen_end, unseen_rate
+from .resampling import LEVEL, Interval, resamples_of, t_quantile, typical_size, unseen_end, unseen_rate
 from .units import Array, paired_differences, read_scores, rows_text, unit_totals
 
 __all__ = ["FEW_DIFFERENT", "RELIABLE_INPUTS", "Flip", "PairedComparison", "ending", "paired_comparison"]

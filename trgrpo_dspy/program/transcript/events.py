@@ -1,4 +1,4 @@
-"""What an attempt did, rendered at the moment it did it, and ordered by what caused it.
+"""What an attempt did, as records of text, ordered by what caused it.
 
 A program may do several things at a time (`dspy.Parallel`, `asyncio.gather`), and which ends first is chance. So each
 call of a module or tool is a branch below the call that made it, and branches are read in the order in which the caller
@@ -8,7 +8,6 @@ started them. What is started together begins in any order: these branches are r
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
@@ -16,12 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import dspy
-from dspy.primitives.repl_types import REPLHistory
-
-from .rendering import named_parts, one_line, text_of, turn_text
-
-__all__ = ["Branch", "Call", "Log", "Prediction", "ToolUse", "Turn", "Value", "announced", "outputs_of", "value_of"]
+__all__ = ["Branch", "Call", "Log", "Prediction", "ToolUse", "Turn", "Value"]
 
 
 @dataclass(frozen=True)
@@ -176,72 +170,4 @@ def _current_task() -> object:
     try:
         return asyncio.current_task()
     except RuntimeError:
-        return None
-
-
-# -- rendering ------------------------------------------------------------------------------------------------------
-
-
-def value_of(name: str, value: Any) -> Value:
-    """A value as it is now."""
-    log = _log(name, value)
-    return Value(text_of(value)) if log is None else Value("", log)
-
-
-def outputs_of(prediction: Any) -> dict[str, Value]:
-    """Outputs by name; what has no names is one output named 'value'."""
-    return {name: value_of(name, value) for name, value in _named(prediction).items()}
-
-
-def announced(prediction: Any) -> tuple[Call, ...]:
-    """The tool calls that a step's outputs name."""
-    outputs = _named(prediction)
-    if "next_tool_name" in outputs:  # dspy.ReAct
-        return (Call(one_line(outputs["next_tool_name"]), text_of(outputs.get("next_tool_args") or {})),)
-    return _calls(outputs)
-
-
-def _named(prediction: Any) -> dict[str, Any]:
-    if prediction is None:
-        return {}
-    try:
-        pairs = named_parts(prediction)
-        return {"value": prediction} if pairs is None else {str(name): value for name, value in pairs}
-    except Exception:
-        return {"value": prediction}
-
-
-def _batches(fields: Mapping[str, Any]) -> list[dspy.ToolCalls]:
-    return [value for value in fields.values() if isinstance(value, dspy.ToolCalls)]
-
-
-def _calls(fields: Mapping[str, Any]) -> tuple[Call, ...]:
-    return tuple(Call(one_line(c.name), text_of(c.args or {})) for batch in _batches(fields) for c in batch.tool_calls)
-
-
-def _turn(turn: Mapping[str, Any]) -> Turn:
-    results = [b.tool_call_results.tool_call_results if b.tool_call_results else [] for b in _batches(turn)]
-    texts = tuple(text_of(result.value) for batch in results for result in batch)
-    return Turn(turn_text(turn), tuple(text_of(value) for value in turn.values()), _calls(turn), texts)
-
-
-def _log(name: str, value: Any) -> Log | None:
-    """The value as a log; None for other values."""
-    try:
-        if isinstance(value, dspy.History):
-            return Log("history", tuple(_turn(dict(message)) for message in value.messages))
-        if isinstance(value, REPLHistory):
-            items: Any = [{k: v} for entry in value.entries for k, v in entry.model_dump().items()]
-        elif name != "trajectory":
-            return None
-        elif isinstance(value, str):  # as dspy.ReAct writes it, with an adapter's field headers
-            parts = re.split(r"^\[\[ ## (\w+) ## \]\]$", value, flags=re.MULTILINE)
-            if parts[0].strip():
-                items = [{"part": part} for part in re.split(r"\n{2,}", value)]
-            else:
-                items = [dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))]
-        else:
-            items = [value] if isinstance(value, Mapping) else value
-        return Log("trajectory", tuple(_turn({str(k): v}) for item in items for k, v in item.items()))
-    except Exception:
         return None

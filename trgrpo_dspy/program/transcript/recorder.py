@@ -26,9 +26,10 @@ from dspy.utils.exceptions import AdapterParseError
 from trgrpo_dspy.failures.errors import came_from
 from trgrpo_dspy.failures.messages import describe
 
-from .events import Branch, Call, Prediction, ToolUse, announced, outputs_of, value_of
+from .events import Branch, Call, Prediction, ToolUse
 from .rendering import clean, fit_blocks, one_line, text_of
 from .telling import tell
+from .values import announced, outputs_of, value_of
 
 __all__ = ["Recorder"]
 
