@@ -77,7 +77,7 @@ def server(latency: str, *, seed: int, errors: bool, retry_after: float) -> Iter
         yield next(word for word in line.split() if word.startswith("http")).rstrip("/.,"), log
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close() if process.stdout else None
 
 

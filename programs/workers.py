@@ -41,7 +41,7 @@ class Workers:
     """A few processes that answer questions (JSON objects) with the function `answer` of one module; thread-safe."""
 
     def __init__(
-        self, module: str, *, count: int | None = None, cpu_seconds: float = 3.0, patience: float = 20.0
+        self, module: str, *, count: int | None = None, cpu_seconds: float = 3.0, patience: float = 60.0
     ) -> None:
         """Prepare; processes start when they are needed.
 
@@ -142,7 +142,9 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**environment, "PYTHONHASHSEED": "0"},  # the order of sets decides what some generators make
+            # The order of sets decides what some generators make. Threads of a linear algebra library, one a
+            # processor, would take the memory and the CPU time of the limits.
+            env={**environment, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
             encoding="utf-8",
         )
         self.asked = 0

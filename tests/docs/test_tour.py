@@ -25,7 +25,7 @@ def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     book = nbformat.read(TOUR, as_version=4)
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(tmp_path))
+    nbclient.NotebookClient(book, timeout=600, startup_timeout=600, kernel_name="python3").execute(cwd=str(tmp_path))
     shown = {cell.id: output(cell) for cell in book.cells if cell.cell_type == "code"}
     said = "\n".join(shown.values())
     for text in (

@@ -3,9 +3,8 @@
 # ruff: noqa: RUF001 (look-alikes are what some of this is about)
 from __future__ import annotations
 
-import time
-
 import pytest
+from support.growth import assert_linear
 from support.lessons import LESSONS
 
 from trgrpo_dspy.library.entries import clean_entry
@@ -243,6 +242,7 @@ def test_a_long_copy_of_an_observation_waits(text: str, copied: str) -> None:
     "part", ["a", "a ", "a.", "1.", "-", "ask ", "ignore all ", "@", "a@", "/", "的", "0:", "n't "]
 )
 def test_long_texts_take_no_time(part: str) -> None:
-    start = time.perf_counter()
-    screen(part * (20_000 // len(part)), [part * 50_000])
-    assert time.perf_counter() - start < 3
+    def texts(size: int) -> tuple[str, list[str]]:
+        return part * (size // len(part)), [part * (size * 5 // 2)]
+
+    assert_linear(lambda given: screen(*given), texts, 20_000, seconds=3)

@@ -287,7 +287,7 @@ def test_a_saved_program_needs_nothing_of_ours(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "program.json").read_text())
     assert saved["predict"]["signature"]["instructions"] == f"Answer.\n\n{BLOCK}"
     command = [sys.executable, "-c", LOADER, str(tmp_path / "program.json")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"42\nAnswer.\n\n{BLOCK}\n[]\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -32,6 +33,7 @@ from programs.experiments.plan import Plan, claimed, keep_plan
 from programs.experiments.tasks import DataSet, Task, open_task
 from programs.experiments.text import escaped
 from trgrpo_dspy import Evaluation, FatalError
+from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.evaluation.measurement import summarize_evaluation
 from trgrpo_dspy.failures.outcome import Outcome
@@ -766,11 +768,46 @@ class TestAblations:
 # -- cut off and gone on -----------------------------------------------------------------------------------------------
 
 
+HOLDING = """
+import asyncio, sys
+from programs.experiments import models
+from programs.experiments.__main__ import main
+
+class Holding(models.OfflineServer):
+    async def _answer(self, *asked):
+        if len(self.requests) >= 40:  # those of the trial among them
+            await asyncio.sleep(3600)
+        return await super()._answer(*asked)
+
+models.OfflineServer = Holding
+main(sys.argv[1:])
+"""
+"""The command, whose model answers some forty requests and no more: it can't end before it is killed."""
+
+
 def wait_for_calls(out: Path, calls: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while journaled(out) < calls:
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def hold_until_interrupted(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """After so many requests, answer no more until a Ctrl-C has stopped the run."""
+    stopped, stop = threading.Event(), Gate.stop
+
+    def noting(gate: Gate, *args: Any, **kwargs: Any) -> None:
+        stop(gate, *args, **kwargs)
+        stopped.set()
+
+    class Holding(models.OfflineServer):
+        async def _answer(self, *asked: Any) -> Any:
+            if len(self.requests) >= most:
+                await asyncio.to_thread(stopped.wait, 120)
+            return await super()._answer(*asked)
+
+    monkeypatch.setattr(Gate, "stop", noting)
+    monkeypatch.setattr(models, "OfflineServer", Holding)
 
 
 def test_killed_and_interrupted_it_goes_on_and_pays_nothing_twice(
@@ -780,7 +817,7 @@ def test_killed_and_interrupted_it_goes_on_and_pays_nothing_twice(
     whole = run_in_process(tmp_path / "whole")
     out = tmp_path / "cut"
     process = subprocess.Popen(
-        [sys.executable, "-m", "programs.experiments", "math", *LONGER, "--out", str(out)],
+        [sys.executable, "-c", HOLDING, "math", *LONGER, "--out", str(out)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for_calls(out, 20)
@@ -794,8 +831,10 @@ def test_killed_and_interrupted_it_goes_on_and_pays_nothing_twice(
         os.kill(os.getpid(), signal.SIGINT)
 
     pressing = threading.Thread(target=press)
-    pressing.start()
-    assert main(["math", *LONGER, "--out", str(out)]) == 130
+    with monkeypatch.context() as patched:
+        hold_until_interrupted(patched, most=80)
+        pressing.start()
+        assert main(["math", *LONGER, "--out", str(out)]) == 130
     pressing.join()
     assert "PARTIAL" in capsys.readouterr().err and "interrupted" in record(out)["partial"]
     assert "**PARTIAL" in (out / "report.md").read_text(encoding="utf-8")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -22,12 +22,13 @@ from programs.python_tool import fresh_sandboxes, python_tool
 from programs.sandbox import Limits, MontyInterpreter
 
 AS_BEFORE = "variables are as they were before this call"
-QUICK = Limits(seconds=0.5, memory_mb=64, output_chars=1000, state_mb=4)
+ROOMY = Limits(seconds=60, memory_mb=64, output_chars=1000, state_mb=4)
+"""The time is by the clock, so a busy machine takes its share of it."""
 
 
 @pytest.fixture
 def sandbox() -> Iterator[MontyInterpreter]:
-    with MontyInterpreter(limits=QUICK) as interpreter:
+    with MontyInterpreter(limits=ROOMY) as interpreter:
         yield interpreter
 
 
@@ -84,10 +85,10 @@ class TestResults:
 
 class TestProtocol:
     def test_variables_tools_and_submit(self) -> None:
-        with MontyInterpreter({"double": lambda n: 2 * n}, limits=QUICK) as sandbox:
+        with MontyInterpreter({"double": lambda n: 2 * n}, limits=ROOMY) as sandbox:
             assert sandbox.execute("double(n=x) + 1", {"x": 20}) == "41"
             assert sandbox.execute("SUBMIT(double(x))\nprint('never')") == FinalOutput({"output": 40})
-        with MontyInterpreter(output_fields=[{"name": "a"}, {"name": "b"}], limits=QUICK) as sandbox:
+        with MontyInterpreter(output_fields=[{"name": "a"}, {"name": "b"}], limits=ROOMY) as sandbox:
             assert sandbox.execute("SUBMIT(1, b=[2])") == FinalOutput({"a": 1, "b": [2]})
             assert failure(sandbox, "SUBMIT(1)") == "TypeError: SUBMIT takes a, b"
 
@@ -95,7 +96,7 @@ class TestProtocol:
         def broken() -> None:
             raise ValueError("no luck")
 
-        with MontyInterpreter({"broken": broken}, limits=QUICK) as sandbox:
+        with MontyInterpreter({"broken": broken}, limits=ROOMY) as sandbox:
             assert failure(sandbox, "broken()") == "ValueError: no luck (line 1)"
             assert sandbox.execute("try:\n    broken()\nexcept ValueError as e:\n    print(e)") == "no luck\n"
 
@@ -161,6 +162,21 @@ for ask in (lambda: os.environ, lambda: os.getenv("SANDBOX_TEST_SECRET"), lambda
             ("x = 2\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass", "TimeoutError"),
             ("x = int('9' * 4000) ** 8000 % 7", "TimeoutError"),  # one operation, which ends with its worker
             ("x = 2\nwhile True: print('y' * 100)", "y" * 100),
+        ],
+    )
+    def test_the_time_ends_the_code_and_changes_nothing(
+        self, sandbox: MontyInterpreter, code: str, message: str
+    ) -> None:
+        sandbox.execute("x = 1")
+        sandbox.limits = replace(ROOMY, seconds=2.0 if "print" in code else 0.5)
+        said = failure(sandbox, code)
+        assert said.startswith(message) and len(said) < 1200
+        sandbox.limits = ROOMY
+        assert sandbox.execute("x") == "1"
+
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [
             ("x = 'a' * 10**12", f"MemoryError: the code needed more than 64 MB; {AS_BEFORE}"),
             ("x = []\nwhile True: x.append('y' * 1000)", "MemoryError: the code needed more than 64 MB"),
             ("x = 9 ** 9 ** 9", "MemoryError"),
@@ -174,9 +190,8 @@ for ask in (lambda: os.environ, lambda: os.getenv("SANDBOX_TEST_SECRET"), lambda
         self, sandbox: MontyInterpreter, code: str, message: str
     ) -> None:
         sandbox.execute("x = 1")
-        started = time.monotonic()
         said = failure(sandbox, code)
-        assert said.startswith(message) and len(said) < 1200 and time.monotonic() - started < 8
+        assert said.startswith(message) and len(said) < 1200
         assert sandbox.execute("x") == "1"
 
     @pytest.mark.parametrize(
@@ -203,10 +218,10 @@ class TestTool:
         ],
     )
     def test_every_outcome_is_an_observation(self, code: str, expected: str) -> None:
-        assert python_tool(limits=QUICK)(code) == expected
+        assert python_tool(limits=ROOMY)(code) == expected
 
     def test_state_is_kept_within_an_attempt_and_never_between(self) -> None:
-        run, other = python_tool(limits=QUICK), python_tool(limits=QUICK)
+        run, other = python_tool(limits=ROOMY), python_tool(limits=ROOMY)
         for attempt in range(2):
             with fresh_sandboxes():
                 assert "NameError" in run("x"), f"attempt {attempt} saw what another left behind"
@@ -237,7 +252,7 @@ class TestTool:
             assert seen == [f"start {n}"] + [f"step {s} {n + 1000 * (s + 1)}\n{n + 1000 * (s + 1)}" for s in range(3)]
 
     def test_the_same_code_tells_the_same(self) -> None:
-        run = python_tool(limits=QUICK)
+        run = python_tool(limits=ROOMY)
         code = "import random, time, datetime\nrandom.random(), time.time(), datetime.datetime.now()"
         assert run(code) == run(code)
 
@@ -269,7 +284,7 @@ class TestTool:
         with pytest.raises(ValueError, match="interpreter='docker'"):
             python_tool("docker")
         with pytest.raises(ValueError, match="limits="):
-            python_tool("dspy", limits=QUICK)
+            python_tool("dspy", limits=ROOMY)
         monkeypatch.setitem(__import__("sys").modules, "pydantic_monty", None)
         with pytest.raises(ImportError, match=r"trgrpo-dspy\[math\]"):
             python_tool()

@@ -25,7 +25,7 @@ PUBLIC = "93.184.215.14"
 
 def fetch(behaviour: Behaviour, path: str = "/a", **limits: Any) -> Fetched:
     with serve(behaviour) as server:
-        return Fetcher(limits=Limits(**{"seconds": 5, **limits}), hosts=server.hosts).get(f"http://site.example{path}")
+        return Fetcher(limits=Limits(**{"seconds": 60, **limits}), hosts=server.hosts).get(f"http://site.example{path}")
 
 
 class TestAnswers:

@@ -19,9 +19,10 @@ import pytest
 
 pytest.importorskip("resiliparse", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
+from support.growth import assert_linear
 from support.loopback import Behaviour, drip, redirect, reset, response, serve
 
-from programs.web_fetch import Fetcher, Limits
+from programs.web_fetch import Fetched, Fetcher, Limits
 from programs.web_pages import visit_tool
 from programs.web_reading import read_page
 from trgrpo_dspy import InfrastructureError
@@ -50,7 +51,7 @@ def site(**pages: Behaviour) -> Behaviour:
 
 def visit(behaviour: Behaviour, goal: str = "the lamp keeper", **limits: float) -> str:
     with serve(behaviour) as server:
-        fetcher = Fetcher(limits=Limits(**{"seconds": 5, **limits}), hosts=server.hosts)
+        fetcher = Fetcher(limits=Limits(**{"seconds": 60, **limits}), hosts=server.hosts)
         return visit_tool(fetcher)("http://site.example/a", goal)
 
 
@@ -187,10 +188,20 @@ def test_one_time_limit_for_all_pages_of_a_visit() -> None:
     def hangs(connection: socket.socket, path: str) -> None:
         connection.recv(1)
 
-    started = time.monotonic()
-    with pytest.raises(InfrastructureError):
-        visit(site(a=response("<iframe src=b></iframe><iframe src=c></iframe>"), b=hangs, c=hangs), seconds=1.0)
-    assert time.monotonic() - started < 1.8
+    deadlines = []
+
+    class Noting(Fetcher):
+        def get(self, url: str, deadline: float | None = None) -> Fetched:
+            deadlines.append(deadline)
+            return super().get(url, deadline)
+
+    framed = response("<iframe src=b></iframe><iframe src=c></iframe>")
+    with serve(site(a=leads("0; URL=d"), d=framed, b=hangs, c=hangs)) as server:
+        before = time.monotonic()
+        with pytest.raises(InfrastructureError):
+            visit_tool(Noting(limits=Limits(seconds=1.0), hosts=server.hosts))("http://site.example/a", "lamp")
+    assert len(deadlines) > 1 and len(set(deadlines)) == 1, "none has a limit of its own"
+    assert before + 1.0 <= deadlines[0] <= time.monotonic()
 
 
 HOSTILE: dict[str, Callable[[], str]] = {
@@ -213,9 +224,7 @@ HOSTILE: dict[str, Callable[[], str]] = {
 def test_no_page_takes_long_to_read(name: str) -> None:
     """An HTML5 parser alone takes minutes for some of these."""
     body = HOSTILE[name]().encode()
-    started = time.thread_time()
-    read_page(body, "http://site.example/")
-    assert time.thread_time() - started < 8
+    assert_linear(lambda part: read_page(part, "http://site.example/"), lambda size: body[:size], len(body), seconds=30)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate")
@@ -226,13 +235,13 @@ def test_a_false_certificate_is_no_outage(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files[1], files[0])
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        fetcher = Fetcher(limits=Limits(seconds=5), hosts={"site.example": listener.getsockname()[:2]})
+        fetcher = Fetcher(limits=Limits(seconds=60), hosts={"site.example": listener.getsockname()[:2]})
         with context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False) as tls:
 
             def handshake() -> None:
                 connection, _ = tls.accept()
                 with connection:
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     try:
                         connection.do_handshake()
                     except OSError:

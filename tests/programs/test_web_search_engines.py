@@ -22,7 +22,7 @@ ORGANIC = [
 ]
 
 
-def ask(behaviour: Behaviour, query: str = "old lamps", seconds: float = 5) -> list[Result]:
+def ask(behaviour: Behaviour, query: str = "old lamps", seconds: float = 60) -> list[Result]:
     with serve(behaviour) as server:
         found = Serper(key=KEY, endpoint=f"http://127.0.0.1:{server.port}/search", seconds=seconds).search(query)
     head, _, body = server.requests[0].partition("\r\n\r\n")
@@ -78,11 +78,11 @@ class TestSerper:
 class TestDdgs:
     def test_a_network_that_is_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The real package, behind a proxy where nobody listens."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        monkeypatch.setenv("DDGS_PROXY", f"http://127.0.0.1:{port}")
-        with pytest.raises(InfrastructureError, match="ddgs"):
-            Ddgs(seconds=2).search("lamps")
+        with socket.socket() as taken:  # so that nobody else listens there meanwhile
+            taken.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("DDGS_PROXY", f"http://127.0.0.1:{taken.getsockname()[1]}")
+            with pytest.raises(InfrastructureError, match="ddgs"):
+                Ddgs(seconds=2).search("lamps")
 
     @pytest.fixture
     def answers(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -54,13 +54,13 @@ def test_their_answers_are_on_the_pages_named(row: dict[str, str]) -> None:
 def test_it_is_served() -> None:
     question = "Who ground the lens of the Stell telescope?"
     with web_site.site() as served:
-        with urllib.request.urlopen(served.url, timeout=5) as answer:
+        with urllib.request.urlopen(served.url, timeout=60) as answer:
             assert answer.headers["content-type"] == "text/html; charset=utf-8"
             assert answer.read().decode() == web_site.pages()["index.html"]
         search = urllib.request.Request(f"{served.url}/search", b"no JSON", method="POST")
         for request, status in ((f"{served.url}/none.html", "404"), (search, "400")):
             with pytest.raises(urllib.error.HTTPError, match=status) as caught:
-                urllib.request.urlopen(request, timeout=5)
+                urllib.request.urlopen(request, timeout=60)
             caught.value.close()
         found = served.engine.search(question)
         text = visit_tool(served.fetcher)(found[0].url, question)
@@ -68,7 +68,7 @@ def test_it_is_served() -> None:
     assert "ground in Brevik by the Tolland brothers" in text
     assert text == visit_tool(known=web_site.index().pages)(found[0].url, question)
     with pytest.raises(OSError):
-        urllib.request.urlopen(served.url, timeout=5)
+        urllib.request.urlopen(served.url, timeout=60)
 
 
 def test_many_at_once() -> None:
@@ -96,11 +96,11 @@ def test_the_command() -> None:
         try:
             url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
             assert url is not None
-            with urllib.request.urlopen(f"{url[0]}/weather.html", timeout=5) as answer:
+            with urllib.request.urlopen(f"{url[0]}/weather.html", timeout=60) as answer:
                 assert "201 km/h" in answer.read().decode()
         finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

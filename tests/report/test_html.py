@@ -208,7 +208,7 @@ def browser() -> Iterator[Any]:
     if found is None:
         pytest.skip("needs Chromium on PATH")
     with api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=120_000)
         yield launched
         launched.close()
 
@@ -218,7 +218,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     """Opens a page; in the end no error and no request but the page's own may have been seen."""
     seen: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
 
     def visit(path: Path) -> Any:
         page = context.new_page()
@@ -232,6 +232,11 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     yield visit
     context.close()
     assert seen == []
+
+
+def resize(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.wait_for_function("width => innerWidth === width", arg=width)
 
 
 def test_filters_links_and_differences_work(run: tuple[Path, Any], history: RunHistory, opened: Any) -> None:
@@ -276,10 +281,11 @@ def test_hostile_texts_do_nothing_in_a_browser(hostile_run: Path, opened: Any) -
     page = opened(write_report(hostile_run))
     for link in page.locator("#choose option").evaluate_all("all => [all[0].value, all.at(-1).value]"):
         page.evaluate("link => { location.hash = link }", link)
+        page.wait_for_function("link => document.querySelector('#choose').value === link", arg=link)
         page.locator("#shown-title:focus").wait_for()
         assert "</script><script>window.hacked=1" in page.inner_text("#shown")
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    page.set_viewport_size({"width": 360, "height": 800})
+    resize(page, 360)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("[window.hacked, document.scripts.length, document.images.length]") == [None, 2, 0]
 
@@ -287,7 +293,7 @@ def test_hostile_texts_do_nothing_in_a_browser(hostile_run: Path, opened: Any) -
 @pytest.mark.parametrize("width", [360, 1280])
 def test_colours_turn_and_nothing_is_wider_than_the_window(run: tuple[Path, Any], opened: Any, width: int) -> None:
     page = opened(run[0] / "report.html")
-    page.set_viewport_size({"width": width, "height": 800})
+    resize(page, width)
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.click("#theme")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before

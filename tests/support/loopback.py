@@ -35,7 +35,7 @@ def serve(behaviour: Behaviour) -> Iterator[Loopback]:
 
     def answer(connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            connection.settimeout(10)
+            connection.settimeout(60)
             request = b""
             while b"\r\n\r\n" not in request:
                 if not (got := connection.recv(65536)):
@@ -46,7 +46,9 @@ def serve(behaviour: Behaviour) -> Iterator[Loopback]:
                 (int(h[15:]) for h in head.decode().lower().split("\r\n") if h.startswith("content-length:")), 0
             )
             while len(body) < length:
-                body += connection.recv(65536)
+                if not (got := connection.recv(65536)):
+                    return
+                body += got
             path = head.split()[1].decode()
             server.asked.append(path)
             server.requests.append((head + b"\r\n\r\n" + body).decode())
@@ -70,7 +72,7 @@ def serve(behaviour: Behaviour) -> Iterator[Loopback]:
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         for each in [thread, *threads]:
-            each.join(10)
+            each.join(60)
 
 
 def response(

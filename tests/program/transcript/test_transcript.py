@@ -24,6 +24,7 @@ from dspy.utils import DummyLM
 from dspy.utils.callback import BaseCallback
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.growth import assert_linear
 
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.program.transcript.recorder import Recorder
@@ -504,14 +505,15 @@ def test_what_cannot_be_printed_never_raises() -> None:
 
 
 def test_one_huge_observation_leaves_room_for_the_rest() -> None:
-    def read(key: str) -> str:
-        return f"BEGIN {'x' * 1_000_000} END" if key == "all" else "short and sweet"
+    def attempt_of(size: int) -> Attempt:
+        def read(key: str) -> str:
+            return f"BEGIN {'x' * size} END" if key == "all" else "short and sweet"
 
-    turns = [react_turn("first", "read", key="all"), react_turn("second", "read", key="one"), *DONE]
-    attempt = Attempt(dspy.ReAct("question -> answer", [read]), turns, question="q")
-    started = time.monotonic()
-    text = attempt.text(500)
-    assert time.monotonic() - started < 2
+        turns = [react_turn("first", "read", key="all"), react_turn("second", "read", key="one"), *DONE]
+        return Attempt(dspy.ReAct("question -> answer", [read]), turns, question="q")
+
+    assert_linear(lambda attempt: attempt.text(500), attempt_of, 1_000_000, seconds=2)
+    text = attempt_of(1_000_000).text(500)
     assert 400 < count_tokens(text) <= 500
     for part in ("BEGIN x", "x END", "tokens cut ...]", "first", "second", "short and sweet", "so it is", "answer: 42"):
         assert part in text
