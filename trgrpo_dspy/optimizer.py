@@ -61,7 +61,7 @@ from .meter.meter import Budget
 from .program.calling import check_program
 from .program.instructions import teachable_predictors
 from .report.html import report_at_end
-from .tracking.trackers import carried, tracked
+from .report.tracking.trackers import carried, tracked
 
 if TYPE_CHECKING:
     from .events import Listener

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from trgrpo_dspy.events import Event, Notice
-from trgrpo_dspy.tracking import background
-from trgrpo_dspy.tracking.background import Background
+from trgrpo_dspy.report.tracking import background
+from trgrpo_dspy.report.tracking.background import Background
 
 
 def text(event: Event) -> str:

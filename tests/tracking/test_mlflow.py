@@ -208,7 +208,7 @@ def test_a_tracker_that_fails_ends_nothing(
 def test_a_server_that_is_gone_is_known_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trgrpo_dspy.tracking.mlflow_run.PATIENCE", 0.2)
+    monkeypatch.setattr("trgrpo_dspy.report.tracking.mlflow_run.PATIENCE", 0.2)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     try:

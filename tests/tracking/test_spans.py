@@ -11,7 +11,7 @@ import pytest
 from support.scripted import Triage, examples, scripted_lm, told
 
 from trgrpo_dspy import TrainingFreeGRPO
-from trgrpo_dspy.tracking.spans import StageAttributes, labels_here
+from trgrpo_dspy.report.tracking.spans import StageAttributes, labels_here
 
 pytest.importorskip("opentelemetry.sdk", reason="OpenTelemetry's SDK is not installed")
 from opentelemetry.sdk.trace import TracerProvider

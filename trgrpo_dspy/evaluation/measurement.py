@@ -157,7 +157,7 @@ class Evaluation(Saved):
             ImportError: inspect_ai is not installed.
             ValueError: The path ends in neither `.eval` nor `.json`.
         """
-        from .run_log import LoggedAttempt, write_inspect_log
+        from .inspect_log import LoggedAttempt, write_inspect_log
 
         attempts = [
             LoggedAttempt(index + 1, rollout, *self._task(index))

@@ -11,7 +11,7 @@ import dspy
 from trgrpo_dspy.engine.options import DECIDES, RunOptions, choice, instance, names, number, whole
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.program.scoring import Metric, adapt_metric
-from trgrpo_dspy.tracking.trackers import check_report_to
+from trgrpo_dspy.report.tracking.trackers import check_report_to
 
 from .exposure import Exposure, everything
 from .reflector import Reflector

@@ -1,4 +1,4 @@
-"""What a run did, read from its log directory, and the report that shows it."""
+"""What a run did, read from its log directory, and what shows it: the report, figures, trackers."""
 
 from .figures import write_figures
 from .history import RunHistory, read_run

@@ -1,6 +1,6 @@
 """Stage and step of a run on OpenTelemetry spans, whoever makes the spans.
 
-    from trgrpo_dspy.tracking.spans import StageAttributes
+    from trgrpo_dspy.report.tracking.spans import StageAttributes
 
     tracer_provider.add_span_processor(StageAttributes())
 
