@@ -61,7 +61,7 @@ def test_results_come_in_input_order_whatever_finishes_first(shape: list[list[in
 def test_a_thousand_tasks() -> None:
     started = time.monotonic()
     assert run([single(lambda i=i: i) for i in range(1000)], 32) == list(range(1000))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_a_slow_flow_does_not_hold_another_ones_next_stage() -> None:
@@ -94,13 +94,13 @@ def test_the_longest_remaining_chain_goes_first() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
 def test_concurrency_is_bounded_and_used(threads: int) -> None:
-    peak = Peak()
+    peak, together = Peak(), threading.Barrier(threads, timeout=30)
 
     def work() -> None:
         with peak:
-            time.sleep(0.01)
+            together.wait()
 
-    run([single(work) for _ in range(40)], threads)
+    run([single(lambda: None), *(single(work) for _ in range(5 * threads))], threads)  # the first one goes alone
     assert peak.most == threads
 
 
@@ -152,7 +152,7 @@ class TestFailure:
         with Execution(calls, 2) as execution, pytest.raises(Boom) as caught:
             execution.run([flow(i) for i in range(50)])
         assert sorted(closed) == list(range(50))
-        assert len(started) < 10 and calls.stopped
+        assert len(started) < 25 and calls.stopped
         assert isinstance(caught.value.__cause__, KeyError), "what it was raised from stays"
 
     def test_an_error_of_a_flow_itself_ends_the_run(self) -> None:
@@ -198,21 +198,26 @@ class TestFailure:
             execution.run([single(ran.append, 1) for _ in range(4)])
         assert ran == []
 
-    @pytest.mark.parametrize(("grace", "returns"), [(10.0, True), (0.1, False)])
+    @pytest.mark.parametrize(("grace", "returns"), [(30.0, True), (0.1, False)])
     def test_calls_in_flight_may_return_but_are_not_waited_for_for_ever(
         self, grace: float, returns: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("trgrpo_dspy.engine.flows._GRACE", grace)
-        returned, hangs = threading.Event(), threading.Event()
+        began, returned, hangs = threading.Event(), threading.Event(), threading.Event()
 
         def slow() -> None:
-            hangs.wait(0.2 if returns else 20)
+            began.set()
+            hangs.wait(0.2 if returns else 60)
             returned.set()
+
+        def fails_meanwhile() -> None:
+            assert began.wait(30)
+            fails(0.05)
 
         started = time.monotonic()
         with pytest.raises(Boom):
-            run([single(lambda: None), single(slow), single(fails, 0.05)])
-        assert returned.is_set() == returns and time.monotonic() - started < 5
+            run([single(lambda: None), single(slow), single(fails_meanwhile)])
+        assert returned.is_set() == returns and time.monotonic() - started < 30
         hangs.set()
 
 
@@ -233,7 +238,8 @@ def test_context_variables_and_dspy_settings_travel() -> None:
 def test_threads_are_daemons_and_end_with_the_run() -> None:
     before = set(threading.enumerate())
     with Execution(Gate(), 5) as execution:
-        execution.run([single(time.sleep, 0.01) for _ in range(10)])
+        barrier = threading.Barrier(5, timeout=30)
+        execution.run([single(lambda: None), *(single(barrier.wait) for _ in range(5))])
         threads = [t for t in threading.enumerate() if t.name.startswith("trgrpo-") and t not in before]
         assert len(threads) == 5 and all(thread.daemon for thread in threads)
     for thread in threads:

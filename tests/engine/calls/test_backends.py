@@ -34,8 +34,8 @@ def test_replies_of_dspys_cache_do_not_wait_for_each_other(dspy_cache: None, mon
         evaluate(dspy.Predict(Triage), examples(40), exact, num_threads=8)
         for name, module in list(sys.modules.items()):
             if name.startswith("trgrpo_dspy.engine.calls") and hasattr(module, "POLL"):
-                monkeypatch.setattr(module, "POLL", 3.0)
+                monkeypatch.setattr(module, "POLL", 30.0)
         began = time.monotonic()
         found = evaluate(dspy.Predict(Triage), examples(40), exact, num_threads=8)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert (found.spend[0].cached, len(lm.engine.calls)) == (40, 40)

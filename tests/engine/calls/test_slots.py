@@ -135,7 +135,7 @@ class TestWaiting:
             if name == "fails" and not failed.is_set():
                 assert out.wait(10)
                 failed.set()
-                return RateLimitError("busy", retry_after=0.6)
+                return RateLimitError("busy", retry_after=1.5)
             if name == "slow":
                 out.set()
                 assert failed.wait(10)
@@ -148,11 +148,12 @@ class TestWaiting:
 
     def test_no_call_of_a_program_goes_out_without_a_place(self) -> None:
         """The place is given up while one call waits; the next call of the same program has to wait for one too."""
-        busy = Busy(fails={"a": 0.3}, takes={"b": 0.2})
+        busy = Busy(fails={"a": 1.5}, takes={"b": 0.2})
 
         async def two() -> None:
             first = asyncio.create_task(dspy.settings.lm.acall("a"))
-            await asyncio.sleep(0.1)  # the place is another's by now
+            while "b" not in busy.order:  # then the place is another's
+                await asyncio.sleep(0.01)
             await dspy.settings.lm.acall("a2")
             await first
 
@@ -172,7 +173,7 @@ class TestTheEnd:
             execution.run([flow(calls, lm, "first", lambda: ask("first"))])
             began = time.monotonic()
             assert execution.run(flows) == ["late", "late", ["done"]]
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 25, "the hint is 30 s"
             assert not execution._pool._slots.held
             released.set()
             assert execution.run([flow(calls, lm, "c", lambda: ask("c"))]) == [["done"]]
@@ -182,11 +183,17 @@ class TestTheEnd:
     def test_a_stopped_run_ends_while_calls_wait(self) -> None:
         calls = Gate(backoff=0.001)
         busy = Busy(fails={"a": 30.0, "b": 30.0})
-        threading.Timer(0.3, calls.stop, ["interrupted"]).start()
+
+        def stop_once_both_wait() -> None:
+            while busy.order != ["first", "a", "b"] and time.monotonic() < began + 20:
+                time.sleep(0.01)
+            calls.stop("interrupted")
+
         began = time.monotonic()
+        threading.Thread(target=stop_once_both_wait).start()
         with pytest.raises(RunStopped):
             run(busy, {"a": lambda: ask("a"), "b": lambda: ask_async("b")}, 1, calls)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 25, "the hint is 30 s"
         assert busy.order == ["first", "a", "b"]
 
     def test_a_call_that_its_program_gives_up_while_it_waits(self) -> None:
@@ -395,7 +402,7 @@ def test_one_waits_for_a_moment_behind_a_task_without_a_call() -> None:
     began = time.monotonic()
     while not call.go_on(5.0):
         pass
-    assert 0.3 < time.monotonic() - began < 1.5
+    assert 0.3 < time.monotonic() - began < 30
     assert not idle.held
 
 

@@ -75,15 +75,15 @@ class TestRolloutTimeout:
     ) -> None:
         lm, program = scripted_lm(), Hangs(released)
         began = time.monotonic()
-        compiled = compile_with(lm, program, rollout_timeout=0.4)
+        compiled = compile_with(lm, program, rollout_timeout=1.0)
         seconds, calls, hung = time.monotonic() - began, len(lm.engine.calls), len(program.hung)
         (step,) = compiled.detailed_results.steps
         assert hung > 4  # more than there are threads
         assert step.outcomes == {"completed": 32 - hung, "infrastructure": hung}
-        assert seconds < 0.4 * hung  # as long they would take one after the other
+        assert seconds < 1.0 * hung  # as long they would take one after the other
         assert compiled.detailed_results.stop_reason == "completed"
         released.set()
-        while len(program.refused) < hung and time.monotonic() < began + 10:
+        while len(program.refused) < hung and time.monotonic() < began + 60:
             time.sleep(0.01)
         assert program.refused == ["RunStopped"] * hung
         assert len(lm.engine.calls) == calls == compiled.detailed_results.total.calls
@@ -146,17 +146,17 @@ class TestRolloutTimeout:
 
     def test_time_in_the_queue_of_the_rate_limit_is_no_time_of_the_attempt(self, lm: dspy.LM) -> None:
         found = evaluate(
-            dspy.Predict(Triage), examples(16), exact, num_threads=16, rollout_timeout=0.5, requests_per_minute=960
-        )  # the last in line waits for almost a second
-        assert found.outcomes == {"completed": 16}
+            dspy.Predict(Triage), examples(48), exact, num_threads=48, rollout_timeout=2.0, requests_per_minute=960
+        )  # the last in line waits for almost three seconds
+        assert found.outcomes == {"completed": 48}
 
     def test_calls_side_by_side_are_held_back_once(self, lm: dspy.LM) -> None:
-        calls, unit, began = Gate(requests_per_minute=1200), Unit(Stage.ROLLOUT), time.monotonic()
+        calls, unit, began = Gate(requests_per_minute=600), Unit(Stage.ROLLOUT), time.monotonic()
         with calls.context(unit):
             pairs = [(dspy.Predict(Triage), {"ticket": f"refund {i}"}) for i in range(12)]
             dspy.Parallel(num_threads=12, disable_progress_bar=True)(pairs)
         assert len(lm.engine.calls) == 12
-        assert 0.3 < unit.account.clock.held <= time.monotonic() - began + 0.1  # one by one they would come to 3.3 s
+        assert 0.3 < unit.account.clock.held <= time.monotonic() - began + 0.1  # one by one they would come to 6.6 s
 
 
 class TestThePool:
@@ -246,7 +246,7 @@ class TestARequestThatNeverEnds:
 
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trgrpo_dspy.engine.calls.backends.Backend.most_seconds", lambda self, timeout: 1.0)
+        monkeypatch.setattr("trgrpo_dspy.engine.calls.backends.Backend.most_seconds", lambda self, timeout: 2.0)
         monkeypatch.setattr("trgrpo_dspy.engine.pool._LOOK", 0.1)
 
     def test_of_an_attempt(self) -> None:
