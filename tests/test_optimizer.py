@@ -22,6 +22,7 @@ from support.scripted import (
     QUEUES,
     RIGHT,
     Call,
+    Peak,
     Triage,
     answer,
     exact,
@@ -176,12 +177,12 @@ class TestAsync:
 
     @pytest.mark.parametrize("at", [0, 20])
     def test_a_cancelled_task_stops_the_run_which_goes_on_later(self, at: int, tmp_path: Path) -> None:
-        asked = threading.Event()
+        asked, cancelled = threading.Event(), threading.Event()
 
         def script(call: Call) -> Any:
             if call.number >= at:
                 asked.set()
-                time.sleep(0.4)  # the task is cancelled meanwhile, also on a busy machine
+                cancelled.wait(30)
             return learner(call)
 
         lm, rest = scripted_lm(script), scripted_lm()
@@ -191,8 +192,9 @@ class TestAsync:
         async def cancel() -> None:
             with dspy.context(lm=lm):
                 task = asyncio.create_task(optimizer.acompile(dspy.Predict(Triage), **given))
-                await asyncio.to_thread(asked.wait, 20)
+                await asyncio.to_thread(asked.wait, 30)
                 task.cancel()
+                asyncio.get_running_loop().call_later(0.2, cancelled.set)
                 await task
 
         with pytest.raises(asyncio.CancelledError):
@@ -526,21 +528,18 @@ def summarize(lm: dspy.LM) -> None:
 
 @option
 def num_threads(lm: dspy.LM) -> None:
-    lock, running, most = threading.Lock(), 0, 0
+    running, three = Peak(), threading.Event()
 
     def slow(call: Call) -> Any:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.01)
-        with lock:
-            running -= 1
+        with running:
+            if running.most == 3:
+                three.set()
+            three.wait(1)  # the first call of a run goes alone
         return learner(call)
 
     lm.engine.script = slow
     compile(num_threads=3, train=4, num_epochs=1)
-    assert most == 3
+    assert running.most == 3
 
 
 @option

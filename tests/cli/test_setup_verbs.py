@@ -103,7 +103,7 @@ def test_a_killed_compile_is_resumed_and_ctrl_c_ends_cleanly(trgrpo: Command) ->
     for end, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         run = process(*(("resume",) if end == signal.SIGINT else ("compile", *words)))
         log = Path("runs/my_task-1/events.jsonl")
-        until, size = time.monotonic() + 30, log.stat().st_size if log.exists() else 0
+        until, size = time.monotonic() + 120, log.stat().st_size if log.exists() else 0
         while not (log.exists() and log.stat().st_size > size + 5000) and time.monotonic() < until:
             time.sleep(0.05)
         run.send_signal(end)

@@ -83,7 +83,7 @@ def body(text: str = "Hello", **settings: Any) -> dict[str, Any]:
 
 def send(server: OfflineServer, payload: Any, key: str = "offline") -> tuple[int, dict[str, str], Any]:
     """Status, headers and the parsed body; status 0 if the connection broke, the raw text if it is no JSON."""
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     try:
         text = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
@@ -99,7 +99,7 @@ def send(server: OfflineServer, payload: Any, key: str = "offline") -> tuple[int
     return reply.status, dict(reply.headers), found
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(0.01)
@@ -177,7 +177,7 @@ def test_slow_replies_overlap() -> None:
         began = time.monotonic()
         with ThreadPoolExecutor(120) as pool:
             statuses = list(pool.map(lambda i: send(server, body(f"number {i}"))[0], range(120)))
-        assert time.monotonic() - began < 5  # one after another it would be a minute
+        assert time.monotonic() - began < 30  # one after another it would be a minute
     assert set(statuses) == {200}
     assert min(record.latency for record in server.requests) >= 0.5
 
@@ -397,14 +397,14 @@ def test_clients_that_leave_and_a_server_that_stops_are_recorded() -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as client:
         client.sendall(head + text)
-        time.sleep(0.2)
+        time.sleep(1)  # nobody tells that a request has arrived
     assert [(record.fault, record.status) for record in wait_for(lambda: server.requests)] == [(None, 499)]
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(send, server, body())
-        time.sleep(0.3)
+        time.sleep(1)
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 5 and reply.result()[0] == 0
+        assert time.monotonic() - began < 30 and reply.result()[0] == 0
     server.stop()
     assert [record.status for record in server.requests] == [499, 499]
 
@@ -436,11 +436,11 @@ def test_the_command_serves_and_ends_on_a_signal(number: signal.Signals, tmp_pat
             assert process.stdout is not None
             found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", process.stdout.readline())
             assert found
-            idle = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=10)
+            idle = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
             idle.request("POST", "/v1/chat/completions", json.dumps(body()))
             assert idle.getresponse().status in (429, 500)
             process.send_signal(number)
-            rest, complaints = process.communicate(timeout=10)
+            rest, complaints = process.communicate(timeout=60)
             idle.close()
         finally:
             process.kill()

@@ -53,7 +53,7 @@ def die() -> None:
 
 def touch_and_sleep(path: Path) -> None:
     path.touch()
-    time.sleep(60)
+    time.sleep(600)
 
 
 def wait_for(path: Path, future: Any) -> None:

@@ -145,7 +145,7 @@ def test_an_attempt_is_committed_in_a_moment_whatever_comes(tmp_path: Path) -> N
         began = time.monotonic()
         journal.finish("u", completed())
         while not reader.execute("SELECT count(*) FROM attempts").fetchone()[0]:
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
             time.sleep(0.01)
 
 
@@ -238,11 +238,11 @@ def test_a_reply_is_safe_the_moment_it_is_recorded_and_the_lock_dies_with_its_pr
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert process.stdout is not None and process.stdout.readline() == "0\n"
-    time.sleep(0.3)
+    assert process.stdout is not None
+    heard = [process.stdout.readline()[:-1] for _ in range(30)]
     process.kill()
-    said = ["0", *process.communicate()[0].split("\n")[:-1]]
-    assert len(said) > 20 and (tmp_path / "run.pid").read_text() == f"{process.pid}\n"
+    said = [*heard, *process.communicate()[0].split("\n")[:-1]]
+    assert heard[0] == "0" and (tmp_path / "run.pid").read_text() == f"{process.pid}\n"
     with Journal(tmp_path) as journal:
         assert (tmp_path / "run.pid").read_text() == f"{os.getpid()}\n"
         assert all(journal.reply("rollout/1/u", f"hash {number}", 0) is not None for number in said)

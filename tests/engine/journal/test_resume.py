@@ -301,11 +301,11 @@ def test_an_attempt_that_took_too_long_is_made_again(tmp_path: Path) -> None:
 
     def slow(call: Call) -> Any:
         if call.kind == "program" and "refund case 0" in call.user and call.temperature == 0.7:
-            released.wait(20)
+            released.wait(60)
         return learner(call)
 
     settings = {"trainset": TRAIN[:3], "valset": None, "num_epochs": 1, "batch_size": 3}
-    one = compile_with(scripted_lm(slow), tmp_path, rollout_timeout=1.0, **settings)
+    one = compile_with(scripted_lm(slow), tmp_path, rollout_timeout=2.0, **settings)
     released.set()
     assert one.detailed_results.steps[0].outcomes["infrastructure"] == 3
     two = compile_with(scripted_lm(), tmp_path, rollout_timeout=60, **settings)
