@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 import pytest
 from support.scripted import Triage, exact, examples, scripted_lm
+from support.waiting import LONG
 
 from trgrpo_dspy import evaluate
 from trgrpo_dspy.engine.calls.gate import Gate
@@ -30,7 +31,7 @@ class Gathers(OfflineServer):
         if self.asked > self.wanted:
             self.gathered.set()
         if self.asked > 1:
-            await asyncio.wait_for(self.gathered.wait(), 30)
+            await asyncio.wait_for(self.gathered.wait(), LONG)
         return await super()._answer(*served)
 
 

@@ -83,8 +83,8 @@ class Backend:
 
     def wait(self, seconds: float) -> bool:
         """Wait so long for another call's end; returns whether one ended. Cached replies take less than a look."""
-        with self._changed:
-            return self._changed.wait(seconds)
+        with self._changed:  # the first call may have ended since the caller asked whether it may go
+            return (self._first is None and not self.answered) or self._changed.wait(seconds)
 
     def answer(self, caller: Caller, seconds: float, timeout: float | None) -> None:
         """A reply to a call came, after so many seconds, of an LM with this timeout."""
