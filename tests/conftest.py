@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 # Before dspy is imported: its cache is on disk and outlives code changes.
 os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="trgrpo-dspy-cache-")
@@ -20,6 +23,26 @@ from support.scripted import scripted_lm
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# DSPy parses signatures as it goes. Before Python 3.13 a thread that parses while another one is halfway, as in a
+# garbage collection, may get a SystemError ("AST constructor recursion depth mismatch"): an attempt of a run is made
+# again then, with more calls than a test counts.
+_parse, _parsing = ast.parse, threading.RLock()
+
+
+def _parse_alone(*args: Any, **kwargs: Any) -> ast.AST:
+    with _parsing:
+        return _parse(*args, **kwargs)
+
+
+def _parse_anew() -> None:
+    global _parsing
+    _parsing = threading.RLock()  # a thread that is not in the child may hold the old one
+
+
+ast.parse = _parse_alone
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_parse_anew)
 
 
 def pytest_configure() -> None:

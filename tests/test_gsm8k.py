@@ -151,16 +151,11 @@ class TestAgentOverHttp:
     """The Python tool on real questions, each attempt over HTTP: what it did is told once each."""
 
     def attempt(self, server, row, index):
-        """One attempt, and what the sandbox of its last try was asked and said, each reply marked: no two are alike."""
-        tries = []
+        """One attempt, and what its sandboxes were asked and said, each reply marked so that no two are alike."""
+        done = []
 
         class Marked(MontyInterpreter):
-            def __init__(self):
-                super().__init__()
-                tries.append([])  # a fault of Python's in threads makes an attempt start again
-
             def execute(self, code, variables=None):
-                done = tries[-1]
                 try:
                     said = str(super().execute(code, variables))
                 except Exception as error:
@@ -174,7 +169,7 @@ class TestAgentOverHttp:
         unit = Unit(Stage.ROLLOUT, 1, ("rollout", 1, index, 0), resample=True, temperature=0.7)
         with dspy.context(lm=server.lm()):
             rollout = Runner(calls, math_reasoning.metric).attempt(program, example, unit, index=index, attempt=0)
-        return rollout, tries[-1]
+        return rollout, done
 
     def test_tool_calls_and_observations_appear_once_each(self, rows):
         pytest.importorskip("pydantic_monty", reason="needs the extra: pip install 'trgrpo-dspy[math]'")

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from support import ROOT
@@ -19,6 +20,7 @@ from support import ROOT
 pytest.importorskip("resiliparse", reason="needs the extra: pip install 'trgrpo-dspy[web]'")
 
 from programs import web_site
+from programs.web_fetch import Limits
 from programs.web_pages import visit_tool
 
 ROWS = [json.loads(line) for line in (web_site._DATA / "web_questions.jsonl").read_text().splitlines()]
@@ -74,7 +76,8 @@ def test_it_is_served() -> None:
 def test_many_at_once() -> None:
     paths = list(web_site.pages()) * 4
     with web_site.site() as served, ThreadPoolExecutor(64) as threads:
-        fetched = list(threads.map(lambda path: served.fetcher.get(web_site.BASE + path).body.decode(), paths))
+        fetcher = replace(served.fetcher, limits=Limits(seconds=120))
+        fetched = list(threads.map(lambda path: fetcher.get(web_site.BASE + path).body.decode(), paths))
     assert fetched == [web_site.pages()[path] for path in paths]
 
 

@@ -31,7 +31,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
     def start(body: str = "pass", **options: Any) -> Workers:
         (tmp_path / "judge.py").write_text(SOURCE.format(body=body))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        made.append(Workers("judge", count=1, **{"patience": 10 * LONG, **options}))
+        made.append(Workers("judge", count=1, **{"patience": LONG, **options}))
         return made[-1]
 
     yield start
