@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.scripted import Peak
+from support.waiting import LONG
 
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.executors.threads import ThreadExecutor
@@ -59,9 +60,7 @@ def test_results_come_in_input_order_whatever_finishes_first(shape: list[list[in
 
 
 def test_a_thousand_tasks() -> None:
-    started = time.monotonic()
     assert run([single(lambda i=i: i) for i in range(1000)], 32) == list(range(1000))
-    assert time.monotonic() - started < 60
 
 
 def test_a_slow_flow_does_not_hold_another_ones_next_stage() -> None:
@@ -75,7 +74,7 @@ def test_a_slow_flow_does_not_hold_another_ones_next_stage() -> None:
 
     def slow() -> Flow[bool]:
         yield [task(lambda: None)]  # the first task of a run goes alone
-        (result,) = yield [task(released.wait, 10)]
+        (result,) = yield [task(released.wait, LONG)]
         return result
 
     assert run([slow(), fast()], threads=2) == [True, "fast"]
@@ -94,7 +93,7 @@ def test_the_longest_remaining_chain_goes_first() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
 def test_concurrency_is_bounded_and_used(threads: int) -> None:
-    peak, together = Peak(), threading.Barrier(threads, timeout=30)
+    peak, together = Peak(), threading.Barrier(threads, timeout=LONG)
 
     def work() -> None:
         with peak:
@@ -117,7 +116,7 @@ def test_the_first_task_of_a_run_goes_alone_and_only_the_first() -> None:
         execution.run([single(work) for _ in range(6)])
         assert seen[0] == 1, "nothing else had started when the first one ended"
         assert max(seen) == 6
-        barrier = threading.Barrier(4, timeout=10)
+        barrier = threading.Barrier(4, timeout=LONG)
         execution.run([single(barrier.wait) for _ in range(4)])  # later work does not go alone again
 
 
@@ -198,7 +197,7 @@ class TestFailure:
             execution.run([single(ran.append, 1) for _ in range(4)])
         assert ran == []
 
-    @pytest.mark.parametrize(("grace", "returns"), [(30.0, True), (0.1, False)])
+    @pytest.mark.parametrize(("grace", "returns"), [(LONG, True), (0.1, False)])
     def test_calls_in_flight_may_return_but_are_not_waited_for_for_ever(
         self, grace: float, returns: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -207,17 +206,17 @@ class TestFailure:
 
         def slow() -> None:
             began.set()
-            hangs.wait(0.2 if returns else 60)
+            hangs.wait(0.2 if returns else 2 * LONG)
             returned.set()
 
         def fails_meanwhile() -> None:
-            assert began.wait(30)
+            assert began.wait(LONG)
             fails(0.05)
 
         started = time.monotonic()
         with pytest.raises(Boom):
             run([single(lambda: None), single(slow), single(fails_meanwhile)])
-        assert returned.is_set() == returns and time.monotonic() - started < 30
+        assert returned.is_set() == returns and time.monotonic() - started < LONG
         hangs.set()
 
 
@@ -238,21 +237,21 @@ def test_context_variables_and_dspy_settings_travel() -> None:
 def test_threads_are_daemons_and_end_with_the_run() -> None:
     before = set(threading.enumerate())
     with Execution(Gate(), 5) as execution:
-        barrier = threading.Barrier(5, timeout=30)
+        barrier = threading.Barrier(5, timeout=LONG)
         execution.run([single(lambda: None), *(single(barrier.wait) for _ in range(5))])
         threads = [t for t in threading.enumerate() if t.name.startswith("trgrpo-") and t not in before]
         assert len(threads) == 5 and all(thread.daemon for thread in threads)
     for thread in threads:
-        thread.join(5)
+        thread.join(LONG)
         assert not thread.is_alive()
 
 
 def test_the_executor_starts_threads_only_as_needed_and_hands_on_exceptions() -> None:
     pool = ThreadExecutor()
     for i in range(20):
-        assert pool.submit(lambda i=i: i).result(5) == i
+        assert pool.submit(lambda i=i: i).result(LONG) == i
         with pytest.raises(KeyError):
-            pool.submit(lambda: {}["x"]).result(5)
+            pool.submit(lambda: {}["x"]).result(LONG)
         time.sleep(0.001)
     assert pool._threads <= 3
     pool.close()

@@ -15,6 +15,7 @@ import pytest
 from dspy.lm15 import AuthError, InvalidRequestError, ServerError
 from dspy.utils.callback import BaseCallback
 from support.scripted import Call, Reply, Triage, exact, examples, learner, scripted_lm, told, write
+from support.waiting import LONG
 
 from benchmarks.fault_campaign import Scenario, run
 from trgrpo_dspy import FatalError, InfrastructureError, TrainingFreeGRPO, evaluate
@@ -58,7 +59,7 @@ class TestTheCampaign:
     @pytest.mark.parametrize(("engine", "program"), [("auto", "agent"), ("litellm", "predict")])
     def test_a_run_on_a_bad_backend_keeps_its_promises(self, engine: str, program: str, tmp_path: Path) -> None:
         importlib.import_module("litellm")  # its import takes seconds, in which the first request would "never end"
-        found = run(Scenario(engine, program, examples=3, valset=2, threads=8, tool_outages=25), tmp_path)
+        found = run(Scenario(engine, program, examples=3, valset=2, threads=8, tool_outages=25, timeout=4.0), tmp_path)
         assert found.problems == []
         faults = Counter(r.fault for r in found.requests)
         assert {"429", "500", "hang", "reset", "garbage", "truncated"} <= set(faults)
@@ -108,20 +109,20 @@ class TestAtTheStart:
         [("500", 1, 0), ("500", 16, 8), ("429", 16, 3), ("reset", 16, 8), ("hang", 16, 3), ("malformed", 1, 8)],
     )
     def test_a_server_that_always_fails(self, kind: str, threads: int, retries: int, tries: Tries) -> None:
-        with OfflineServer(error_rate=1.0, errors=(kind,), retry_after=0.005, hang_seconds=20) as backend:
-            lm = backend.lm(num_retries=retries, timeout=0.1)
+        with OfflineServer(error_rate=1.0, errors=(kind,), retry_after=0.005, hang_seconds=LONG) as backend:
+            lm = backend.lm(num_retries=retries, timeout=0.5 if kind == "hang" else LONG)
             with pytest.raises(FatalError, match=r"LM 'openai/offline': none of 8 requests got a reply\. Check that"):
                 compile_with(lm, num_threads=threads)
         assert len(backend.requests) == tries.count == 8
 
     @pytest.mark.parametrize(("engine", "retries"), [("auto", 8), ("litellm", 0), ("litellm", 8)])
     def test_a_dead_port(self, engine: str, retries: int, tries: Tries) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        lm = dspy.LM("openai/offline", engine=engine, api_base=address, api_key="x", cache=False, num_retries=retries)
-        with pytest.raises(FatalError, match=r"none of 8 requests got a reply.*address, network, timeout"):
-            compile_with(lm)
+        with socket.socket() as dead:  # the test keeps the port, and nobody listens at it
+            dead.bind(("127.0.0.1", 0))
+            known = {"api_base": f"http://127.0.0.1:{dead.getsockname()[1]}/v1", "api_key": "x", "num_retries": retries}
+            lm = dspy.LM("openai/offline", engine=engine, cache=False, **known)
+            with pytest.raises(FatalError, match=r"none of 8 requests got a reply.*address, network, timeout"):
+                compile_with(lm)
         assert tries.count == 8
 
     def test_a_backend_that_refuses_every_request(self, tries: Tries) -> None:

@@ -22,23 +22,30 @@ import pytest
 from dspy.lm15 import Request
 from support import ROOT
 from support.scripted import Call, ScriptedEngine, Triage, exact, examples, learner, read_call, scripted_lm, told
+from support.waiting import LONG, stops
 
 from trgrpo_dspy import TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.interrupts import graceful_interrupt
 
 CHILD = """
-import json, sys, time
+import json, sys, threading, time
 sys.path.insert(0, "tests")
-import conftest, dspy
+import conftest, dspy, pytest
 from support.scripted import Triage, examples, learner, scripted_lm, told
+from support.waiting import LONG, stops
 from trgrpo_dspy import TrainingFreeGRPO
 from trgrpo_dspy.engine import flows
 
 log_dir, at, seconds, flows._GRACE = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
 
+stopped = stops(pytest.MonkeyPatch())
+threading.Thread(target=lambda: stopped.wait() and print("stopped", flush=True), daemon=True).start()
+
 def script(call):
     if call.number == at:
         print("now", flush=True)
+    if call.number >= at:
+        stopped.wait(LONG)
     time.sleep(seconds if call.number >= at else 0.001)
     return learner(call)
 
@@ -54,9 +61,9 @@ print(json.dumps({"reason": results.stop_reason, "made": len(lm.engine.calls), "
 
 
 class Child:
-    """A run in a process of its own, up to the `at`-th LM call; from there on a call takes `seconds`."""
+    """A run in a process of its own, up to the `at`-th LM call; from there on a call takes `seconds` from the stop."""
 
-    def __init__(self, log_dir: Path, at: int, seconds: float, grace: float = 10.0) -> None:
+    def __init__(self, log_dir: Path, at: int, seconds: float, grace: float = LONG) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(CHILD), str(log_dir), str(at), str(seconds), str(grace)],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -64,15 +71,16 @@ class Child:
         )  # fmt: skip
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "now\n", self.process.communicate()[1]
-        time.sleep(0.05)
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, stops: bool = True) -> None:
+        """Press Ctrl-C, and wait until the run is stopped."""
         self.interrupted = time.monotonic()
         self.process.send_signal(signal.SIGINT)
+        assert not stops or self.process.stdout.readline() == "stopped\n", self.process.communicate()[1]
 
     def finish(self) -> tuple[int, str, float]:
-        """Exit status, last line said, seconds it took from the interruption."""
-        out, err = self.process.communicate(timeout=50)
+        """Exit status, last line said, seconds it took from the interruption: far fewer than the calls take."""
+        out, err = self.process.communicate(timeout=LONG)
         seconds = time.monotonic() - self.interrupted
         return self.process.returncode, (out.strip() or err.strip()).splitlines()[-1], seconds
 
@@ -100,11 +108,10 @@ class TestARun:
     def test_once_the_best_so_far_is_returned_and_the_run_resumes(self, tmp_path: Path) -> None:
         child = Child(tmp_path, at=60, seconds=0.4)
         child.interrupt()
-        status, said, seconds = child.finish()
+        status, said, _ = child.finish()
         result = json.loads(said)
         assert (status, result["reason"]) == (0, "interrupted")
         assert "The run was interrupted." in result["verdict"]
-        assert seconds < 40
         assert result["made"] <= 60 + 8  # what was in flight, nothing after it
         assert result["calls"] == result["made"] == check_journal(tmp_path)  # calls in flight came back and were kept
         assert result["library"] == (result["steps"][result["step"] - 1] if result["step"] else "")
@@ -116,21 +123,20 @@ class TestARun:
         assert resumed.detailed_results.spend == whole.detailed_results.spend
 
     def test_calls_that_do_not_come_back_are_waited_for_so_long(self, tmp_path: Path) -> None:
-        child = Child(tmp_path, at=10, seconds=60, grace=0.5)
+        child = Child(tmp_path, at=10, seconds=600, grace=0.5)
         child.interrupt()
         status, said, seconds = child.finish()
         assert (status, '"interrupted"' in said) == (0, True)
-        assert 0.4 < seconds < 40, "a call takes 60 s"
+        assert seconds > 0.4
         check_journal(tmp_path)
 
     def test_twice_it_leaves_at_once_and_the_journal_is_sound(self, tmp_path: Path) -> None:
-        child = Child(tmp_path, at=40, seconds=60)
+        child = Child(tmp_path, at=40, seconds=600, grace=600)
         child.interrupt()
         time.sleep(0.4)
         assert child.process.poll() is None  # it waits for the calls in flight
-        child.interrupt()
-        status, said, seconds = child.finish()
-        assert seconds < 40, "a call takes 60 s"
+        child.interrupt(stops=False)
+        status, said, _ = child.finish()
         assert status in (-signal.SIGINT, 130)
         assert said == "KeyboardInterrupt"
         kept = check_journal(tmp_path)
@@ -186,7 +192,7 @@ class TestHandlers:
 
         monkeypatch.setattr(signal, "signal", touched)
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(self.compile_and_see).result(30) is signal.default_int_handler
+            assert pool.submit(self.compile_and_see).result(LONG) is signal.default_int_handler
 
     def test_the_first_stops_and_the_second_interrupts(self) -> None:
         """The main thread may hold the lock that `stop` takes: the handler may run between any two instructions."""
@@ -200,7 +206,7 @@ class TestHandlers:
             with lock:
                 signal.raise_signal(signal.SIGINT)
                 time.sleep(0.01)
-            assert stopped.wait(5)
+            assert stopped.wait(LONG)
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -224,27 +230,34 @@ class Side(dspy.Module):
 
 
 class Slow:
-    """Answers asynchronously; some requests take much longer than others. The n-th ends the run."""
+    """Answers asynchronously; some requests take much longer than others. The n-th ends the run, before any reply."""
 
-    def __init__(self, at: int = -1) -> None:
-        self.at, self.asked, self.answered = at, 0, 0
-        self.stop: Any = None
+    def __init__(self, at: int, stopped: threading.Event) -> None:
+        self.at, self.stopped, self.asked, self.answered = at, stopped, 0, 0
+        self.lock = threading.Lock()  # there are two event loops
 
     def __deepcopy__(self, memo: Any) -> Slow:
         return self
 
     async def complete(self, request: Request) -> Any:
-        self.asked += 1
-        if self.asked == self.at:
+        with self.lock:
+            self.asked += 1
+            number = self.asked
+        if number == self.at:
             os.kill(os.getpid(), signal.SIGINT)
+        if number >= self.at:
+            assert await asyncio.to_thread(self.stopped.wait, LONG)
         call = read_call(request)
         await asyncio.sleep(0.3 if "part 2" in call.user else 0.02)
-        self.answered += 1
+        with self.lock:
+            self.answered += 1
         return ScriptedEngine().complete(request)
 
 
 @pytest.mark.parametrize("at", [11, 20])
-def test_what_is_out_beside_a_call_that_is_refused_is_not_lost(tmp_path: Path, at: int) -> None:
+def test_what_is_out_beside_a_call_that_is_refused_is_not_lost(
+    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The refusal ends the `gather`, and the loop with all that is on it: not before the replies are there."""
 
     def run(engine: Slow, log_dir: Path) -> Any:
@@ -252,7 +265,8 @@ def test_what_is_out_beside_a_call_that_is_refused_is_not_lost(tmp_path: Path, a
         with dspy.context(lm=lm):
             return evaluate(Side(), examples(6), exact, num_threads=2, log_dir=log_dir)
 
-    first, second = Slow(at), Slow()
+    stopped = stops(monkeypatch)
+    first, second = Slow(at, stopped), Slow(99, stopped)
     assert run(first, tmp_path).stop_reason == "interrupted"
     assert first.answered == first.asked < 36
     assert run(second, tmp_path).mean.n == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import dspy
 import pytest
@@ -30,6 +31,7 @@ class Stream(io.StringIO):
 def shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "0")
     monkeypatch.setattr(listeners, "_DRAW_EVERY", 0.0)
+    monkeypatch.setattr(listeners, "time", SimpleNamespace(monotonic=lambda: 0.0))  # no second passes
 
 
 def attempt(number: int, replayed: bool = False) -> AttemptFinished:
@@ -60,7 +62,7 @@ def test_in_a_pipe_a_line_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if "attempts" in line]
     assert [line.split(",")[0] for line in lines][:2] == ["compile: step 1 of 2", "compile: step 2 of 2"]
-    assert " of " in lines[0] and "0:0" in lines[0] and "calls" in lines[0]
+    assert " of " in lines[0] and "0:00" in lines[0] and "calls" in lines[0]
     assert lines[2].startswith("compile done: 16 of 16 attempts") and lines[3].startswith("evaluate done: 4 of 4")
     assert captured.out == "" and "\r" not in captured.err
 

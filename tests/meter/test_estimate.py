@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,12 @@ class Alternating:
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
+        self.lock = threading.Lock()
 
     def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        self.seen[example.ticket] += 1
-        return float(self.seen[example.ticket])
+        with self.lock:
+            self.seen[example.ticket] += 1
+            return float(self.seen[example.ticket])
 
 
 def growing(call: Call) -> Any:
