@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import json
 import threading
 import time
@@ -14,11 +16,12 @@ import dspy
 import pytest
 from dspy.lm15 import AuthError, InvalidRequestError, RateLimitError, ServerError, TransportError, UnsupportedModelError
 from support.loopback import response, serve
-from support.scripted import Call, Peak, Triage, exact, examples, learner, scripted_lm
+from support.scripted import Call, Triage, exact, examples, learner, scripted_lm
 from support.waiting import LONG
 
 from trgrpo_dspy import FatalError, InfrastructureError, evaluate
 from trgrpo_dspy.engine import tools
+from trgrpo_dspy.engine.calls import limits
 from trgrpo_dspy.engine.calls.limits import Limit
 from trgrpo_dspy.failures.outcome import Outcome
 
@@ -42,10 +45,8 @@ class Backend:
         """Whether the outage is over before its time."""
         self.down_until = 0.0
         self.error: Exception = ServerError("down")
-        self.served, self.asked = Peak(), 0
 
     def __call__(self, call: Call) -> Any:
-        self.asked += 1
         if self.outage and call.number >= 20:
             self.down_until = self.down_until or time.monotonic() + self.outage
             if time.monotonic() < self.down_until and not self.back():
@@ -53,8 +54,7 @@ class Backend:
         if not self.free.acquire(timeout=0.0001 if self.refuses else self.timeout):
             return RateLimitError("too many") if self.refuses else TransportError("timed out")
         try:
-            with self.served:
-                time.sleep(self.seconds)
+            time.sleep(self.seconds)
         finally:
             self.free.release()
         return learner(call)
@@ -114,17 +114,24 @@ class TestOutages:
 
 
 class TestHowManyAtATime:
-    @pytest.mark.parametrize(
+    WIDTHS = pytest.mark.parametrize(
         ("width", "count", "refuses"),
         [(1, 30, True), (2, 50, False), (8, 120, True)],
     )
+
+    @WIDTHS
     def test_every_attempt_is_scored(self, width: int, count: int, refuses: bool) -> None:
-        backend = Backend(width, 0.05, timeout=0.6, refuses=refuses)
-        found = measured(backend, count)
+        found = measured(Backend(width, 0.05, timeout=0.6, refuses=refuses), count)
         assert found.mean.n == count and found.stop_reason == "completed"
-        assert backend.served.most > width / 2 and backend.asked < 4 * count, (
-            "as many at a time as it serves, few in vain"
-        )
+
+    @WIDTHS
+    def test_as_many_are_sent_as_it_serves_and_few_in_vain(
+        self, width: int, count: int, refuses: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock()
+        monkeypatch.setattr(limits, "time", clock)
+        asked = clock.serve(Limit("m", 32, lambda text: None), width, count, refuses)
+        assert clock.now < 1.5 * count * Clock.REPLY / width and asked < 3 * count
 
     def test_the_limit_starts_and_grows_where_the_reply_would_still_be_in_time(self) -> None:
         limit = Limit("m", 32, lambda text: None)
@@ -156,6 +163,54 @@ class TestHowManyAtATime:
 
 class Caller:
     over = False
+
+
+class Clock:
+    """A backend as `Backend`, by a clock of its own: what is sent when depends on the limit alone."""
+
+    REPLY, IN_LINE, BACKOFF = 0.05, 0.6, 0.1
+    """Seconds that a request takes, waits in line at most, and waits until it is sent again."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events: list[tuple[float, int, str, Caller]] = []
+        self.order = itertools.count()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def after(self, seconds: float, what: str, caller: Caller) -> None:
+        heapq.heappush(self.events, (self.now + seconds, next(self.order), what, caller))
+
+    def serve(self, limit: Limit, width: int, count: int, refuses: bool) -> int:
+        """Serve so many callers, `width` at a time; returns the number of requests."""
+        waiting, line, sent = [Caller() for _ in range(count)], [], {}
+        asked = done = inside = 0
+        while done < count:
+            for caller in [one for one in waiting if limit.enter(one, 0)]:
+                waiting.remove(caller)
+                asked, sent[caller] = asked + 1, self.now
+                if inside < width:
+                    inside += 1
+                    self.after(self.REPLY, "reply", caller)
+                else:
+                    line.append(caller)
+                    self.after(0.0 if refuses else self.IN_LINE, "fails", caller)
+            self.now, _, what, caller = heapq.heappop(self.events)
+            if what == "again":
+                waiting.append(caller)
+            elif what == "reply":
+                done, inside = done + 1, inside - 1
+                limit.reply(caller, self.now - sent[caller], None, first=done == 1)
+                limit.leave(caller)
+                if line and not refuses:
+                    inside += 1
+                    self.after(self.REPLY, "reply", line.pop(0))
+            elif caller in line:
+                line.remove(caller)
+                limit.failure(sent[caller], limit.leave(caller), timed_out=not refuses, down=False)
+                self.after(self.BACKOFF, "again", caller)
+        return asked
 
 
 class TestRefusals:
