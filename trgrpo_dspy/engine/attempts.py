@@ -84,6 +84,6 @@ def evaluation_flows(
                 )
             )
         rollouts = yield tasks
-        return tuple(replace(r, transcript="") for r in rollouts)
+        return tuple(replace(r, transcript="", observed="") for r in rollouts)
 
     return [flow(index) for index in range(len(examples))]

@@ -137,6 +137,7 @@ class Runner:
             transcript=blank(
                 recorder.text(prediction=result.value, error=result.error, max_tokens=self._transcript_tokens)
             ),
+            observed=blank(recorder.observed()) if recorder.tool_calls else "",
             tool_calls=recorder.tool_calls,
             lm_calls=len(account.calls),
             prompt_tokens=sum(c.prompt_tokens for c in account.calls),

@@ -30,6 +30,8 @@ class Case:
     """Its labels, as bounded text."""
     label: str
     """The one label's value where there is one; empty otherwise."""
+    observed: str = ""
+    """What the program's tools returned for it; empty if it has none."""
 
 
 def cases_for(
@@ -37,11 +39,19 @@ def cases_for(
     edits: Iterable[Edit],
     trainset: Sequence[dspy.Example],
     answers: Mapping[str, tuple[str, ...]],
+    observed: Mapping[int, str],
 ) -> list[Case]:
-    """The labelled examples: those that the edits come from first, then those of the batch, then the others."""
+    """The labelled examples: those that the edits come from first, then those of the batch, then the others.
+
+    Where the program's tools find out what decides, an example counts once that was `observed`.
+    """
     sources = sorted({source for edit in edits for source in edit.sources if source < len(trainset)})
     order = dict.fromkeys([*sources, *batch, *range(len(trainset))])
-    return [_case(index, trainset[index], answers) for index in order if expected_text(trainset[index])]
+    return [
+        _case(index, trainset[index], answers, observed.get(index, ""))
+        for index in order
+        if expected_text(trainset[index]) and (not observed or index in observed)
+    ]
 
 
 def answer_fields(program: dspy.Module) -> dict[str, tuple[str, ...]]:
@@ -71,9 +81,9 @@ def allowed_values(trainset: Sequence[dspy.Example], answers: Mapping[str, tuple
     return tuple(value for name, values in answers.items() if name in labelled for value in values)
 
 
-def _case(index: int, example: dspy.Example, answers: Mapping[str, tuple[str, ...]]) -> Case:
+def _case(index: int, example: dspy.Example, answers: Mapping[str, tuple[str, ...]], observed: str) -> Case:
     task = cut_middle(task_text(example), _TASK_TOKENS)
-    return Case(index, task, expected_text(example), label_of(example, answers))
+    return Case(index, task, expected_text(example), label_of(example, answers), observed)
 
 
 def unanswerable(name: str, examples: Sequence[dspy.Example], answers: Mapping[str, tuple[str, ...]]) -> str:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.library.library import ExperienceLibrary
+from trgrpo_dspy.program.transcript.rendering import field_lines
 
-from .rendering import block, example_block
+from .rendering import example_block
 
 if TYPE_CHECKING:
     from .cases import Case
@@ -117,7 +118,7 @@ def batches(cases: Sequence[Case], max_tokens: int, blind: bool) -> list[tuple[t
     now: list[Case] = []
     texts: list[str] = []
     for case in cases:
-        text = example_block(case.example, case.task, "" if blind else case.expected)
+        text = example_block(case.example, case.task, case.observed, "" if blind else case.expected)
         if now and (len(now) >= _PER_CALL or count_tokens("\n\n".join([*texts, text])) > max_tokens):
             found.append((tuple(now), "\n\n".join(texts)))
             now, texts = [], []
@@ -202,8 +203,8 @@ def problems_text(
     def shown(id: str, examples: Sequence[int]) -> Iterator[str]:
         for case in (of[example] for example in examples[:_SHOWN]):
             decided = findings.decisions.get((id, case.example), "")
-            fields = [("Task", case.task), ("Expected", case.expected), (f"What {id} decides", decided)]
-            yield block(f"Example {case.example}", fields)
+            text = example_block(case.example, case.task, case.observed, case.expected)
+            yield "\n".join([text, *([field_lines(f"What {id} decides", decided)] if decided else [])])
 
     parts = []
     for id in ids:

@@ -111,6 +111,12 @@ class Memory:
         self._steps: dict[int, list[str]] = {}
         self._measured: dict[int, str] = {}
         self._refused: deque[str] = deque(maxlen=_REFUSED)
+        self.observed: dict[int, str] = {}
+        """What tools returned for each example."""
+
+    def note_observed(self, groups: Iterable[RolloutGroup]) -> None:
+        """Remember what tools returned, the latest for each example."""
+        self.observed.update({group.example: group.observed for group in groups if group.observed})
 
     def note_scores(self, step: int, groups: Iterable[RolloutGroup]) -> None:
         """Remember the mean score of each example of a step."""
@@ -202,6 +208,7 @@ def _row(group: RolloutGroup, ceiling: float, memory: Memory | None) -> Row:
     feedback = next((r.feedback for r in group.usable if r.feedback), "")
     fields = [
         ("Task", cut_middle(group.task, _TASK_TOKENS)),
+        ("Observed", group.observed),
         ("Expected", cut_middle(group.expected, _EXPECTED_TOKENS)),
         ("Attempts", tally(group.usable, group.label_free, _ANSWER_TOKENS)),
         ("Feedback", "" if group.label_free or group.expected else cut_middle(feedback, _FEEDBACK_TOKENS)),

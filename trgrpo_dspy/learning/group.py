@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from trgrpo_dspy.failures.outcome import Outcome
@@ -36,6 +37,12 @@ class RolloutGroup:
         if self.label_free:
             return tuple(r for r in self.rollouts if r.outcome is Outcome.LABEL_FREE)
         return tuple(r for r in self.rollouts if _scored([r.score]))
+
+    @property
+    def observed(self) -> str:
+        """What the tools returned in most of the usable attempts; empty if no tool was used."""
+        counts = Counter(r.observed for r in self.usable if r.observed)
+        return counts.most_common(1)[0][0] if counts else ""
 
     @property
     def informative(self) -> bool:

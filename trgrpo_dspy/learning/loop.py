@@ -224,7 +224,8 @@ class Run:
         if not draft.changed or setup.reflector.form == "paper" or setup.options.metric is None:
             return Checked(draft, None, lost)
         answers = answer_fields(setup.student)
-        cases = cases_for(step.examples, draft.edits.values(), setup.trainset, answers)
+        self.memory.note_observed(lessons.groups)
+        cases = cases_for(step.examples, draft.edits.values(), setup.trainset, answers, self.memory.observed)
         labels = [label_of(example, answers) for example in setup.trainset]
         closed = closed_labels(labels, allowed_values(setup.trainset, answers))
 

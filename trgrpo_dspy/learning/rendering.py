@@ -100,7 +100,7 @@ def contrast_texts(
 
     Two tasks that are alike and have different answers tell most, so nearness counts where the answers differ.
     """
-    words = {group.example: set(group.task.casefold().split()) for group in (*right, *groups)}
+    words = {group.example: set(f"{group.task} {group.observed}".casefold().split()) for group in (*right, *groups)}
 
     def nearness(one: RolloutGroup, group: RolloutGroup) -> float:
         mine, theirs = words[one.example], words[group.example]
@@ -118,15 +118,16 @@ def contrast_texts(
 
 def _right_text(group: RolloutGroup) -> str:
     """One example that was answered rightly, with its answers alone."""
-    parts = [block(f"Example {group.example} (right)", [("Task", group.task), ("Expected", group.expected)])]
+    fields = [("Task", group.task), ("Observed", group.observed), ("Expected", group.expected)]
+    parts = [block(f"Example {group.example} (right)", fields)]
     for number, (answer, count) in enumerate(Counter(r.answer for r in group.usable).items(), 1):
         parts.append(block(f"Attempt {number} ({count} times)", [("Answer", answer)]))
     return "\n".join(parts)
 
 
-def example_block(number: int, task: str, expected: str = "") -> str:
+def example_block(number: int, task: str, observed: str = "", expected: str = "") -> str:
     """One example without attempts."""
-    return block(f"Example {number}", [("Task", task), ("Expected", expected)])
+    return block(f"Example {number}", [("Task", task), ("Observed", observed), ("Expected", expected)])
 
 
 def tally(rollouts: Iterable[Rollout], label_free: bool, max_tokens: int) -> str:

@@ -32,6 +32,8 @@ class Rollout:
     """The output fields that the label-free mode compares, normalised; empty otherwise."""
     transcript: str = ""
     """What the program did, step by step, as bounded text."""
+    observed: str = ""
+    """What its tools returned, a call a line, as bounded text: facts that the inputs do not tell."""
     error: str = ""
     """Exception type and last line, for attempts that failed or are unscored."""
     shown: tuple[str, ...] = ()

@@ -53,7 +53,7 @@ _KEPT = 4
 """Programs that are kept, packed or unpacked: with validation beside rollouts two are in use."""
 _UNIT = ("stage", "step", "key", "resample", "temperature", "library")
 """The fields of an attempt's unit that a worker gets."""
-_TEXTS = ("transcript", "answer", "feedback", "error")
+_TEXTS = ("transcript", "observed", "answer", "feedback", "error")
 """The fields of a rollout in which this process's secrets may stand."""
 _OF_THIS_PROCESS = frozenset(
     {

@@ -27,14 +27,16 @@ from trgrpo_dspy.failures.errors import came_from
 from trgrpo_dspy.failures.messages import describe
 
 from .events import Branch, Call, Prediction, ToolUse
-from .rendering import clean, fit_blocks, one_line, text_of
-from .telling import tell
+from .rendering import clean, cut_middle, fit_blocks, one_line, text_of
+from .telling import observations, tell
 from .values import announced, outputs_of, value_of
 
 __all__ = ["Recorder"]
 
 _ERROR = 2000
 """Characters of an exception that are read."""
+_OBSERVATION = 20
+"""Tokens that one observation has at least where many share the bound."""
 _BRANCH = "trgrpo_dspy_branch"
 """The DSPy setting that says below which call this is; DSPy hands settings on to tasks and to threads of its own."""
 
@@ -137,10 +139,23 @@ class Recorder(list[Any]):
             blocks.append(("=== Failure ===", [("error", _error(error)), *_unparsed(error)]))
         return fit_blocks(blocks or [("(no steps)", [])], max_tokens)
 
+    def observed(self, max_tokens: int = 200) -> str:
+        """What tools returned, a call a line; the bound is shared out evenly."""
+        with self._lock:
+            found = observations(self._root.events())
+        share = max(_OBSERVATION, max_tokens // max(1, len(found)))
+        lines = [f"{one_line(call.name)}({_flat(call.args, share)}) -> {_flat(text, share)}" for call, text in found]
+        return cut_middle("\n".join(lines), max_tokens)
+
     def _branch(self) -> Branch:
         """The call below which this is."""
         owner, branch = dspy.settings.get(_BRANCH) or (None, None)
         return (branch if owner is self and branch is not None else self._root).here()
+
+
+def _flat(text: str, max_tokens: int) -> str:
+    """The text in one line, within a bound."""
+    return " ".join(cut_middle(text, max_tokens).split())
 
 
 def _error(error: BaseException) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 from .events import Call, Log, Prediction, ToolUse, Turn, Value
 from .rendering import field_lines, one_line
 
-__all__ = ["Block", "tell"]
+__all__ = ["Block", "observations", "tell"]
 
 _LONG = 120  # characters from which a value shown before is referred to instead of repeated
 Block = tuple[str, list[tuple[str, str]]]
@@ -24,6 +24,14 @@ def tell(
     for event in events:
         telling.add(event)
     return telling.blocks(outputs)
+
+
+def observations(events: Iterable[Prediction | ToolUse]) -> list[tuple[Call, str]]:
+    """What tools returned, in order; a call that was made again and returned the same stands once."""
+    telling = _Telling({})
+    for event in events:
+        telling.add(event)
+    return list(dict.fromkeys(telling.observations()))
 
 
 @dataclass
@@ -91,6 +99,12 @@ class _Telling:
         if final := self._final(outputs):
             blocks.append(("=== Final outputs ===", final))
         return blocks
+
+    def observations(self) -> Iterator[tuple[Call, str]]:
+        """Tool calls that returned something, but for the one with which DSPy's agents end."""
+        for call in (call for step in self._steps for call in step.calls):
+            if call.observation is not None and call.call.name != "finish":
+                yield call.call, call.observation
 
     def _predict(self, event: Prediction) -> None:
         step = _Step(len(self._steps) + 1, event.title, event.strands[0])
