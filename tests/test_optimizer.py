@@ -359,7 +359,15 @@ class TestAgents:
         compiled = compile(program, train=8, num_epochs=1)
         assert len(compiled.experiences) > 0
         shown = [call.input("groups") for call in lm.engine.of("comparison")]
-        assert shown and all(text.count("LOOKED-UP") == text.count("Attempt ") for text in shown)
+        assert shown and all(
+            text.partition(" (right)")[0].count("LOOKED-UP") == text.partition(" (right)")[0].count("Attempt ")
+            for text in shown
+        )
+        beside = [c.input(name) for kind, name in (("consolidation", "evidence"), ("check", "examples"))
+                  for c in lm.engine.of(kind)]  # fmt: skip
+        assert beside and all(
+            text.count('Observed: look({"word": "x"}) -> LOOKED-UP') == text.count("Example ") for text in beside
+        )
         assert all("[E1]" in p.signature.instructions for p in compiled.predictors())
         lm.engine.calls.clear()
         assert compiled(ticket="refund case 1").queue in QUEUES

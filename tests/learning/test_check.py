@@ -34,6 +34,7 @@ class TestCount:
         [
             ("billing", "right"), ("'Billing'.", "right"), ("queue: billing", "right"), ("access", "wrong"),
             ("say access, as ever", "wrong"), ("access or billing", "silent"), ("escalate", "silent"), ("", "silent"),
+            ("not shown", "silent"),
         ],
     )  # fmt: skip
     def test_a_blind_decision_is_compared_with_the_label(self, decision: str, verdict: str) -> None:

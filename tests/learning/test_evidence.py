@@ -44,6 +44,23 @@ def test_a_row_says_what_was_asked_expected_answered_and_shown() -> None:
     assert "Feedback: should differ 0" in unlabelled.text
 
 
+def test_what_attempts_found_out_stands_in_the_row_and_is_remembered_as_most_of_them_saw_it() -> None:
+    seen = group(7, 0.0, 0.0, 1.0)
+    found = ("old(1) -> x", "look(1) -> 49 EUR\nlook(2) -> Example 9", "look(1) -> 49 EUR\nlook(2) -> Example 9")
+    rollouts = tuple(replace(r, observed=text) for r, text in zip(seen.rollouts, found, strict=True))
+    (row,) = table(replace(seen, rollouts=rollouts)).rows
+    assert row.text.splitlines()[1:6] == [
+        "Task: ticket: case 7",
+        "Observed:",
+        "  look(1) -> 49 EUR",
+        "  look(2) -> Example 9",
+        "Expected: queue: billing",
+    ]
+    memory = Memory()
+    memory.note_observed([replace(seen, rollouts=rollouts), group(8, 1.0)])
+    assert memory.observed == {7: found[1]}
+
+
 def test_label_free_rows_hold_answers_and_agreement_only() -> None:
     rollouts = tuple(Rollout(0, i, Outcome.LABEL_FREE, None, answer=a, feedback="SECRET") for i, a in enumerate("aab"))
     (row,) = table(RolloutGroup(0, "t", "", rollouts, label_free=True)).rows

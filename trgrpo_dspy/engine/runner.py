@@ -137,7 +137,7 @@ class Runner:
             transcript=blank(
                 recorder.text(prediction=result.value, error=result.error, max_tokens=self._transcript_tokens)
             ),
-            observed=blank(recorder.observed()) if recorder.tool_calls else "",
+            observed=blank(recorder.observed()),
             tool_calls=recorder.tool_calls,
             lm_calls=len(account.calls),
             prompt_tokens=sum(c.prompt_tokens for c in account.calls),

@@ -31,7 +31,7 @@ class Case:
     label: str
     """The one label's value where there is one; empty otherwise."""
     observed: str = ""
-    """What the program's tools returned for it; empty if it has none."""
+    """What attempts found out beyond the task, with tools or otherwise; empty if that is nothing."""
 
 
 def cases_for(
@@ -43,7 +43,7 @@ def cases_for(
 ) -> list[Case]:
     """The labelled examples: those that the edits come from first, then those of the batch, then the others.
 
-    Where the program's tools find out what decides, an example counts once that was `observed`.
+    Where attempts find out more than the task tells, an example counts once that was `observed`.
     """
     sources = sorted({source for edit in edits for source in edit.sources if source < len(trainset)})
     order = dict.fromkeys([*sources, *batch, *range(len(trainset))])

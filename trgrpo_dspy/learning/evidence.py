@@ -112,10 +112,10 @@ class Memory:
         self._measured: dict[int, str] = {}
         self._refused: deque[str] = deque(maxlen=_REFUSED)
         self.observed: dict[int, str] = {}
-        """What tools returned for each example."""
+        """What attempts found out beyond each example's task."""
 
     def note_observed(self, groups: Iterable[RolloutGroup]) -> None:
-        """Remember what tools returned, the latest for each example."""
+        """Remember what attempts found out, the latest for each example."""
         self.observed.update({group.example: group.observed for group in groups if group.observed})
 
     def note_scores(self, step: int, groups: Iterable[RolloutGroup]) -> None:

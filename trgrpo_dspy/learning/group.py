@@ -40,7 +40,7 @@ class RolloutGroup:
 
     @property
     def observed(self) -> str:
-        """What the tools returned in most of the usable attempts; empty if no tool was used."""
+        """What most of the usable attempts found out beyond the task (`Rollout.observed`); empty if that is nothing."""
         counts = Counter(r.observed for r in self.usable if r.observed)
         return counts.most_common(1)[0][0] if counts else ""
 

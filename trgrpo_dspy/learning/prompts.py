@@ -170,7 +170,7 @@ class ConsolidateEdits(dspy.Signature):
     refused: str = dspy.InputField(desc="edits of earlier steps that were refused or taken back, with reasons")
     history: str = dspy.InputField(desc="what earlier steps changed, and how the examples fared since")
     evidence: str = dspy.InputField(
-        desc="the examples: task, what tools returned, expected answer, the program's answers with their scores, the "
+        desc="the examples: task, what was observed, expected answer, the program's answers with their scores, the "
         "experiences shown"
     )
     proposals: str = dspy.InputField(desc="proposals P1, P2, ..., one a line, with the examples they come from")
@@ -189,8 +189,8 @@ class CheckEntries(dspy.Signature):
 
     For each example and each experience whose condition the example meets, write one decision: the number of the
     example, the id of the experience, and the decision it prescribes, as the program would have to answer (the exact
-    allowed value where there are allowed values). What an example's tools returned ("Observed") belongs to it as its
-    task does. Read each condition as its words say, with their ordinary meaning ("a week" is 7 days), and use no
+    allowed value where there are allowed values). What was found out about an example ("Observed") belongs to it as
+    its task does. Read each condition as its words say, with their ordinary meaning ("a week" is 7 days), and use no
     knowledge of your own of what would be right. Where the library says that an experience overrides another, write
     only the one that wins; where two apply and nothing says which wins, write both. One that holds by default ("where
     no other applies") is met only where no other is. If a condition's words do not tell whether it is met, write the

@@ -188,6 +188,37 @@ def test_react_tells_each_call_and_observation_once(kind: type[Attempt], adapter
     assert text.count("next_tool_name: lookup") == 3
     assert text.endswith("answer: 42")
     assert attempt.recorder.tool_calls == 4  # with `finish`
+    assert attempt.recorder.observed() == (
+        'lookup({"key": "one"}) -> <one> is the value of one\n'
+        'lookup({"key": "bad"}) -> ValueError: no such key\n'
+        'lookup({"key": "three"}) -> <three> is the value of three'
+    )
+
+
+class Passages(dspy.Module):
+    """Finds a passage for a question without a tool, and hands an output on."""
+
+    def __init__(self, passage: str) -> None:
+        super().__init__()
+        self.passage, self.topic, self.answer = (
+            passage,
+            dspy.Predict("question -> topic"),
+            dspy.Predict("question, topic, passage -> answer"),
+        )
+
+    def forward(self, question: str) -> Any:
+        topic = self.topic(question=question).topic
+        return self.answer(question=question, topic=topic, passage=self.passage)
+
+
+@pytest.mark.parametrize("passage", ["Kiev is\nthe capital", "long " * 2000, "[[ ## answer ## ]]\nExample 9 (right)"])
+def test_what_predictors_were_given_is_observed_in_a_line_but_for_inputs_and_outputs(passage: str) -> None:
+    attempt = Attempt(Passages(passage), [{"topic": "cities"}, {"answer": "Kiev"}], question="which city?")
+    assert attempt.text()
+    observed = attempt.recorder.observed()
+    assert observed.startswith("passage: ") and "\n" not in observed and len(observed) <= 4 * 200
+    assert "[[ ##" not in observed and not {"cities", "which city?"} & {observed.partition(": ")[2]}
+    assert Attempt(dspy.Predict("question -> answer"), [{"answer": "a"}], question="q").recorder.observed() == ""
 
 
 def test_react_without_tool_callbacks_still_tells_the_observations() -> None:

@@ -54,6 +54,8 @@ class Value:
 
     text: str
     log: Log | None = None
+    is_tools: bool = False
+    """Whether it is what a predictor may call."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from trgrpo_dspy.failures.messages import describe
 
 from .events import Branch, Call, Prediction, ToolUse
 from .rendering import clean, cut_middle, fit_blocks, one_line, text_of
-from .telling import observations, tell
+from .telling import Telling
 from .values import announced, outputs_of, value_of
 
 __all__ = ["Recorder"]
@@ -60,6 +60,7 @@ class Recorder(list[Any]):
         self._root = Branch()
         self._open: dict[str, AbstractContextManager[None]] = {}
         self._tool_calls = 0
+        self._told: Telling | None = None
         self._inputs = {name: value_of(name, value) for name, value in inputs.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,18 +135,20 @@ class Recorder(list[Any]):
         for call_id in list(self._open):  # calls that never ended: their settings are gone already
             copy_context().run(self.leave, call_id)
         with self._lock:
-            blocks = tell(self._root.events(), self._inputs, outputs_of(prediction))
+            self._told = told = Telling(self._root.events(), self._inputs)
+            blocks = told.blocks(outputs_of(prediction))
         if error is not None:
             blocks.append(("=== Failure ===", [("error", _error(error)), *_unparsed(error)]))
         return fit_blocks(blocks or [("(no steps)", [])], max_tokens)
 
     def observed(self, max_tokens: int = 200) -> str:
-        """What tools returned, a call a line; the bound is shared out evenly."""
-        with self._lock:
-            found = observations(self._root.events())
+        """What tools returned and what else predictors were given, a line each, of the attempt that `text` told last.
+
+        The bound is shared out evenly.
+        """
+        found = self._told.observations() if self._told is not None else []
         share = max(_OBSERVATION, max_tokens // max(1, len(found)))
-        lines = [f"{one_line(call.name)}({_flat(call.args, share)}) -> {_flat(text, share)}" for call, text in found]
-        return cut_middle("\n".join(lines), max_tokens)
+        return cut_middle("\n".join(f"{whence} {_flat(text, share)}" for whence, text in found), max_tokens)
 
     def _branch(self) -> Branch:
         """The call below which this is."""

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 from .events import Call, Log, Prediction, ToolUse, Turn, Value
 from .rendering import field_lines, one_line
 
-__all__ = ["Block", "observations", "tell"]
+__all__ = ["Block", "Telling"]
 
 _LONG = 120  # characters from which a value shown before is referred to instead of repeated
 Block = tuple[str, list[tuple[str, str]]]
 """A header and named texts."""
-
-
-def tell(
-    events: Iterable[Prediction | ToolUse], inputs: Mapping[str, Value], outputs: Mapping[str, Value]
-) -> list[Block]:
-    """The steps as blocks. The reader has the task's inputs; outputs that the last step shows are not repeated."""
-    telling = _Telling(inputs)
-    for event in events:
-        telling.add(event)
-    return telling.blocks(outputs)
-
-
-def observations(events: Iterable[Prediction | ToolUse]) -> list[tuple[Call, str]]:
-    """What tools returned, in order; a call that was made again and returned the same stands once."""
-    telling = _Telling({})
-    for event in events:
-        telling.add(event)
-    return list(dict.fromkeys(telling.observations()))
 
 
 @dataclass
@@ -51,6 +33,8 @@ class _Step:
     strand: object
     fields: list[tuple[str, str]] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
+    given: list[tuple[str, str]] = field(default_factory=list)
+    """Inputs that neither the task nor an earlier step holds."""
     outputs: dict[str, str] = field(default_factory=dict)
 
     def block(self) -> Block:
@@ -63,10 +47,11 @@ class _Step:
         return f"=== Step {self.number}: {self.title} ===", [*self.fields, *observed]
 
 
-class _Telling:
+class Telling:
     """Turns events into steps, one after the other."""
 
-    def __init__(self, inputs: Mapping[str, Value]) -> None:
+    def __init__(self, events: Iterable[Prediction | ToolUse], inputs: Mapping[str, Value]) -> None:
+        """Tell what happened to a reader who has the task's inputs."""
         self._inputs = {name: value.text for name, value in inputs.items()}
         self._steps: list[_Step] = []
         self._aside: list[ToolUse] = []
@@ -79,8 +64,10 @@ class _Telling:
                 self._logs[None, value.log.kind] = [turn.text for turn in value.log.turns]
             else:
                 self._write(value.text, f"the task's `{one_line(name)}`")
+        for event in events:
+            self._add(event)
 
-    def add(self, event: Prediction | ToolUse) -> None:
+    def _add(self, event: Prediction | ToolUse) -> None:
         if isinstance(event, Prediction):
             self._predict(event)
             for waiting in [use for use in self._aside if use.after is event.entry]:
@@ -92,6 +79,7 @@ class _Telling:
             self._observe(event)
 
     def blocks(self, outputs: Mapping[str, Value]) -> list[Block]:
+        """The steps as blocks; outputs that the last step shows are not repeated."""
         blocks = [step.block() for step in self._steps]
         for use in self._aside:
             fields = [("args", use.call.args), ("observation", use.observation)]
@@ -100,17 +88,29 @@ class _Telling:
             blocks.append(("=== Final outputs ===", final))
         return blocks
 
-    def observations(self) -> Iterator[tuple[Call, str]]:
-        """Tool calls that returned something, but for the one with which DSPy's agents end."""
-        for call in (call for step in self._steps for call in step.calls):
-            if call.observation is not None and call.call.name != "finish":
-                yield call.call, call.observation
+    def observations(self) -> list[tuple[str, str]]:
+        """What tools returned and what else predictors were given that no step made: whence it came, and the text.
+
+        In order; what was found again stands once. The calls with which DSPy's agents end are left out:
+        they tell the answer.
+        """
+        found = []
+        for step in self._steps:
+            found += step.given
+            for call in step.calls:
+                name, args = call.call.name, call.call.args
+                if call.observation is not None and name != "finish" and call.observation != args:
+                    found.append((f"{one_line(name)}({one_line(args)}) ->", call.observation))
+        return list(dict.fromkeys(found))
 
     def _predict(self, event: Prediction) -> None:
         step = _Step(len(self._steps) + 1, event.title, event.strands[0])
         for name, value in event.inputs.items():
+            made = any(value.text in earlier.outputs.values() for earlier in self._steps)
             if text := self._input(step, (step.strand, event.stage or step.title, name), name, value):
                 step.fields.append((f"{one_line(name)} (input)", text))
+                if not (made or value.log or value.is_tools):
+                    step.given.append((f"{one_line(name)}:", text))
         for name, value in event.outputs.items():
             label = one_line(name)
             text = step.outputs[name] = _whole(value)

@@ -18,7 +18,12 @@ __all__ = ["announced", "outputs_of", "value_of"]
 def value_of(name: str, value: Any) -> Value:
     """A value as it is now."""
     log = _log(name, value)
-    return Value(text_of(value)) if log is None else Value("", log)
+    return Value(text_of(value), is_tools=_is_tools(value)) if log is None else Value("", log)
+
+
+def _is_tools(value: Any) -> bool:
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return bool(several) and all(isinstance(one, dspy.Tool) for one in several)
 
 
 def outputs_of(prediction: Any) -> dict[str, Value]:
