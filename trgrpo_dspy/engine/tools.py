@@ -51,7 +51,7 @@ class ToolFailures:
             self._failed[name] += error is not None
             calls, failed = self._calls[name], self._failed[name]
             warn = calls >= _WARN_FROM and failed >= _WARN_SHARE * calls and name not in self._warned
-            end = failed == calls >= _END_FROM
+            end = failed == calls == _END_FROM  # one thread alone says how many failed
             if error is None or not (warn or end):
                 return
             self._warned.add(name)
