@@ -25,6 +25,7 @@ import dspy
 import filelock
 import pytest
 from support import ROOT
+from support.waiting import stops
 
 from programs.experiments import article, models, paper, pictures, records, tables
 from programs.experiments.__main__ import main
@@ -33,7 +34,6 @@ from programs.experiments.plan import Plan, claimed, keep_plan
 from programs.experiments.tasks import DataSet, Task, open_task
 from programs.experiments.text import escaped
 from trgrpo_dspy import Evaluation, FatalError
-from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.errors import JournalError
 from trgrpo_dspy.evaluation.measurement import summarize_evaluation
 from trgrpo_dspy.failures.outcome import Outcome
@@ -786,7 +786,7 @@ main(sys.argv[1:])
 
 
 def wait_for_calls(out: Path, calls: int) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while journaled(out) < calls:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -794,19 +794,14 @@ def wait_for_calls(out: Path, calls: int) -> None:
 
 def hold_until_interrupted(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """After so many requests, answer no more until a Ctrl-C has stopped the run."""
-    stopped, stop = threading.Event(), Gate.stop
-
-    def noting(gate: Gate, *args: Any, **kwargs: Any) -> None:
-        stop(gate, *args, **kwargs)
-        stopped.set()
+    stopped = stops(monkeypatch)
 
     class Holding(models.OfflineServer):
         async def _answer(self, *asked: Any) -> Any:
             if len(self.requests) >= most:
-                await asyncio.to_thread(stopped.wait, 120)
+                await asyncio.to_thread(stopped.wait, 600)
             return await super()._answer(*asked)
 
-    monkeypatch.setattr(Gate, "stop", noting)
     monkeypatch.setattr(models, "OfflineServer", Holding)
 
 
