@@ -34,6 +34,7 @@ from support.scripted import (
     told,
     word_of,
 )
+from support.waiting import LONG, stops, until
 
 from trgrpo_dspy import (
     DetailedResults,
@@ -148,6 +149,11 @@ class TestAsync:
         given = {"trainset": examples(8), "valset": examples(6, start=1000)}
         optimizer, ticks, done = TrainingFreeGRPO(metric=told, num_epochs=1), [], []
 
+        def script(call: Call) -> Any:
+            if call.number == 5:
+                assert until(lambda: len(ticks) > 3), "the loop stands still"
+            return learner(call)
+
         async def tick() -> None:
             while not done:
                 ticks.append(len(done))
@@ -155,14 +161,13 @@ class TestAsync:
 
         async def both() -> dspy.Module:
             ticking = asyncio.create_task(tick())
-            with dspy.context(lm=scripted_lm()):
+            with dspy.context(lm=scripted_lm(script)):
                 done.append(await optimizer.acompile(dspy.Predict(Triage), **given))
             await ticking
             return done[0]
 
         compiled = asyncio.run(both())
         assert not lm.engine.calls  # it was the context's LM that was asked
-        assert len(ticks) > 3
         other = optimizer.compile(dspy.Predict(Triage), **given)
         assert (compiled.experiences, compiled.detailed_results.verdict) == (
             other.experiences,
@@ -176,13 +181,15 @@ class TestAsync:
             asyncio.run(TrainingFreeGRPO(metric=told).acompile(dspy.Predict(Triage), trainset=[]))
 
     @pytest.mark.parametrize("at", [0, 20])
-    def test_a_cancelled_task_stops_the_run_which_goes_on_later(self, at: int, tmp_path: Path) -> None:
-        asked, cancelled = threading.Event(), threading.Event()
+    def test_a_cancelled_task_stops_the_run_which_goes_on_later(
+        self, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, stopped = threading.Event(), stops(monkeypatch)
 
         def script(call: Call) -> Any:
             if call.number >= at:
                 asked.set()
-                cancelled.wait(30)
+                assert stopped.wait(LONG)
             return learner(call)
 
         lm, rest = scripted_lm(script), scripted_lm()
@@ -192,21 +199,19 @@ class TestAsync:
         async def cancel() -> None:
             with dspy.context(lm=lm):
                 task = asyncio.create_task(optimizer.acompile(dspy.Predict(Triage), **given))
-                await asyncio.to_thread(asked.wait, 30)
+                await asyncio.to_thread(asked.wait, LONG)
                 task.cancel()
-                asyncio.get_running_loop().call_later(0.2, cancelled.set)
                 await task
 
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(cancel())
         made = len(lm.engine.calls)
         assert made <= at + 12
-        time.sleep(0.1)
-        assert len(lm.engine.calls) == made  # no call goes out for a task that is gone
         with dspy.context(lm=rest):
             resumed = optimizer.compile(dspy.Predict(Triage), **given)
         assert resumed.detailed_results.stop_reason == "completed"
         assert resumed.detailed_results.total.calls == made + len(rest.engine.calls)
+        assert len(lm.engine.calls) == made  # no call goes out for a task that is gone
 
 
 class TestTheGate:
@@ -542,7 +547,7 @@ def num_threads(lm: dspy.LM) -> None:
         with running:
             if running.most == 3:
                 three.set()
-            three.wait(1)  # the first call of a run goes alone
+            assert call.number == 0 or three.wait(LONG)  # the first call of a run goes alone
         return learner(call)
 
     lm.engine.script = slow

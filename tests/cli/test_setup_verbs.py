@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.commands import Command
+from support.waiting import LONG, until
 
 from trgrpo_dspy.cli.settings import built, texts_of
 from trgrpo_dspy.evaluation.options import EvaluationOptions
@@ -21,10 +22,9 @@ from trgrpo_dspy.library import ExperienceLibrary
 
 
 def process(*words: str, **variables: str) -> subprocess.Popen[str]:
-    root = str(Path(__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, "-m", "trgrpo_dspy", *words],
-        env={**os.environ, "PYTHONPATH": root, "COLUMNS": "80", **variables},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -91,36 +91,50 @@ def test_help_imports_no_dspy() -> None:
         "try: app(['compile', '--help'])\nexcept SystemExit as end: assert not end.code\n"
         "assert not {'dspy', 'litellm', 'datasets'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=LONG)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Example: trgrpo compile" in done.stdout and "\x1b" not in done.stdout
 
 
+HOLDING = """import itertools
+import os
+
+import pytest
+from support.waiting import stops
+
+CALLS, STOPPED = itertools.count(), stops(pytest.MonkeyPatch())
+
+
+def metric("""
+
+
 def test_a_killed_compile_is_resumed_and_ctrl_c_ends_cleanly(trgrpo: Command) -> None:
-    text = Path("my_task.py").read_text().replace("def metric(", "import time\n\ndef metric(")
-    Path("my_task.py").write_text(text.replace("    right =", "    time.sleep(0.03)\n    right ="))
+    """Each process scores 20 attempts, says so and goes on once it is stopped."""
+    text = Path("my_task.py").read_text().replace("def metric(", HOLDING)
+    held = "    if 'HELD' in os.environ and next(CALLS) >= 20:\n        open(os.environ['HELD'], 'w').close()\n"
+    Path("my_task.py").write_text(text.replace("    right =", held + "        STOPPED.wait(600)\n    right ="))
     words = ("my_task.py", "--offline", "--auto", "light", "--set", "num_threads=1")
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     for end, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-        run = process(*(("resume",) if end == signal.SIGINT else ("compile", *words)))
-        log = Path("runs/my_task-1/events.jsonl")
-        until, size = time.monotonic() + 120, log.stat().st_size if log.exists() else 0
-        while not (log.exists() and log.stat().st_size > size + 5000) and time.monotonic() < until:
-            time.sleep(0.05)
+        held = f"held-{code}"
+        run = process(*(("resume",) if end == signal.SIGINT else ("compile", *words)), PYTHONPATH=paths, HELD=held)
+        assert until(lambda held=held, run=run: Path(held).exists() or run.poll() is not None)
         run.send_signal(end)
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=LONG)
         assert run.returncode == code, said
     assert "go on with: trgrpo resume runs/my_task-1" in said and "Traceback" not in said
-    assert "LM calls were made before" in trgrpo("resume", "--set", "num_threads=8").stderr
+    rest = process("resume", "--set", "num_threads=8", PYTHONPATH=paths)
+    assert "LM calls were made before" in rest.communicate(timeout=LONG)[1] and rest.returncode == 0
 
 
 def test_a_pipe_that_closes_and_a_terminal_without_utf8(trgrpo: Command, tmp_path: Path) -> None:
     (tmp_path / "l.json").write_text(ExperienceLibrary.of("Übung 中文").to_json())
     narrow = process("show", "l.json", PYTHONIOENCODING="ascii", NO_COLOR="1")
-    out, said = narrow.communicate(timeout=60)
+    out, said = narrow.communicate(timeout=LONG)
     assert narrow.returncode == 0 and "bung" in out and said == ""
     closed = process("export", "l.json")
     assert closed.stdout is not None
     closed.stdout.close()
-    closed.wait(timeout=60)
+    closed.wait(timeout=LONG)
     assert closed.stderr is not None and closed.stderr.read() == ""
     closed.stderr.close()

@@ -13,9 +13,12 @@ import pytest
 
 from programs.workers import Workers
 from trgrpo_dspy.engine.calls.state import Ending
+from trgrpo_dspy.engine.calls.units import Unit, current_unit
 
 LONG = 60.0
 """Seconds that only a real fault takes."""
+HOURS = 36_000.0
+"""A `rollout_timeout` that no attempt reaches, but for those that a test lets `run_late`."""
 
 
 def until(condition: Callable[[], object]) -> bool:
@@ -24,6 +27,22 @@ def until(condition: Callable[[], object]) -> bool:
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(0.001)
     return bool(found)
+
+
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs look often at whose time is over; they expect nobody's to be over all at once."""
+    monkeypatch.setattr("trgrpo_dspy.engine.pool._LOOK", 0.05)
+
+
+def let_run_late(unit: Unit) -> None:
+    """Let `HOURS` pass for a unit of work, and for no other one."""
+    unit.account.clock.held -= 2 * HOURS
+
+
+def run_late() -> None:
+    """Let `HOURS` pass for the attempt that this thread makes; returns once the run has given the attempt up."""
+    let_run_late(unit := current_unit())
+    assert unit.account.abandoned.wait(LONG), "the attempt was not given up"
 
 
 def stops(monkeypatch: pytest.MonkeyPatch) -> threading.Event:

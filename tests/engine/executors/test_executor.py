@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
@@ -20,14 +19,17 @@ import dspy
 import pytest
 from dspy.lm15 import AuthError, Request, Response, ServerError
 from support.scripted import Call, ScriptedEngine, Triage, exact, examples, learner, lm_state, program_state, told
+from support.waiting import HOURS, LONG, let_run_late, look_often, run_late
 
 from trgrpo_dspy import Budget, FatalError, InfrastructureError, TrainingFreeGRPO, compare, evaluate
+from trgrpo_dspy.engine import pool
 from trgrpo_dspy.engine.attempts import attempt_task
 from trgrpo_dspy.engine.calls import state
 from trgrpo_dspy.engine.calls.backends import Backends, Known
 from trgrpo_dspy.engine.calls.gate import Gate
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.executors import remote
+from trgrpo_dspy.engine.executors.packing import unpack
 from trgrpo_dspy.engine.executors.remote import RemoteRunner
 from trgrpo_dspy.engine.flows import single
 from trgrpo_dspy.engine.options import RunOptions
@@ -342,11 +344,12 @@ class TestFailures:
 
 class TestTimeouts:
     def test_the_worker_gives_up_as_a_thread_does(
-        self, model: Models, processes: ProcessPoolExecutor, tmp_path: Path
+        self, model: Models, processes: ProcessPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        look_often(monkeypatch)
         found = [
-            compile_with(model(), executor, Hangs(), rollout_timeout=3.0, num_threads=3, log_dir=tmp_path / name)
-            for executor, name in ((processes, "there"), (None, "here"))
+            compile_with(model(), executor, Hangs(), rollout_timeout=HOURS, num_threads=3, log_dir=tmp_path / name)
+            for executor, name in ((LookOften(processes), "there"), (None, "here"))
         ]
         assert rollouts(tmp_path / "there") == rollouts(tmp_path / "here")
         outcomes = [compiled.detailed_results.steps[0].outcomes for compiled in found]
@@ -356,22 +359,41 @@ class TestTimeouts:
     def test_a_worker_that_says_nothing_is_given_up_and_cancelled(
         self, model: Models, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(remote, "_SLACK", 0.1)
-        stuck = Stuck()
-        executor = Sends(threads, lambda number, job: stuck if number == 14 else None)
-        compiled = compile_with(model(), executor, rollout_timeout=3.0)
+        stuck, result = Stuck(), RemoteRunner._result
+
+        def instead(number: int, job: bytes) -> Future[Any] | None:
+            sent = unpack(job)
+            which = sent["unit"]["stage"], sent["attempt"]["index"], sent["attempt"]["attempt"]
+            return stuck if which == (Stage.ROLLOUT, 5, 1) else None
+
+        def late(runner: RemoteRunner, future: Future[Any], unit: Unit) -> Any:
+            if future is stuck:
+                let_run_late(unit)
+            return result(runner, future, unit)
+
+        look_often(monkeypatch)
+        monkeypatch.setattr(RemoteRunner, "_result", late)
+        compiled = compile_with(model(), Sends(threads, instead), rollout_timeout=HOURS)
         assert compiled.detailed_results.steps[0].outcomes == {"completed": 23, "infrastructure": 1}
-        assert stuck.cancel_asked.wait(30)
+        assert stuck.cancel_asked.wait(LONG)
 
     @pytest.mark.parametrize(("running", "counted"), [(False, True), (True, False)])
     def test_time_in_the_executor_s_queue_is_not_the_attempt_s(self, running: bool, counted: bool) -> None:
-        runner, unit, future = RemoteRunner(object(), run_attempt, Gate(), None), Unit(Stage.ROLLOUT), Future()
-        if running:
-            future.set_running_or_notify_cancel()
-        done = remote.Report()
-        threading.Timer(0.6, future.set_result, [done]).start()
-        assert runner._result(future, unit) is done
-        assert (unit.account.clock.held > 0) == counted
+        runner, unit, done = RemoteRunner(object(), run_attempt, Gate(), None), Unit(Stage.ROLLOUT), remote.Report()
+
+        class Looked(Future[Any]):
+            """Ends when it is looked at for the third time."""
+
+            looks = 0
+
+            def running(self) -> bool:
+                self.looks += 1
+                if self.looks == 3:
+                    self.set_result(done)
+                return running
+
+        assert runner._result(Looked(), unit) is done
+        assert unit.account.clock.held == counted * 3 * remote._LOOK
 
 
 class TestArguments:
@@ -450,7 +472,7 @@ class Deadly(Counted):
 
 
 class Hangs(dspy.Module):
-    """Hangs at one ticket."""
+    """Hangs at one ticket until it is given up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,8 +481,23 @@ class Hangs(dspy.Module):
     def forward(self, ticket: str) -> Any:
         found = self.answer(ticket=ticket)
         if ticket.endswith("case 5"):
-            time.sleep(8)
+            run_late()
         return found
+
+
+@dataclass
+class LookOften:
+    """Has worker processes look often at whose time is over."""
+
+    executor: ProcessPoolExecutor
+
+    def submit(self, fn: Any, /, *args: Any) -> Future[Any]:
+        return self.executor.submit(looking_often, fn, *args)
+
+
+def looking_often(fn: Callable[..., Any], *args: Any) -> Any:
+    pool._LOOK = 0.05
+    return fn(*args)
 
 
 class Sends:

@@ -15,6 +15,7 @@ import dspy
 import pytest
 from support import ROOT
 from support.scripted import examples
+from support.waiting import LONG, until
 
 from benchmarks import ray_cluster
 from trgrpo_dspy import FatalError, InfrastructureError, RayExecutor, TrainingFreeGRPO
@@ -57,9 +58,8 @@ def touch_and_sleep(path: Path) -> None:
 
 
 def wait_for(path: Path, future: Any) -> None:
-    while not (path.exists() and future.running()):
-        assert not future.done(), future.exception()
-        time.sleep(0.02)
+    assert until(lambda: future.done() or (path.exists() and future.running()))
+    assert not future.done(), future.exception()
 
 
 def test_it_says_so_where_no_node_can_run_an_attempt(
@@ -85,26 +85,26 @@ def either(request: pytest.FixtureRequest, executor: RayExecutor) -> Iterator[Ra
 
 
 def test_a_task_runs_in_another_process_gives_what_it_returns_or_raises_or_is_lost(either: RayExecutor) -> None:
-    assert either.submit(os.getpid).result(60) != os.getpid()
-    assert either.submit(divmod, 7, 2).result(60) == (3, 1)
+    assert either.submit(os.getpid).result(LONG) != os.getpid()
+    assert either.submit(divmod, 7, 2).result(LONG) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        either.submit(divmod, 7, 0).result(60)
+        either.submit(divmod, 7, 0).result(LONG)
     with pytest.raises(InfrastructureError, match=r"a Ray worker was lost: \w+"):
-        either.submit(die).result(60)
+        either.submit(die).result(LONG)
 
 
 def test_a_running_task_is_cancelled_with_its_process(either: RayExecutor, tmp_path: Path) -> None:
     future = either.submit(touch_and_sleep, tmp_path / "began")
     wait_for(tmp_path / "began", future)
     assert future.cancel()
-    assert isinstance(future.exception(30), CancelledError)
+    assert isinstance(future.exception(LONG), CancelledError)
     assert not future.cancel()  # it is over
 
 
 def test_a_large_argument_is_stored_once(executor: RayExecutor) -> None:
     large = b"x" * 1_000_000
     found = [executor.submit(len, large) for _ in range(3)]
-    assert [future.result(60) for future in found] == [1_000_000] * 3
+    assert [future.result(LONG) for future in found] == [1_000_000] * 3
     assert executor._put.cache_info()[:2] == (2, 1)  # hits, misses
     for number in range(6):
         executor._by_reference(bytes([number]) * 100_000)
@@ -122,7 +122,7 @@ def test_a_queued_task_is_not_running_and_never_begins(executor: RayExecutor, tm
     assert queued.cancelled()
     for future in busy:
         future.cancel()
-        assert isinstance(future.exception(30), CancelledError)
+        assert isinstance(future.exception(LONG), CancelledError)
     assert not (tmp_path / "queued").exists()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import pytest
 from support.scripted import Triage, examples, scripted_lm, told
+from support.waiting import until
 
 from trgrpo_dspy import Budget, JournalError, SchemaVersionError, TrainingFreeGRPO
 from trgrpo_dspy.engine.journal.eventlog import EventLog, read_events
@@ -66,6 +67,8 @@ def test_a_reader_sees_whole_lines_at_any_moment(tmp_path: Path) -> None:
             log = EventLog(path)
             for number in range(200):
                 log(Notice(text=f"{number} \ud83d\u2028 " * 50))
+                before = len(seen)
+                assert number % 50 or until(lambda before=before: len(seen) > before)
             log.close()
     finally:
         done.set()

@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 import pytest
 from support.scripted import Triage, examples, learner, scripted_lm, told
+from support.waiting import LONG, until
 
 from trgrpo_dspy import Budget, DetailedResults, ExperienceLibrary, JournalError, TrainingFreeGRPO
 
@@ -43,10 +44,10 @@ def test_the_files_of_a_run_are_whole_at_any_moment(tmp_path: Path) -> None:
     reader.start()
     try:
         results = run(tmp_path).detailed_results
+        assert until(lambda: seen)
     finally:
         done.set()
         reader.join()
-    assert seen
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
         "config.json", "events.jsonl", "journal.sqlite", "libraries/step_001.json", "libraries/step_002.json",
         "program.json", "report.html", "results.json", "run.lock",
@@ -99,7 +100,7 @@ def test_the_program_loads_in_plain_dspy(tmp_path: Path) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "program.json")], cwd="/", text=True, capture_output=True,
-        timeout=60, env={**os.environ, "PYTHONPATH": ""},
+        timeout=2 * LONG, env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{compiled.final.signature.instructions}\n1 None\n"

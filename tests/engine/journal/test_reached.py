@@ -18,6 +18,7 @@ from typing import Any
 import dspy
 import pytest
 from support import ROOT
+from support.waiting import LONG
 
 from trgrpo_dspy.engine.journal.differences import differences
 from trgrpo_dspy.engine.journal.fingerprint import fingerprint
@@ -142,7 +143,7 @@ def test_other_processes_say_the_same(tmp_path: Path) -> None:
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/engine/journal")))
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
-        timeout=120, env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": paths},
+        timeout=3 * LONG, env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     here = all_described(tmp_path, early=True)

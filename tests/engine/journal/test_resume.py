@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,11 @@ from dspy.lm15 import Config, Message, Request, Response, TextPart, ThinkingPart
 from dspy.utils.exceptions import LMAuthError, LMServerError
 from support import ROOT
 from support.scripted import TOKENS, Call, Triage, answer, exact, examples, learner, scripted_lm, told
+from support.waiting import HOURS, LONG, look_often, run_late
 
 from trgrpo_dspy import Budget, FatalError, JournalError, TrainingFreeGRPO, evaluate
 from trgrpo_dspy.engine.calls.gate import Gate
+from trgrpo_dspy.engine.calls.state import Waiting
 from trgrpo_dspy.engine.calls.units import Unit
 from trgrpo_dspy.engine.journal.journal import Journal
 from trgrpo_dspy.engine.runner import Runner
@@ -182,9 +183,18 @@ def test_a_run_cut_by_budgets_is_the_whole_one_and_asks_nothing_twice(tmp_path: 
 
 
 @pytest.mark.parametrize("caught", [False, True])
-def test_requests_that_an_attempt_leaves_behind_are_kept(tmp_path: Path, caught: bool) -> None:
+def test_requests_that_an_attempt_leaves_behind_are_kept(
+    tmp_path: Path, caught: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`dspy.Parallel` raises what one of its threads meets and goes on without the others."""
-    both, ended = threading.Barrier(2), threading.Event()
+    both, ended, left = threading.Barrier(2), threading.Event(), threading.Event()
+    for_requests = Waiting.for_requests
+
+    def say_and_wait(waiting: Waiting, unit: Unit) -> None:
+        left.set()
+        for_requests(waiting, unit)
+
+    monkeypatch.setattr(Waiting, "for_requests", say_and_wait)
 
     class Pair(dspy.Module):
         def __init__(self) -> None:
@@ -210,10 +220,9 @@ def test_requests_that_an_attempt_leaves_behind_are_kept(tmp_path: Path, caught:
 
     def script(call: Call) -> Any:
         if ("quick" in call.text or "slow" in call.text) and not ended.is_set():
-            both.wait(10)
+            both.wait(LONG)
         if "slow" in call.text:
-            ended.wait(10)
-            time.sleep(0.2)
+            left.wait(LONG)
         return {"queue": "legal"}
 
     def measured(lm: Any, budget: Budget | None = None) -> Any:
@@ -296,17 +305,15 @@ def test_replies_of_the_journal_do_not_prove_the_backend(tmp_path: Path, error: 
     assert sent(broken).total() <= most
 
 
-def test_an_attempt_that_took_too_long_is_made_again(tmp_path: Path) -> None:
-    released = threading.Event()
-
+def test_an_attempt_that_took_too_long_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(call: Call) -> Any:
         if call.kind == "program" and "refund case 0" in call.user and call.temperature == 0.7:
-            released.wait(60)
+            run_late()
         return learner(call)
 
     settings = {"trainset": TRAIN[:3], "valset": None, "num_epochs": 1, "batch_size": 3}
-    one = compile_with(scripted_lm(slow), tmp_path, rollout_timeout=2.0, **settings)
-    released.set()
+    look_often(monkeypatch)
+    one = compile_with(scripted_lm(slow), tmp_path, rollout_timeout=HOURS, **settings)
     assert one.detailed_results.steps[0].outcomes["infrastructure"] == 3
     two = compile_with(scripted_lm(), tmp_path, rollout_timeout=60, **settings)
     assert two.detailed_results.steps[0].outcomes == {"completed": 9}
@@ -541,7 +548,7 @@ def test_killed_three_times(tmp_path: Path) -> None:
     """The short form of the kill campaign: real processes, real HTTP, SIGKILL."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.kill_campaign", "--quick"], cwd=ROOT, capture_output=True, text=True,
-        timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(tmp_path)},
+        timeout=5 * LONG, env={**os.environ, "PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS  requests repeated whose reply had been committed: 0" in done.stdout
