@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -83,11 +84,18 @@ def test_time_is_overshot_by_calls_in_flight_at_most(monkeypatch: pytest.MonkeyP
 
 
 def test_time_does_not_wait_for_work_that_hangs_nor_for_a_pool_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the end of the time wakes the driver: the call lasts until the run is stopped."""
-    stopped = stops(monkeypatch)
+    """Only the end of the time wakes the driver: it comes in the first call, which lasts until the run is stopped."""
+    stopped, clock = stops(monkeypatch), SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("trgrpo_dspy.meter.meter.time", clock)
     in_time: list[bool] = []
-    lm = scripted_lm(lambda call: in_time.append(stopped.wait(LONG / 2)) or learner(call))
-    compile_with(Budget(max_seconds=0.5), lm)
+
+    def script(call: Call) -> Any:
+        time.sleep(0.2)  # by now the driver waits, most likely
+        clock.now = 1.0
+        in_time.append(stopped.wait(LONG / 3))
+        return learner(call)
+
+    compile_with(Budget(max_seconds=0.5), lm := scripted_lm(script))
     assert in_time == [True] and len(lm.engine.calls) == 1
 
 
