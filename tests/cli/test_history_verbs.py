@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import dspy
 import pytest
+from dspy.lm15 import AuthError, ServerError
 from support.commands import Command
+from support.scripted import Triage, exact, examples, scripted_lm
+
+from trgrpo_dspy import FatalError, TrainingFreeGRPO, evaluate
 
 
 def test_a_run_and_its_entries_are_shown(compiled: Command) -> None:
@@ -44,8 +49,30 @@ def test_a_run_that_failed_with_nothing_to_show_is_not_the_newest(compiled: Comm
     compiled("why", "E1")
     assert compiled("show", "runs/my_task-2").stderr == ""
     assert "resume runs/my_task-2" in compiled("resume", code=1).stderr
-    Path("runs/my_task-2/command.json").unlink()  # as where it was run from Python
+    Path("runs/my_task-2/run.pid").touch()  # as while it goes on, or where it was killed
     assert compiled("show").stdout.startswith("runs/my_task-2:")
+
+
+@pytest.mark.parametrize("work", ["compile", "evaluate"])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(AuthError("no"), FatalError), (ServerError("down"), FatalError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_a_run_from_python_that_failed_is_not_the_newest(
+    work: str, error: BaseException, raised: type[BaseException], compiled: Command
+) -> None:
+    lm, program = scripted_lm(lambda call: error), dspy.Predict(Triage)
+    with dspy.context(lm=lm), pytest.raises(raised):
+        if work == "compile":
+            TrainingFreeGRPO(metric=exact, log_dir="runs/mine").compile(program, trainset=examples(12))
+        else:
+            evaluate(program, examples(12), exact, log_dir="runs/mine")
+    done = compiled("show")
+    assert done.stdout.startswith("runs/my_task-1:") and "runs/mine is newer and failed" in done.stderr
+    compiled("report", "-o", "out.html")
+    with dspy.context(lm=scripted_lm()):
+        evaluate(program, examples(4), exact, log_dir="runs/right")
+    assert compiled("show").stdout.startswith("runs/right:"), "it has something to show"
 
 
 def test_what_a_run_holds_is_data(compiled: Command) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .console import note
-from .errors import InputError
-from .job import has_failed
+from .errors import ExitCode, InputError, exit_code
 
 __all__ = ["RUNS", "is_run", "run_directory", "shortest"]
 
@@ -38,10 +37,27 @@ def _newest(*, failed: bool) -> Path:
     runs = _by_age()
     if not runs:
         raise InputError("there is no run in runs/; name a run's directory (its log_dir)")
-    found = next((run for run in runs if failed or not has_failed(run)), runs[0])
+    found = next((run for run in runs if failed or not _has_failed(run)), runs[0])
     if found != runs[0]:
         note(f"{found} is taken; {runs[0]} is newer and failed: name it to look at it")
     return found
+
+
+def _has_failed(run: Path) -> bool:
+    """Whether a run is over and failed before it had learned or measured anything, by its own files.
+
+    A run that goes on, or was killed, holds its `run.pid`; a run that an error ended has no last event.
+    """
+    from trgrpo_dspy.engine.journal.eventlog import read_events
+    from trgrpo_dspy.errors import JournalError, SchemaVersionError
+
+    if (run / "run.pid").exists() or any(run.glob("libraries/step_*.json")):
+        return False
+    try:
+        ended = [event for event in read_events(run / "events.jsonl") if event["event"] == "RunEnded"]
+    except (JournalError, SchemaVersionError, OSError):
+        return False
+    return not ended or exit_code(str(ended[-1].get("stop_reason"))) is ExitCode.FAILED
 
 
 def _by_age() -> list[Path]:

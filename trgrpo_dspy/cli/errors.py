@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["EXIT_CODES", "ExitCode", "InputError"]
+__all__ = ["EXIT_CODES", "ExitCode", "InputError", "exit_code"]
 
 
 class ExitCode(IntEnum):
@@ -25,6 +25,12 @@ EXIT_CODES = {
     ExitCode.INTERRUPTED: "Ctrl-C; what was found is kept",
 }
 """What each exit code says."""
+
+
+def exit_code(stop_reason: str) -> ExitCode:
+    """What a run that ended for this reason returns to the shell."""
+    known = {"completed": ExitCode.OK, "interrupted": ExitCode.INTERRUPTED}
+    return known.get(stop_reason, ExitCode.BUDGET if stop_reason.startswith("max_") else ExitCode.FAILED)
 
 
 class InputError(Exception):

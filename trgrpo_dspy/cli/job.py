@@ -15,7 +15,7 @@ from trgrpo_dspy.library.saved import Saved
 
 from .errors import InputError
 
-__all__ = ["FILE", "SETS", "Job", "asked", "has_failed", "names", "option_texts", "pairs", "read_job"]
+__all__ = ["FILE", "SETS", "Job", "asked", "names", "option_texts", "pairs", "read_job"]
 
 FILE = "command.json"
 """The record's name in a run's directory."""
@@ -57,8 +57,6 @@ class Job(Saved):
     """Where the result is saved; empty saves none beside the run's directory."""
     folder: str = ""
     """Where the command was given."""
-    failed: bool = False
-    """Whether the run failed before it had learned or measured anything."""
     schema_version: int = 1
 
     def with_paths(self) -> Job:
@@ -148,11 +146,3 @@ def read_job(run: Path) -> Job:
         return Job.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def has_failed(run: Path) -> bool:
-    """Whether the run's own record says that it failed before it had anything to show."""
-    try:
-        return read_job(run).failed
-    except (InputError, OSError):
-        return False

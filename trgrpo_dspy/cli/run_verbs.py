@@ -85,7 +85,7 @@ def resume(run: Run = None, **given: Any) -> ExitCode:
     directory = run_directory(run, failed=True).absolute()
     job = read_job(directory)
     changed = option_texts(given["set_"], {"budget.max_cost": given["max_cost"]})
-    job = replace(job, options={**job.options, **changed}, price=given["price"] or job.price, failed=False)
+    job = replace(job, options={**job.options, **changed}, price=given["price"] or job.price)
     with inside(job.folder):
         return _done(job, str(directory), json=given["json"])
 

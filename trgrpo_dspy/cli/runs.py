@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from trgrpo_dspy.optimizer import TrainingFreeGRPO
 
 from .console import note
 from .directories import RUNS, shortest
-from .errors import ExitCode, InputError
+from .errors import ExitCode, InputError, exit_code
 from .job import FILE, Job
 from .settings import built
 from .sources import other_fields, read_source, saved_fields, write_text
@@ -94,22 +94,9 @@ class _Keep:
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunEnded):
             self.left_out.add(event.verdict)
-            self.write(failed=_code(event.stop_reason) == ExitCode.FAILED)
         if isinstance(event, RunStarted):
-            self.write(failed=False)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None and issubclass(kind, FatalError):
-            self.write(failed=True)
-
-    def write(self, *, failed: bool) -> None:
-        """Write the command; a run that has failed with nothing to show is no verb's newest run."""
-        failed = failed and not any(self.run.glob("libraries/step_*.json"))
-        write_text(self.run / FILE, replace(self.job, failed=failed).to_json())
-        (self.run / FILE).chmod(0o600)
+            write_text(self.run / FILE, self.job.to_json())
+            (self.run / FILE).chmod(0o600)
 
 
 def run_estimate(job: Job, sample: int) -> Estimate:
@@ -145,8 +132,7 @@ def run_compile(job: Job, run: Path | None, left_out: set[str]) -> Path:
         calls = f"about {expected.calls:,.0f} LM calls, at most {expected.at_most:,.0f}"
         note(f"{shortest(run)}: {size}{_by(job)}, {calls}")
         try:
-            with keep:
-                compiled = optimizer.compile(subject.program, **sets)
+            compiled = optimizer.compile(subject.program, **sets)
         except FatalError as error:
             if job.save and isinstance(error.program, dspy.Module):
                 _save(error.program, job.save)
@@ -183,23 +169,16 @@ def run_measure(job: Job, run: Path | None) -> Any:
         programs.insert(0, subject.program)
     with models_of(job, subject.program):
         options = _priced(options, job)
-        keep = _Keep(job, run, set()) if run is not None else None
-        if keep is not None:
-            options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), keep]}
+        if run is not None:
+            options |= {"log_dir": run, "callbacks": [*options.pop("callbacks", ()), _Keep(job, run, set())]}
         k = options.get("k", 1)
         note(f"{len(devset)} examples, {k} attempt{'s' * (k > 1)} each{_by(job)}")
-        with keep or nullcontext():
-            return (compare if job.verb == "compare" else evaluate)(*programs, devset, metric, **options)
-
-
-def _code(stop_reason: str) -> ExitCode:
-    known = {"completed": ExitCode.OK, "interrupted": ExitCode.INTERRUPTED}
-    return known.get(stop_reason, ExitCode.BUDGET if stop_reason.startswith("max_") else ExitCode.FAILED)
+        return (compare if job.verb == "compare" else evaluate)(*programs, devset, metric, **options)
 
 
 def ended_with(stop_reason: str, run: Path | None) -> ExitCode:
     """Say how a run that ended early can go on; gives the exit code."""
-    code = _code(stop_reason)
+    code = exit_code(stop_reason)
     where = f"trgrpo resume {run}" if run is not None else "the same command with --log-dir, which keeps what was paid"
     if code == ExitCode.INTERRUPTED:
         note(f"interrupted; go on with: {where}")
