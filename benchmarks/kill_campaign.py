@@ -15,6 +15,7 @@ committed is sent again; no committed reply disappears; the requests sent again 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -27,12 +28,14 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # of killed processes
 
@@ -71,12 +74,23 @@ class TaggedServer(OfflineServer):
         super().__init__(latency=LATENCY)
         self.tags: list[str] = []
         self.arrived = threading.Condition()
+        self.last: Callable[[], bool] = lambda: False
+        """Whether the request that has just arrived gets no reply, since its process is to be killed."""
 
     async def _answer(self, http: Any, body: Any, record: Any) -> Any:
         with self.arrived:
             self.tags.append(str(body.get("user")))
+            last = self.last()
             self.arrived.notify_all()
+        if last:  # the process can't end before it is killed, which cancels this
+            await asyncio.sleep(3600)
         return await super()._answer(http, body, record)
+
+    def settle(self) -> None:
+        """Return once all that a killed process has sent was read: connections are served in order."""
+        for _ in range(3):
+            with suppress(HTTPError):
+                urlopen(f"{self.url}/nothing", timeout=60).close()
 
 
 def rule_book(topic: str) -> str:
@@ -203,16 +217,18 @@ def run_child(name: str, size: tuple[int, int, int], url: str, log_dir: Path) ->
 
 def kill_at(process: ForkServerProcess, server: TaggedServer, before: int, moment: int, wait: float) -> bool:
     """Kill the process when so many different requests have arrived; False if it ended before that."""
-    while process.is_alive():
-        with server.arrived:
-            if len(set(server.tags[before:])) > moment:
-                break
+
+    def reached() -> bool:
+        return len(set(server.tags[before:])) > moment
+
+    with server.arrived:
+        server.last = reached
+        while not reached() and process.is_alive():
             server.arrived.wait(0.02)
-    else:
-        return False
     time.sleep(wait)
     process.kill()  # SIGKILL
     process.join()
+    server.last = lambda: False
     return process.exitcode == -signal.SIGKILL
 
 
@@ -232,7 +248,7 @@ def campaign(server: TaggedServer, name: str, kills: int, expected: Reference, c
                         found.differences.append((log_dir.parent / "failure.txt").read_text()[-2000:])
                 elif kill_at(process, server, first, moment, chance.uniform(0, 0.06)):
                     found.kills += 1
-            time.sleep(0.05)  # what was on the wire arrives
+            server.settle()
             sent, now = server.tags[start:], committed(log_dir)
             found.repeated_committed += len(known & set(sent))
             found.disappeared += len(known - now)
