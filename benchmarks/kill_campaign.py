@@ -29,13 +29,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.parse import urlsplit
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # of killed processes
 
@@ -89,8 +89,9 @@ class TaggedServer(OfflineServer):
     def settle(self) -> None:
         """Return once all that a killed process has sent was read: connections are served in order."""
         for _ in range(3):
-            with suppress(HTTPError):
-                urlopen(f"{self.url}/nothing", timeout=60).close()
+            with closing(HTTPConnection(urlsplit(self.url).netloc, timeout=60)) as connection:
+                connection.request("GET", "/nothing")
+                connection.getresponse().read()
 
 
 def rule_book(topic: str) -> str:
