@@ -125,10 +125,10 @@ class Ddgs:
         ]
 
     def _ask(self, query: str) -> list[dict[str, Any]]:
-        ddgs = require("ddgs")
+        ddgs, errors = require("ddgs"), require("ddgs.exceptions")
         try:
             return list(ddgs.DDGS(timeout=self.seconds).text(query, max_results=RESULTS))
-        except ddgs.exceptions.DDGSException as error:
+        except errors.DDGSException as error:
             if "No results found" in str(error):
                 return []
             raise InfrastructureError(f"the search engines behind ddgs failed: {error}"[:300]) from None

@@ -88,6 +88,7 @@ class TestDdgs:
     def answers(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         """What the public engines say, by query: they can't be asked in a test."""
         import ddgs
+        import ddgs.exceptions
 
         said: dict[str, Any] = {}
 
@@ -116,7 +117,7 @@ class TestDdgs:
 
     @pytest.mark.parametrize("name", ["DDGSException", "RatelimitException", "TimeoutException"])
     def test_an_error_is_an_outage(self, answers: dict[str, Any], name: str) -> None:
-        import ddgs
+        import ddgs.exceptions
 
         answers["lamps"] = getattr(ddgs.exceptions, name)("202 Ratelimit")
         with pytest.raises(InfrastructureError, match="202 Ratelimit"):

@@ -183,7 +183,10 @@ class _Task(Future[Any]):
         try:
             if failure is not None:
                 raise failure
-            self.set_result(self._ray.get(next(self._running) if self._tells else self._running))
+            result = self._ray.get(next(self._running) if self._tells else self._running)
+            if self._unwanted:  # Ray gives nothing in place of an error where a cancelled task ends in time
+                raise CancelledError
+            self.set_result(result)
         except BaseException as error:
             self.set_exception(self._failure(error))
 
