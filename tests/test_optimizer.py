@@ -377,6 +377,28 @@ class TestAgents:
         lm.engine.calls.clear()
         assert compiled(ticket="refund case 1").queue in QUEUES
 
+    def test_an_identifier_that_a_tool_returned_for_one_example_is_an_answer_key(self, lm: dspy.LM) -> None:
+        rule = {"operation": "ADD", "text": "When the parcel is AB-70003, answer 'legal'."}
+
+        def script(call: Call) -> Any:
+            if call.kind == "consolidation":
+                return {"reasoning": "r", "edits": [rule], "dispositions": []}
+            if call.kind != "program":
+                return learner(call)
+            case = call.user.partition("case ")[2][:1]
+            looked = "observation_0" in call.user
+            return {"next_thought": "on", "next_tool_name": "finish" if looked else "look", "reasoning": "so",
+                    "next_tool_args": {} if looked else {"case": case}, "queue": "legal"}  # fmt: skip
+
+        def look(case: str) -> str:
+            """Look a case up."""
+            return f"parcel AB-7000{case}"
+
+        lm.engine.script = script
+        compiled = compile(dspy.ReAct(Triage, tools=[look], max_iters=3), train=8, num_epochs=1)
+        (refused,) = [r for step in compiled.detailed_results.steps for r in step.rejected]
+        assert "answer key: 'ab-70003' stands in example 3 alone" in refused.reason and not len(compiled.experiences)
+
 
 class TestLibraryArgument:
     def test_learning_starts_from_it(self, lm: dspy.LM) -> None:

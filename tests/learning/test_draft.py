@@ -21,7 +21,7 @@ TASKS = {
 
 
 def draft(*edits: Edit, **options: Any) -> Draft:
-    given = {"step": 3, "limits": LibraryLimits(), "names": ["a"], "tasks": TASKS, **options}
+    given = {"step": 3, "limits": LibraryLimits(), "names": ["a"], "facts": TASKS, **options}
     return draft_of(START, edits, **given)
 
 
@@ -77,7 +77,7 @@ class TestTakenBack:
     def test_support_of_an_older_text_goes(self) -> None:
         known = START.with_evidence({"E1": ((0, 1), (2,))})
         made = draft_of(
-            known, [Edit("MODIFY", "E1", "When lost, cry")], step=3, limits=LibraryLimits(), names=[], tasks={}
+            known, [Edit("MODIFY", "E1", "When lost, cry")], step=3, limits=LibraryLimits(), names=[], facts={}
         )
         entry = finish(made, None, LibraryLimits()).library["E1"]
         assert (entry.support, entry.against) == ((), ())
@@ -113,8 +113,8 @@ class TestAnswerKeys:
         assert draft(Edit("ADD", text=text, sources=(0,))).changed == ("E3",)
 
     def test_what_several_examples_have_is_no_key(self) -> None:
-        tasks = {**TASKS, 2: TASKS[0] + " again"}
-        assert draft(Edit("ADD", text="When it is AB-12345, say lost", sources=(0,)), tasks=tasks).changed == ("E3",)
+        facts = {**TASKS, 2: TASKS[0] + " again"}
+        assert draft(Edit("ADD", text="When it is AB-12345, say lost", sources=(0,)), facts=facts).changed == ("E3",)
 
 
 class TestHeldBack:

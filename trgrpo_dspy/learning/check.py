@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from trgrpo_dspy.library.edits import Edit
 from trgrpo_dspy.library.entries import count_tokens
 from trgrpo_dspy.library.library import ExperienceLibrary
-from trgrpo_dspy.program.transcript.rendering import field_lines
 
 from .rendering import example_block
 
@@ -203,8 +202,8 @@ def problems_text(
     def shown(id: str, examples: Sequence[int]) -> Iterator[str]:
         for case in (of[example] for example in examples[:_SHOWN]):
             decided = findings.decisions.get((id, case.example), "")
-            text = example_block(case.example, case.task, case.observed, case.expected)
-            yield "\n".join([text, *([field_lines(f"What {id} decides", decided)] if decided else [])])
+            more = (f"What {id} decides", decided)
+            yield example_block(case.example, case.task, case.observed, case.expected, more)
 
     parts = []
     for id in ids:

@@ -85,7 +85,7 @@ def draft_of(
     step: int,
     limits: LibraryLimits,
     names: Sequence[str],
-    tasks: Mapping[int, str],
+    facts: Mapping[int, str],
     observations: Sequence[str] = (),
     allow: Allow = (),
 ) -> Draft:
@@ -97,13 +97,13 @@ def draft_of(
         step: The step's number.
         limits: Caps; those on words and tokens are held after the check, which may shorten a text.
         names: Predictors that can be taught.
-        tasks: Inputs of the training examples by index, to know an answer key by.
+        facts: What is known of each training example, by index: its inputs and what attempts found out beyond them.
         observations: What tools returned in this step: an entry may not repeat it.
         allow: Held-back entries that may count.
     """
     fine, refused = [], []
     for number, edit in enumerate(edits, 1):
-        if edit.text and (reason := answer_key(edit.text, tasks)):
+        if edit.text and (reason := answer_key(edit.text, facts)):
             refused.append(Refusal(edit, reason))
         elif edit.text and (why := screen(edit.text, observations)):
             reason, id = "; ".join(why), f"H{step}.{number}"
@@ -196,16 +196,16 @@ def _with_support(library: ExperienceLibrary, findings: Findings | None) -> Expe
     return replace(library, entries=entries)
 
 
-def answer_key(text: str, tasks: Mapping[int, str]) -> str:
+def answer_key(text: str, facts: Mapping[int, str]) -> str:
     """Why a text is an answer key: it repeats wording or an identifier that only one example has; else empty."""
     words = text.casefold().split()
     pieces = {" ".join(words[i : i + _RUN_OF_WORDS]) for i in range(len(words) - _RUN_OF_WORDS + 1)}
     pieces |= {word.casefold() for word in _IDENTIFIER.findall(text)}
     if not pieces:
         return ""
-    plain = {number: " ".join(task.casefold().split()) for number, task in tasks.items()}
+    plain = {number: " ".join(known.casefold().split()) for number, known in facts.items()}
     for piece in sorted(pieces):
-        holders = [number for number, task in plain.items() if piece in task]
+        holders = [number for number, known in plain.items() if piece in known]
         if len(holders) == 1:
             return f"an answer key: {piece!r} stands in example {holders[0]} alone"
     return ""

@@ -210,27 +210,28 @@ class Run:
     def check(self, step: Step, lessons: Lessons, plan: Plan, library: ExperienceLibrary) -> Checked:
         """Apply the plan to a draft, and hold its new and changed entries against labelled examples."""
         setup, lost = self.setup, plan.lost
-        tasks = {i: task_text(example) for i, example in enumerate(setup.trainset)}
+        self.memory.note_observed(lessons.groups)
+        observed = self.memory.observed
+        facts = {i: f"{task_text(example)}\n{observed.get(i, '')}" for i, example in enumerate(setup.trainset)}
         draft = draft_of(
             library,
             (*plan.edits, *lessons.kept),
             step=step.index,
             limits=setup.limits,
             names=setup.names,
-            tasks=tasks,
+            facts=facts,
             observations=lessons.observations,
             allow=setup.options.allow,
         )
         if not draft.changed or setup.reflector.form == "paper" or setup.options.metric is None:
             return Checked(draft, None, lost)
         answers = answer_fields(setup.student)
-        self.memory.note_observed(lessons.groups)
-        cases = cases_for(step.examples, draft.edits.values(), setup.trainset, answers, self.memory.observed)
+        cases = cases_for(step.examples, draft.edits.values(), setup.trainset, answers, observed)
         labels = [label_of(example, answers) for example in setup.trainset]
         closed = closed_labels(labels, allowed_values(setup.trainset, answers))
 
         def objection(edit: Edit) -> str:
-            return answer_key(edit.text, tasks) or "; ".join(screen(edit.text, lessons.observations))
+            return answer_key(edit.text, facts) or "; ".join(screen(edit.text, lessons.observations))
 
         checked = cases if setup.options.check_entries else []
         steps = verify(

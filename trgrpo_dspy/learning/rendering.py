@@ -125,9 +125,9 @@ def _right_text(group: RolloutGroup) -> str:
     return "\n".join(parts)
 
 
-def example_block(number: int, task: str, observed: str = "", expected: str = "") -> str:
-    """One example without attempts."""
-    return block(f"Example {number}", [("Task", task), ("Observed", observed), ("Expected", expected)])
+def example_block(number: int, task: str, observed: str, expected: str, *more: tuple[str, str]) -> str:
+    """One example without attempts, with more fields where there are any."""
+    return block(f"Example {number}", [("Task", task), ("Observed", observed), ("Expected", expected), *more])
 
 
 def tally(rollouts: Iterable[Rollout], label_free: bool, max_tokens: int) -> str:

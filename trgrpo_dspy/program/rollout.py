@@ -33,7 +33,7 @@ class Rollout:
     transcript: str = ""
     """What the program did, step by step, as bounded text."""
     observed: str = ""
-    """What tools returned and what else predictors were given, a line each, bounded: facts the inputs do not tell."""
+    """What tools returned and what predictors were given beyond the task, a line each, at most 200 tokens."""
     error: str = ""
     """Exception type and last line, for attempts that failed or are unscored."""
     shown: tuple[str, ...] = ()

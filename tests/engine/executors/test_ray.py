@@ -19,6 +19,7 @@ from support.waiting import LONG, until
 
 from benchmarks import ray_cluster
 from trgrpo_dspy import FatalError, InfrastructureError, RayExecutor, TrainingFreeGRPO
+from trgrpo_dspy.engine.executors.ray_executor import _Task
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this platform")
 pytestmark = pytest.mark.filterwarnings(
@@ -109,6 +110,20 @@ def test_a_large_argument_is_stored_once(executor: RayExecutor) -> None:
     for number in range(6):
         executor._by_reference(bytes([number]) * 100_000)
     assert executor._put.cache_info().currsize == 4  # old ones are let go
+
+
+def test_a_cancelled_task_that_ends_in_time_is_cancelled() -> None:
+    class Ray:
+        get, cancel = staticmethod(lambda ref: ref), staticmethod(lambda ref, force: None)
+
+    def running() -> Iterator[Any]:
+        yield None  # it has begun
+        assert task.cancel()
+        yield None  # what it returned, or what Ray gives in its place
+
+    task = _Task(Ray(), running(), tells=True)
+    task.watch()
+    assert isinstance(task.exception(0), CancelledError)
 
 
 def test_a_queued_task_is_not_running_and_never_begins(executor: RayExecutor, tmp_path: Path) -> None:

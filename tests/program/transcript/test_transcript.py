@@ -217,8 +217,29 @@ def test_what_predictors_were_given_is_observed_in_a_line_but_for_inputs_and_out
     assert attempt.text()
     observed = attempt.recorder.observed()
     assert observed.startswith("passage: ") and "\n" not in observed and len(observed) <= 4 * 200
-    assert "[[ ##" not in observed and not {"cities", "which city?"} & {observed.partition(": ")[2]}
-    assert Attempt(dspy.Predict("question -> answer"), [{"answer": "a"}], question="q").recorder.observed() == ""
+    assert not [text for text in ("[[ ##", "cities", "which city?") if text in observed]
+    plain = Attempt(dspy.Predict("question -> answer"), [{"answer": "a"}], question="q")
+    assert plain.text() and plain.recorder.observed() == ""
+
+
+def test_long_observations_are_told_themselves_and_not_where_they_stand() -> None:
+    class Finds(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.find, self.answer = dspy.Tool(find), dspy.Predict("question, passage -> answer")
+
+        def forward(self, question: str) -> Any:
+            self.find(key="a")
+            return self.answer(question=question, passage=self.find(key="b"))
+
+    def find(key: str) -> str:
+        """Find a passage."""
+        return "the same passage whatever is asked, " * 5
+
+    attempt = Attempt(Finds(), [{"answer": "42"}], question="q")
+    assert "(observation of step 1)" in attempt.text()
+    found = " ".join(find("").split())
+    assert attempt.recorder.observed() == f'find({{"key": "a"}}) -> {found}\nfind({{"key": "b"}}) -> {found}'
 
 
 def test_react_without_tool_callbacks_still_tells_the_observations() -> None:

@@ -142,13 +142,13 @@ class Recorder(list[Any]):
         return fit_blocks(blocks or [("(no steps)", [])], max_tokens)
 
     def observed(self, max_tokens: int = 200) -> str:
-        """What tools returned and what else predictors were given, a line each, of the attempt that `text` told last.
+        """What tools returned and what predictors were given beyond the task, a line each; call `text` first.
 
-        The bound is shared out evenly.
+        The lines share the bound evenly.
         """
         found = self._told.observations() if self._told is not None else []
         share = max(_OBSERVATION, max_tokens // max(1, len(found)))
-        return cut_middle("\n".join(f"{whence} {_flat(text, share)}" for whence, text in found), max_tokens)
+        return cut_middle("\n".join(f"{source} {_flat(text, share)}" for source, text in found), max_tokens)
 
     def _branch(self) -> Branch:
         """The call below which this is."""

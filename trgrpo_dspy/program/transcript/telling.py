@@ -22,6 +22,9 @@ class _Call:
 
     call: Call
     observation: str | None = None
+    """What it returned."""
+    shown: str = ""
+    """The same as the step shows it: a long text that stands elsewhere already is referred to."""
 
 
 @dataclass
@@ -34,13 +37,13 @@ class _Step:
     fields: list[tuple[str, str]] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
     given: list[tuple[str, str]] = field(default_factory=list)
-    """Inputs that neither the task nor an earlier step holds."""
+    """Inputs whose texts neither the task nor an earlier step holds, each with its name."""
     outputs: dict[str, str] = field(default_factory=dict)
 
     def block(self) -> Block:
         several = len(self.calls) > 1
         observed = [
-            (f"observation {i} ({call.call.name})" if several else "observation", call.observation)
+            (f"observation {i} ({call.call.name})" if several else "observation", call.shown)
             for i, call in enumerate(self.calls, 1)
             if call.observation is not None
         ]
@@ -89,10 +92,10 @@ class Telling:
         return blocks
 
     def observations(self) -> list[tuple[str, str]]:
-        """What tools returned and what else predictors were given that no step made: whence it came, and the text.
+        """What tools returned, and what predictors were given that neither the task nor an earlier step holds.
 
-        In order; what was found again stands once. The calls with which DSPy's agents end are left out:
-        they tell the answer.
+        Each with its source: 'look_up(args) ->' or the name of the input. In order; what a tool returned to the same
+        call again stands once. The calls with which DSPy's agents end are left out, since they hold the answer.
         """
         found = []
         for step in self._steps:
@@ -106,10 +109,10 @@ class Telling:
     def _predict(self, event: Prediction) -> None:
         step = _Step(len(self._steps) + 1, event.title, event.strands[0])
         for name, value in event.inputs.items():
-            made = any(value.text in earlier.outputs.values() for earlier in self._steps)
+            new = value.text not in self._where  # neither the task nor a step before holds it
             if text := self._input(step, (step.strand, event.stage or step.title, name), name, value):
                 step.fields.append((f"{one_line(name)} (input)", text))
-                if not (made or value.log or value.is_tools):
+                if new and not value.log and not value.is_tools:
                     step.given.append((f"{one_line(name)}:", text))
         for name, value in event.outputs.items():
             label = one_line(name)
@@ -173,7 +176,8 @@ class Telling:
         # Of several steps that wait for this observation: the latest of the nearest strand, else the latest.
         near = [pair for strand in use.strands for pair in waiting if pair[0].strand == strand]
         step, call = (near or waiting)[0]
-        call.observation = self._write(use.observation, f"observation of step {step.number}")
+        call.observation = use.observation
+        call.shown = self._write(use.observation, f"observation of step {step.number}")
 
     def _write(self, text: str, where: str) -> str:
         """The text; or, if it is long and stands elsewhere already, where."""
@@ -211,4 +215,4 @@ def _complete(waiting: list[_Call], turns: Iterable[Turn]) -> None:
     for turn in turns if waiting else ():
         for call, result in zip(turn.calls, turn.results, strict=False):
             if found := next((c for c in waiting if c.observation is None and c.call == call), None):
-                found.observation = result
+                found.observation = found.shown = result
