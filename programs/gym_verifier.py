@@ -14,6 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# Here and not where they are used: a worker imports this module before the clock of a question starts.
+try:
+    from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext, RangeAttributeMode
+    from reasoning_gym.factory import CURRICULA, DATASETS, create_curriculum, create_dataset
+    from sympy.parsing import sympy_parser
+except ModuleNotFoundError:
+    DATASETS = None
+
 __all__ = ["answer"]
 
 _FUNCTIONS = re.compile(
@@ -30,10 +38,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
     What can't be made is `{"problem": why}`.
     """
-    try:
-        import reasoning_gym  # noqa: F401
-        from reasoning_gym.factory import DATASETS
-    except ModuleNotFoundError:
+    if DATASETS is None:
         return {"missing": "reasoning-gym"}
     try:
         if "make" in question:
@@ -59,8 +64,6 @@ def _tasks(family: str, *settings: Any) -> list[tuple[str, str | None]]:
 
 @functools.lru_cache(maxsize=32)
 def _generator(family: str, seed: int, size: int, difficulty: int | None) -> Any:
-    from reasoning_gym.factory import CURRICULA, DATASETS, create_curriculum, create_dataset
-
     if family not in DATASETS:
         raise _CantMake(f"family={family!r} is none of reasoning-gym's: {', '.join(sorted(DATASETS))}")
     settings = {"seed": seed, "size": size}
@@ -81,8 +84,6 @@ def _generator(family: str, seed: int, size: int, difficulty: int | None) -> Any
 
 def _only_this_level() -> Any:
     """Ranges that end at the level and begin at the one before; by default they begin at the first."""
-    from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext, RangeAttributeMode
-
     return DefaultCurriculumContext(RangeAttributeMode.UPPER_BOUND)
 
 
@@ -103,8 +104,6 @@ def _score(generator: _Generator, index: int, text: str) -> dict[str, Any]:
 @contextmanager
 def _nothing_evaluated(entry: dict[str, Any]) -> Iterator[None]:
     """Inside, `eval` takes what the task itself holds and literals, and sympy's parser takes arithmetic."""
-    from sympy.parsing import sympy_parser
-
     true_eval, true_reader = builtins.eval, sympy_parser.stringify_expr
 
     def read(text: str, *rest: Any) -> str:

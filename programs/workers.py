@@ -124,8 +124,8 @@ class Workers:
         return _Worker(self._module)
 
     def _give_back(self, worker: _Worker, reply: dict[str, Any] | None) -> int:
-        """Keep a worker for the next question, or end one that died or had better be replaced."""
-        if reply is None or "too_hard" in reply or worker.asked >= _QUESTIONS_PER_WORKER:
+        """Keep a worker for the next question, or end one that died, or whose imports or state may be broken."""
+        if reply is None or "too_hard" in reply or "failure" in reply or worker.asked >= _QUESTIONS_PER_WORKER:
             return worker.close()
         with self._lock:
             self._idle.append(worker)

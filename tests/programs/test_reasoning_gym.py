@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import closing
 from typing import Any
 
 import dspy
@@ -14,10 +15,13 @@ from programs.reasoning_gym import dataset, metric
 from trgrpo_dspy import FatalError
 from trgrpo_dspy.program.examples import expected_text, task_text
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None,
-    reason="needs the extra: pip install 'trgrpo-dspy[reasoning-gym]'",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("reasoning_gym") is None,
+        reason="needs the extra: pip install 'trgrpo-dspy[reasoning-gym]'",
+    ),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),  # of a package below, when it is first compiled
+]
 
 
 def scored(example: dspy.Example, answer: Any) -> dspy.Prediction:
@@ -84,6 +88,12 @@ def test_a_family_without_a_single_answer_names_none() -> None:
     example = dataset("propositional_logic", size=1)[0]
     assert "answer" not in example and 0 < scored(example, "P").score < 1
     assert "any valid solution counts" in scored(example, "P").feedback
+
+
+def test_the_import_of_the_package_is_no_time_of_the_question() -> None:
+    """It takes seconds in an environment that has no bytecode yet."""
+    with closing(workers.Workers("programs.gym_verifier", count=1, cpu_seconds=0.2, patience=1200)) as fresh:
+        assert "chain_sum" in fresh.ask({})["families"]
 
 
 def test_what_the_verifier_cant_read_or_never_ends_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

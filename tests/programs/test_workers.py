@@ -15,8 +15,11 @@ from programs.workers import TOO_HARD, WorkerError, Workers
 
 SOURCE = """
 import os, signal, sys, time
+state = []
 def answer(question):
     print("noise")
+    if state:
+        raise ImportError("half imported")
     if "work" in question:
         {body}
     return {{"pid": os.getpid(), "env": sorted(os.environ), "n": question.get("n")}}
@@ -69,6 +72,7 @@ def test_a_limit_is_the_answer_of_all_who_asked(
         ("raise ValueError('odd')", "ValueError: odd"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "code -9"),
         ("os.close(1)", "process ended|code"),
+        ("state.append('broken'); answer(question)", "half imported"),
     ],
 )
 def test_a_failure_is_no_answer(started: Callable[..., Workers], body: str, reason: str) -> None:
